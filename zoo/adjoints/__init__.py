@@ -1,0 +1,15 @@
+"""Contents page of the adjoints: how gradients cross a solve. Imports no torch."""
+
+from zoo.registry import Entry, Registry
+
+ADJOINTS: Registry = Registry(
+    "adjoint",
+    Entry("implicit", "zoo.adjoints.implicit:Implicit", "implicit function theorem: one linear solve", "fixed_point"),
+    Entry("neumann", "zoo.adjoints.implicit:neumann", "implicit, the inverse cut to k Neumann terms", "fixed_point"),
+    Entry("shine", "zoo.adjoints.shine:Shine", "implicit, with Broyden's forward inverse estimate", "fixed_point"),
+    Entry("phantom", "zoo.adjoints.phantom:Phantom", "k damped steps unrolled at the fixed point", "fixed_point"),
+    Entry("jfb", "zoo.adjoints.phantom:jfb", "Jacobian-free: one undamped step at the fixed point", "fixed_point"),
+    Entry("unroll", "zoo.adjoints.unroll:Unroll", "backpropagation through every step of the solver", "any"),
+)
+
+__all__ = ["ADJOINTS"]

@@ -1,0 +1,123 @@
+"""Names to things, without importing the things.
+
+A registry maps a name to an import path and one sentence. It imports no torch, so that ``--help``, completion and
+"did you mean" answer at once; the object behind a name is imported when it is first asked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import fnmatch
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class UnknownName(KeyError):
+    """A name or an option that nothing is registered under; the message names the nearest and lists the known."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # KeyError would print the repr, with quotes and escapes
+
+
+def unknown(noun: str, name: str, known: Iterable[str]) -> str:
+    """The sentence for a name that is not known: what was got, the nearest, and all that would do."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=2, cutoff=0.5)
+    hint = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+    return f"No {noun} named {name!r}.{hint} Known: {', '.join(known) or 'none'}."
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One registered name. ``kind`` groups names that serve the same purpose (``fixed_point``, ``linear``, ``ode``)."""
+
+    name: str
+    path: str  # "package.module:attribute"
+    summary: str = ""
+    kind: str = ""
+
+
+class Registry(Generic[T]):
+    """A read-mostly table of names. Registering a name twice is an error: nothing is overwritten silently.
+
+    Args:
+        noun: what the names stand for, for the error messages ("solver").
+        *entries: the built-in ones, as import paths.
+    """
+
+    def __init__(self, noun: str, *entries: Entry) -> None:
+        self.noun = noun
+        self._entries = {e.name: e for e in entries}
+        self._objects: dict[str, T] = {}
+
+    def register(self, name: str, *, summary: str = "", kind: str = "") -> Callable[[T], T]:
+        """Decorator: put an object under a name. Raises ValueError where the name is taken."""
+
+        def put(thing: T) -> T:
+            if name in self._entries:
+                taken = self._entries[name].path
+                raise ValueError(f"The {self.noun} name {name!r} is taken by {taken}; register under another name.")
+            path = f"{thing.__module__}:{getattr(thing, '__qualname__', type(thing).__qualname__)}"
+            self._entries[name] = Entry(name, path, summary or (inspect.getdoc(thing) or "").split("\n")[0], kind)
+            self._objects[name] = thing
+            return thing
+
+        return put
+
+    def __getitem__(self, name: str) -> T:
+        if name not in self._entries:
+            raise UnknownName(unknown(self.noun, name, self._entries))
+        if name not in self._objects:
+            module, _, attribute = self._entries[name].path.partition(":")
+            self._objects[name] = getattr(import_module(module), attribute)
+        return self._objects[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def entries(self, pattern: str = "*", kind: str | None = None) -> list[Entry]:
+        """The entries whose name matches a shell pattern, in order of name; of one kind, if given."""
+        found = [e for n, e in sorted(self._entries.items()) if fnmatch.fnmatchcase(n, pattern)]
+        return [e for e in found if kind is None or e.kind == kind]
+
+    def names(self, pattern: str = "*", kind: str | None = None) -> list[str]:
+        return [e.name for e in self.entries(pattern, kind)]
+
+    def build(self, spec: str | Mapping[str, Any] | T, **defaults: Any) -> T:
+        """An instance from a name, a mapping ``{"name": ..., option: value}``, or an instance (returned as it is).
+
+        Args:
+            spec: what to build.
+            **defaults: options taken where ``spec`` leaves them open; ignored for an instance.
+
+        Raises:
+            UnknownName: the name, or an option's name, is not known; the nearest is named.
+        """
+        if isinstance(spec, str):
+            spec = {"name": spec}
+        if not isinstance(spec, Mapping):
+            return spec
+        options = {**defaults, **{k: v for k, v in spec.items() if k != "name"}}
+        if "name" not in spec:
+            raise UnknownName(f"A {self.noun} given as a mapping needs a 'name'; got the keys {sorted(spec)}.")
+        factory = self[spec["name"]]
+        check_options(f"option of {self.noun} {spec['name']!r}", factory, options)
+        return factory(**options)  # type: ignore[operator]
+
+
+def option_names(factory: Callable[..., Any]) -> list[str]:
+    """The keyword options that a dataclass or a function takes."""
+    return [p.name for p in inspect.signature(factory).parameters.values() if p.kind is not p.VAR_KEYWORD]
+
+
+def check_options(noun: str, factory: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """Raise UnknownName, naming the nearest, where an option is none that ``factory`` takes."""
+    known = option_names(factory)
+    for name in options:
+        if name not in known:
+            raise UnknownName(unknown(noun, name, known))
