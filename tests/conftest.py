@@ -1,0 +1,35 @@
+"""What every test shares: no network, one random state for each test, a thread or two, deterministic hypothesis."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+if importlib.util.find_spec("zoo") is None:  # the installed package is tested where there is one, else the checkout
+    root = str(Path(__file__).resolve().parents[1])
+    sys.path.insert(0, root)
+    os.environ["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])  # subprocesses
+
+import hypothesis  # noqa: E402
+import torch  # noqa: E402
+
+torch.set_num_threads(min(2, os.cpu_count() or 1))  # small tensors: more threads wait for one another
+hypothesis.settings.register_profile("zoo", derandomize=True, deadline=None, max_examples=15, database=None)
+hypothesis.settings.load_profile("zoo")
+
+
+@pytest.fixture(autouse=True)
+def _fresh_state(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Seed by the test's own name, so that its numbers depend neither on the order nor on the selection of tests."""
+    torch.manual_seed(zlib.crc32(request.node.nodeid.encode()))
+    yield
+    torch.set_default_dtype(torch.float32)
+    torch.set_grad_enabled(True)

@@ -1,0 +1,78 @@
+"""Implicit models for PyTorch Lightning: a state defined by an equation, a solver that finds it, an adjoint.
+
+This is the contents page. Names are imported when they are first asked for, so that ``import zoo`` is fast and
+imports no torch::
+
+    zoo.fixed_point(f, z0, solver="anderson", adjoint="implicit")      the solve itself, differentiable
+    zoo.create_model("mdeq_tiny", solver="broyden")                    a model by name, a plain nn.Module
+    zoo.list_models("mdeq*"), zoo.list_solvers(), zoo.list_adjoints()  what there is
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zoo import penalties as penalties
+    from zoo.hub import create_model as create_model
+    from zoo.hub import list_models as list_models
+    from zoo.implicit import ImplicitMixin as ImplicitMixin
+    from zoo.solve import fixed_point as fixed_point
+    from zoo.solvers.base import Result as Result
+    from zoo.solvers.base import Solution as Solution
+    from zoo.solvers.base import SolveError as SolveError
+
+__version__ = "0.1.0"
+
+_HOME = {  # public name -> the module it lives in; a module without a name of its own is exported whole
+    "fixed_point": "zoo.solve",
+    "Solution": "zoo.solvers.base",
+    "Result": "zoo.solvers.base",
+    "SolveError": "zoo.solvers.base",
+    "ImplicitMixin": "zoo.implicit",
+    "create_model": "zoo.hub",
+    "list_models": "zoo.hub",
+    "penalties": "zoo.penalties",
+}
+
+__all__ = sorted([*_HOME, "__version__", "list_adjoints", "list_solvers"])
+
+
+def list_solvers(pattern: str = "*", kind: str | None = None) -> list[str]:
+    """The names of the solvers, in order.
+
+    Args:
+        pattern: a shell pattern, ``"*"`` for all.
+        kind: ``"fixed_point"``, ``"linear"`` or ``"ode"``; None for every kind.
+    """
+    from zoo.solvers import SOLVERS
+
+    return SOLVERS.names(pattern, kind)
+
+
+def list_adjoints(pattern: str = "*", kind: str | None = None) -> list[str]:
+    """The names of the adjoints, in order.
+
+    Args:
+        pattern: a shell pattern, ``"*"`` for all.
+        kind: ``"fixed_point"`` or ``"ode"``: what it must serve (an adjoint of kind ``"any"`` serves both); None for
+            every kind.
+    """
+    from zoo.adjoints import ADJOINTS
+
+    return [e.name for e in ADJOINTS.entries(pattern) if kind is None or e.kind in (kind, "any")]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module 'zoo' has no attribute {name!r}; it has {', '.join(__all__)}.")
+    module = import_module(home)
+    value = module if home == f"zoo.{name}" else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
