@@ -1,0 +1,1 @@
+"""Deep equilibrium models: the output is a fixed point ``z = f(z, x)`` of one layer."""
