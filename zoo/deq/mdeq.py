@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch.nn.functional as F
@@ -74,7 +75,7 @@ class Block(nn.Module):
 
 
 def resample(channels: Sequence[int], j: int, i: int, groups: int) -> nn.Module:
-    """``T_ij``: from resolution ``j`` to ``i``, by strided convolutions downwards, 1x1 and nearest neighbours upwards."""
+    """``T_ij``: from resolution ``j`` to ``i``: strided convolutions down; a 1x1 one, then nearest neighbours, up."""
     if i == j:
         return nn.Identity()
     if j > i:
@@ -293,7 +294,7 @@ class MDEQ(Multiscale):
         self.widen = nn.ModuleList(Bottleneck(c, h) for c, h in zip(channels, head_channels, strict=True))
         self.down = nn.ModuleList(
             nn.Sequential(conv(a, b, 3, stride=2, bias=True), nn.BatchNorm2d(b), nn.ReLU())
-            for a, b in zip(out, out[1:], strict=False)
+            for a, b in pairwise(out)
         )
         self.final = nn.Sequential(
             conv(out[-1], final_channels, 1, bias=True), nn.BatchNorm2d(final_channels), nn.ReLU()

@@ -13,9 +13,9 @@ M = TypeVar("M", bound=nn.Module)
 def weight_norm(module: M, name: str = "weight") -> M:
     """Split a weight into magnitude and direction, ``w = g v / |v|``, one ``g`` for each output channel.
 
-    The weight is computed from ``g`` and ``v`` at each use, so nothing goes stale: not after ``load_state_dict``, not in
-    a deep copy. In the state dict ``g`` is ``parametrizations.<name>.original0`` and ``v`` is ``...original1``. Unlike
-    torch's own, the module can be pickled, as ``torch.save(model)`` and spawned processes need.
+    The weight is computed from ``g`` and ``v`` at each use, so nothing goes stale: not after ``load_state_dict``, not
+    in a deep copy. In the state dict ``g`` is ``parametrizations.<name>.original0`` and ``v`` is ``...original1``.
+    Unlike torch's own, the module can be pickled, as ``torch.save(model)`` and spawned processes need.
 
     Args:
         module: a linear or convolution layer; it is changed in place.
