@@ -18,8 +18,8 @@ if importlib.util.find_spec("zoo") is None:  # the installed package is tested w
     sys.path.insert(0, root)
     os.environ["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])  # subprocesses
 
-import hypothesis  # noqa: E402
-import torch  # noqa: E402
+import hypothesis
+import torch
 
 torch.set_num_threads(min(2, os.cpu_count() or 1))  # small tensors: more threads wait for one another
 hypothesis.settings.register_profile("zoo", derandomize=True, deadline=None, max_examples=15, database=None)

@@ -1,0 +1,181 @@
+"""Batches of a data set that lies in memory: an order that can be resumed anywhere, and that every rank agrees on.
+
+Letters: ``n`` samples, ``B`` samples a batch, ``W`` processes (ranks), ``P`` parts that one pass is cut into.
+
+What a batch holds is a function of ``(seed, epoch, part)`` and of nothing else: no global random state, no worker, no
+history. So a run that is resumed, at an epoch's end or within one, sees what an uninterrupted run sees.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+Transform = Callable[[Tensor, torch.Generator | None], Tensor]
+Batch = tuple[Tensor, Tensor]
+
+
+def generator(*key: int) -> torch.Generator:
+    """A random generator that depends on the numbers of ``key`` (each >= 0), and in all their bits."""
+    seed = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(seed) >> 1)
+
+
+class Parts(Dataset[Batch]):
+    """A data set whose items are whole batches, by ``(epoch, part, parts)``. Workers share it; it holds no state."""
+
+    def __init__(self, x: Tensor, y: Tensor, transform: Transform, *, shuffle: bool, keep: int, seed: int) -> None:
+        self.x, self.y, self.transform, self.shuffle, self.keep, self.seed = x, y, transform, shuffle, keep, seed
+        self._order: tuple[int, Tensor | None] = (-1, None)  # of one epoch; not state, only not computed twice
+
+    def order(self, epoch: int) -> Tensor:
+        """The samples in the order of one epoch, (n,)."""
+        if not self.shuffle:
+            return torch.arange(len(self.y))
+        if self._order[0] != epoch or self._order[1] is None:
+            self._order = epoch, torch.randperm(len(self.y), generator=generator(self.seed, epoch))
+        return self._order[1]  # type: ignore[return-value]
+
+    def __getitem__(self, key: tuple[int, int, int]) -> Batch:
+        epoch, part, parts = key
+        n = self.keep
+        rows = self.order(epoch)[part * n // parts : (part + 1) * n // parts]
+        random = generator(self.seed, epoch, 1 + part) if self.shuffle else None
+        return self.transform(self.x[rows], random), self.y[rows]
+
+
+class Batches:
+    """An iterable over the batches of one pass; each of its passes is the next epoch.
+
+    One pass is cut into ``P = K W`` parts whose sizes differ by one at most, and rank ``r`` takes the parts
+    ``k W + r``. So every rank makes the same number ``K`` of steps, and every sample of an evaluation is counted once:
+    no sample is repeated to fill a rank up, as a distributed sampler would. It is no ``DataLoader`` by type, so that Lightning
+    does not put such a sampler in.
+
+    Args:
+        x: images, uint8 (n, C, H, W), and ``y``: labels (n,).
+        transform: ``(x[rows], generator)`` to what the model gets; the generator is None when evaluating.
+        batch_size: samples a batch and rank, at most.
+        shuffle: train: a new order each epoch, all batches of one size, so what is left over sits out one epoch.
+        seed: of the order and of the transform.
+        workers: processes that make batches ahead. 0: in this process, usually the fastest, as nothing is decoded.
+        where: ``() -> (epoch, first batch)`` of a run in progress, read when a pass starts; None: this loader counts.
+        ranks: ``() -> (rank, W)``; by default those of torch.distributed.
+
+    Raises:
+        ValueError: fewer samples than ranks.
+    """
+
+    def __init__(
+        self,
+        x: Tensor,
+        y: Tensor,
+        transform: Transform,
+        *,
+        batch_size: int,
+        shuffle: bool = False,
+        seed: int = 0,
+        workers: int = 0,
+        where: Callable[[], tuple[int, int] | None] | None = None,
+        ranks: Callable[[], tuple[int, int]] | None = None,
+    ) -> None:
+        self.x, self.y, self.transform = x, y, transform
+        self.batch_size, self.shuffle, self.seed, self.workers = batch_size, shuffle, seed, workers
+        self.where, self.ranks = where or (lambda: None), ranks or distributed
+        self.epoch = 0
+        self._pool: tuple[int, _Keys, DataLoader[Batch]] | None = None
+
+    def __len__(self) -> int:
+        return self._cut()[0]
+
+    def _cut(self) -> tuple[int, int, int]:
+        """Batches of this rank, samples of one pass, ranks."""
+        n, ranks = len(self.y), self.ranks()[1]
+        if n < ranks:
+            raise ValueError(f"{n} samples cannot be shared by {ranks} processes; use at most {n} devices.")
+        whole = self.batch_size * ranks
+        if not self.shuffle:
+            return -(-n // whole), n, ranks
+        count = max(1, n // whole)
+        return count, min(n, count * whole), ranks
+
+    def set_epoch(self, epoch: int) -> None:
+        """Take the order of this epoch next. A run by a Trainer does not need it."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[Batch]:
+        """A generator: nothing is decided before its first ``next``, as Lightning makes the iterator of a resumed
+        run before it knows the epoch."""
+        epoch, first = self.where() or (self.epoch, 0)
+        self.epoch = epoch + 1
+        count, keep, ranks = self._cut()
+        rank = self.ranks()[0]
+        keys = [(epoch, k * ranks + rank, count * ranks) for k in range(first, count)]
+        if self.workers == 0:
+            parts = self._parts(keep)
+            yield from (parts[key] for key in keys)
+        else:
+            if self._pool is None or self._pool[0] != keep:
+                sampler = _Keys()
+                # workers that stay, as starting them again costs more than an epoch of a small set
+                pool = DataLoader(
+                    self._parts(keep),
+                    batch_size=None,
+                    sampler=sampler,
+                    num_workers=self.workers,
+                    persistent_workers=True,
+                )
+                self._pool = keep, sampler, pool
+            self._pool[1].keys = keys
+            yield from self._pool[2]
+
+    def _parts(self, keep: int) -> Parts:
+        return Parts(self.x, self.y, self.transform, shuffle=self.shuffle, keep=keep, seed=self.seed)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the order depends on. Where the run was is known to the Trainer, exactly, so it is not kept here."""
+        return {
+            "samples": len(self.y),
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+            "processes": self.ranks()[1],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Warn where the order cannot be that of the run that is resumed."""
+        mine = self.state_dict()
+        for name, now in mine.items():
+            if state.get(name, now) != now:
+                warnings.warn(
+                    f"The run that is resumed was made with {name}={state[name]}, now it is {now}: from here on its "
+                    f"batches differ from those of an uninterrupted run. Set it back for an exact continuation.",
+                    stacklevel=2,
+                )
+
+
+class _Keys:
+    """The sampler of the workers: the keys of the next pass."""
+
+    def __init__(self) -> None:
+        self.keys: list[tuple[int, int, int]] = []
+
+    def __iter__(self) -> Iterator[tuple[int, int, int]]:
+        return iter(self.keys)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+def distributed() -> tuple[int, int]:
+    """Rank and number of processes of torch.distributed, (0, 1) where it does not run."""
+    import torch.distributed as dist
+
+    if not (dist.is_available() and dist.is_initialized()):
+        return 0, 1
+    return dist.get_rank(), dist.get_world_size()
