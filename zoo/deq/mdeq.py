@@ -204,7 +204,7 @@ class Multiscale(ImplicitMixin, nn.Module, ABC):
             the state of each resolution, (B, C_i, H_i, W_i); `last` holds how the solve went.
 
         Raises:
-            ValueError: other channels than ``in_chans``, or a size that cannot be halved often enough.
+            ValueError: other channels than ``in_chans``, a size that cannot be halved often enough, or NaN.
         """
         self._check(images)
         x = self.stem(images)
@@ -240,6 +240,13 @@ class Multiscale(ImplicitMixin, nn.Module, ABC):
                 f"{len(self.channels)} resolutions behind a stem of {self.downsample} halvings need images whose "
                 f"height and width divide by {unit}; got {height}x{width}. Pad or resize them to {pad[0]}x{pad[1]}, "
                 "or create the model with fewer resolutions."
+            )
+        finite = images.isfinite().flatten(1).all(1)  # here, as NaN would spoil the stem's running statistics for good
+        if not finite.all():
+            bad = (~finite).nonzero().flatten().tolist()
+            raise ValueError(
+                f"Images {bad[:5]} of this batch of {len(images)} ({len(bad)} in all) hold NaN or infinite pixels. "
+                "Check the data and their normalisation (a standard deviation of 0 divides by zero)."
             )
 
 
@@ -293,8 +300,7 @@ class MDEQ(Multiscale):
         out = [EXPANSION * c for c in head_channels]
         self.widen = nn.ModuleList(Bottleneck(c, h) for c, h in zip(channels, head_channels, strict=True))
         self.down = nn.ModuleList(
-            nn.Sequential(conv(a, b, 3, stride=2, bias=True), nn.BatchNorm2d(b), nn.ReLU())
-            for a, b in pairwise(out)
+            nn.Sequential(conv(a, b, 3, stride=2, bias=True), nn.BatchNorm2d(b), nn.ReLU()) for a, b in pairwise(out)
         )
         self.final = nn.Sequential(
             conv(out[-1], final_channels, 1, bias=True), nn.BatchNorm2d(final_channels), nn.ReLU()

@@ -49,6 +49,9 @@ def _parts(module: nn.Module, name: str) -> tuple[type, dict[str, Any], str, nn.
     """What `_rebuild` needs: the class before normalisation, the attributes, and ``g`` and ``v``."""
     state = dict(module.__dict__)
     state["_modules"] = {k: v for k, v in module._modules.items() if k != "parametrizations"}
+    # torch's hook that reads older state dicts is a local function; `weight_norm` registers it anew
+    hooks = module._load_state_dict_pre_hooks
+    state["_load_state_dict_pre_hooks"] = type(hooks)((k, h) for k, h in hooks.items() if "<locals>" not in str(h.hook))
     parts = module.parametrizations[name]  # type: ignore[index]
     return parametrize.type_before_parametrizations(module), state, name, {"g": parts.original0, "v": parts.original1}
 
