@@ -55,13 +55,13 @@ class Batches:
 
     One pass is cut into ``P = K W`` parts whose sizes differ by one at most, and rank ``r`` takes the parts
     ``k W + r``. So every rank makes the same number ``K`` of steps, and every sample of an evaluation is counted once:
-    no sample is repeated to fill a rank up, as a distributed sampler would. It is no ``DataLoader`` by type, so that Lightning
-    does not put such a sampler in.
+    no sample is repeated to fill a rank up, as a distributed sampler would. It is no ``DataLoader`` by type, so that
+    Lightning does not put such a sampler in.
 
     Args:
         x: images, uint8 (n, C, H, W), and ``y``: labels (n,).
         transform: ``(x[rows], generator)`` to what the model gets; the generator is None when evaluating.
-        batch_size: samples a batch and rank, at most.
+        batch_size: samples a batch and rank, at most (one more, where ranks could not make equal steps otherwise).
         shuffle: train: a new order each epoch, all batches of one size, so what is left over sits out one epoch.
         seed: of the order and of the transform.
         workers: processes that make batches ahead. 0: in this process, usually the fastest, as nothing is decoded.
@@ -101,7 +101,7 @@ class Batches:
             raise ValueError(f"{n} samples cannot be shared by {ranks} processes; use at most {n} devices.")
         whole = self.batch_size * ranks
         if not self.shuffle:
-            return -(-n // whole), n, ranks
+            return min(-(-n // whole), n // ranks), n, ranks
         count = max(1, n // whole)
         return count, min(n, count * whole), ranks
 
