@@ -1,0 +1,103 @@
+"""One-step methods of ODEs: what they are configured by, and the choice of their next step."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from zoo.solvers.ode import Norm, ODESolution, ODESolver, Problem, Step
+from zoo.solvers.ode_loops import each, together
+
+
+@dataclass(frozen=True, kw_only=True)
+class Controller:
+    """Proportional-integral-derivative choice of the next step from the last three error ratios ``r``.
+
+    ``dt_next = dt * safety * r^-((p + i + d)/q) * r_1^((p + 2d)/q) * r_2^(-d/q)``, with ``q`` the method's order.
+
+    Args:
+        p, i, d: (0, 1, 0) is the elementary controller; (0.4, 0.3, 0) is smoother where stability bounds the step.
+        safety: share of the step at which the tolerance is expected to be met just so.
+        shrink, grow: least and greatest change of the step at once.
+
+    Reference: Soederlind, "Digital filters in adaptive time-stepping", ACM TOMS 29(1), 2003.
+    """
+
+    p: float = 0.0
+    i: float = 1.0
+    d: float = 0.0
+    safety: float = 0.9
+    shrink: float = 0.2
+    grow: float = 10.0
+
+    def __call__(self, order: int, ratios: tuple[Any, Any, Any]) -> Any:
+        """The factor for the next step, from the newest three ratios (floats, or arrays by row), newest first."""
+        r, r1, r2 = ratios
+        p, i, d = self.p / order, self.i / order, self.d / order
+        if isinstance(r, float):
+            if not math.isfinite(r):
+                return self.shrink
+            r = max(r, 1e-10)
+            return min(max(self.safety * r ** -(p + i + d) * r1 ** (p + 2 * d) * r2**-d, self.shrink), self.grow)
+        r = np.where(np.isfinite(r), np.maximum(r, 1e-10), np.inf)
+        return np.clip(self.safety * r ** -(p + i + d) * r1 ** (p + 2 * d) * r2**-d, self.shrink, self.grow)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneStep(ODESolver):
+    """A method that goes from one time to the next; what the loops of this package drive.
+
+    Args:
+        steps: fixed steps, evenly over ``ts[0] .. ts[-1]`` (rounded up so that each requested time is hit).
+        step_size: fixed steps of at most this size; at most one of the two. With neither, a method with an error
+            estimate adapts its steps, and one without takes 32.
+        first_step: first attempted step; by default found by Hairer's rule with one more evaluation.
+        per_sample: every sample has its own steps, and where `integrate` is given ``args`` (``()`` if f needs none)
+            finished samples leave the batch. Worth it where samples differ in stiffness; the host works a little more.
+        norm: ``max`` over the samples of each one's error, or their root mean ``mean`` square, as torchdiffeq takes.
+        controller: how the step follows the error.
+    """
+
+    steps: int | None = None
+    step_size: float | None = None
+    first_step: float | None = None
+    per_sample: bool = False
+    norm: Literal["max", "mean"] = "max"
+    controller: Controller = Controller()
+
+    fsal: ClassVar[bool] = False  # the last stage of a step is the first of the next
+    embedded: ClassVar[bool] = False  # has an error estimate
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        name = type(self).__name__
+        if self.steps is not None and self.step_size is not None:
+            raise ValueError(f"{name}: give steps ({self.steps}) or step_size ({self.step_size}), not both.")
+        for option in ("steps", "step_size", "first_step"):
+            value = getattr(self, option)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name}: {option} must be positive (it counts in the direction of ts); got {value}.")
+        if self.norm not in ("max", "mean"):
+            raise ValueError(f"{name}: norm must be 'max' or 'mean'; got {self.norm!r}.")
+        if self.per_sample and not self.adaptive:
+            raise ValueError(f"{name}: per_sample needs adaptive steps; leave steps and step_size open.")
+
+    @property
+    def adaptive(self) -> bool:
+        return self.embedded and self.steps is None and self.step_size is None
+
+    @abstractmethod
+    def stepper(self, problem: Problem, norm: Norm) -> Step:
+        """The step function for one solve; what is constant over the solve is prepared here."""
+
+    def run(self, problem: Problem) -> ODESolution:
+        return (each if self.per_sample else together)(self, problem)
+
+    def substeps(self, length: float, span: float) -> int:
+        """Fixed steps over an interval of this length."""
+        size = self.step_size if self.step_size is not None else span / (self.steps or 32)
+        return max(1, math.ceil(length / size - 1e-9))
