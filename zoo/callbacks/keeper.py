@@ -1,0 +1,109 @@
+"""Keep the best and the last state of a run, and stop it without a loss."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+from zoo.tasks.base import NonFiniteError
+
+
+class Interrupted(Exception):
+    """The run was stopped by a signal, behind a finished step, after its state was saved."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"stopped by signal {signum}")
+        self.signum = signum
+
+
+class Keeper(Checkpoint):
+    """Save ``last.ckpt`` after each epoch and ``best.ckpt`` after each epoch that improved on the monitored metric.
+
+    `stop` asks for an end: at the next batch that is done, ``last.ckpt`` is saved and `Interrupted` raised. Steps and
+    epochs that are done are never lost, and none is half done in a checkpoint. On an error in a step, the state before
+    that step is saved.
+
+    Args:
+        folder: where the checkpoints go.
+        monitor: the metric that decides which is best.
+        maximise: whether more of it is better.
+        every: training steps from one save of ``last.ckpt`` to the next, beside those after each epoch; 0: none.
+    """
+
+    def __init__(self, folder: str | Path, monitor: str, maximise: bool, every: int = 0) -> None:
+        self.folder, self.monitor, self.maximise, self.every = Path(folder), monitor, maximise, every
+        self.best_score = -math.inf if maximise else math.inf
+        self.best_epoch = -1
+        self.seconds = 0.0  # of training, over all sessions
+        self._since: float | None = None
+        self._signal: int | None = None
+
+    @property
+    def last(self) -> Path:
+        return self.folder / "last.ckpt"
+
+    @property
+    def best(self) -> Path:
+        return self.folder / "best.ckpt"
+
+    def stop(self, signum: int) -> None:
+        """Ask for an end behind the running step; safe to call from a signal handler."""
+        self._signal = signum
+
+    def elapsed(self) -> float:
+        """Seconds of training so far, over all sessions."""
+        return self.seconds + (time.perf_counter() - self._since if self._since is not None else 0.0)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._since = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx + 1 >= trainer.num_training_batches:
+            return  # validation and the end of the epoch come next; on_train_epoch_end saves, and stops
+        due = self.every and trainer.global_step % self.every == 0
+        stop = self._asked(trainer)
+        if due or stop:
+            trainer.save_checkpoint(self.last)
+        if stop:
+            raise Interrupted(stop)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        score = trainer.callback_metrics.get(self.monitor)
+        value = float(score) if score is not None else -math.inf if self.maximise else math.inf
+        better = value > self.best_score if self.maximise else value < self.best_score
+        if better or not self.best.exists():
+            self.best_score, self.best_epoch = value, trainer.current_epoch
+            trainer.save_checkpoint(self.best)
+        trainer.save_checkpoint(self.last)
+        if stop := self._asked(trainer):
+            raise Interrupted(stop)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        # a step that failed changed nothing: Lightning redoes a batch that was not done
+        if isinstance(exception, NonFiniteError) and trainer.training and trainer.world_size == 1:
+            trainer.save_checkpoint(self.last)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.seconds, self._since = self.elapsed(), None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best_score": self.best_score, "best_epoch": self.best_epoch, "seconds": self.elapsed()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best_score, self.best_epoch = state_dict["best_score"], state_dict["best_epoch"]
+        self.seconds = state_dict["seconds"]
+
+    def _asked(self, trainer: Trainer) -> int:
+        """The signal that any rank got; 0 for none. One small reduction a step, with several ranks only."""
+        mine = self._signal or 0
+        if trainer.world_size == 1:
+            return mine
+        some = trainer.strategy.reduce_boolean_decision(bool(mine), all=False)
+        return (mine or 2) if some else 0

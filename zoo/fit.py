@@ -1,0 +1,361 @@
+"""Train a model: ``python -m zoo.fit --model mdeq``.
+
+This is the first of two stages and imports no torch. It reads the names (model, data set, solver, adjoint) out of the
+command line and the configuration files, overlays the card's recipe with them, and answers ``--help`` and wrong names
+at once. The second stage, `zoo.cli`, checks every option against the named classes, and trains.
+
+Precedence: the card's recipe < ``-c`` files, in order < flags. Flags may stand in any order.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from zoo import hub
+from zoo.adjoints import ADJOINTS
+from zoo.data import DATA
+from zoo.registry import Registry, UnknownName, unknown
+from zoo.solvers import SOLVERS
+
+PROG = "zoo.fit"
+SECTIONS = hub.SECTIONS
+DERIVED = ("num_classes", "in_chans")  # the data set decides these unless they are given
+NAMED = ("model", "data", "solver", "adjoint")  # --model NAME is short for --model.name NAME
+VALUES = {"resume": None, "out": None, "seed": 0}  # plain options and what they are when left out
+SWITCHES = ("help", "help-all", "print_config")
+TRAINER = {"max_epochs": 10, "log_every_n_steps": 10, "num_sanity_val_steps": 0, "enable_model_summary": False}
+RUNS = Path("runs")
+
+USAGE = """\
+usage: python -m zoo.fit --model NAME [--data NAME] [--solver NAME] [--adjoint NAME] [options]
+
+  -c FILE                 read options from YAML; may be repeated, later files win, flags win over files
+  --model.X  --data.X  --solver.X  --adjoint.X  --optim.X  --task.X  --trainer.X    set one option
+  --out DIR               where the run goes (default: runs/<model>_<data>/<time>)
+  --resume last|PATH      continue a run: the newest one, a run folder, or a checkpoint
+  --seed N                seed of everything random (default 0)
+  --print_config          print the resolved configuration and stop; `-c` reads it back
+  --allow-import PKG      let YAML name classes of this package too
+  --help, --help-all      with --model NAME: its options; all of Lightning's Trainer as well
+"""
+
+
+class UsageError(ValueError):
+    """A command line that cannot be run; the message is the one sentence that is shown."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the first stage understood.
+
+    Attributes:
+        config: sections of names and options: the recipe, overlaid by the files, with the names that flags gave.
+        given: dotted keys that files or flags set (not the card): ``model.num_classes``, ...
+        flags: the other flags, as ``section.option`` and text.
+        out: the run folder, or None for a new one under ``runs/``.
+        resume: the checkpoint to continue from, or None.
+        seed: seed of everything random.
+        switches: the switches that were set.
+        allow_import: packages that YAML may name classes of, beside zoo, lightning and torch.
+    """
+
+    config: dict[str, Any]
+    given: frozenset[str] = frozenset()
+    flags: tuple[tuple[str, str], ...] = ()
+    out: Path | None = None
+    resume: Path | None = None
+    seed: int = 0
+    switches: frozenset[str] = frozenset()
+    allow_import: tuple[str, ...] = ()
+
+
+@dataclass
+class _Words:
+    """The command line, sorted by kind."""
+
+    names: dict[str, str] = field(default_factory=dict)
+    inner: str = ""  # the linear solver inside the adjoint
+    flags: list[tuple[str, str]] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+    values: dict[str, str] = field(default_factory=dict)
+    switches: set[str] = field(default_factory=set)
+    allow_import: list[str] = field(default_factory=list)
+
+
+def split(argv: Sequence[str]) -> _Words:
+    """Sort the command line into names, flags, files and the rest.
+
+    Raises:
+        UsageError: a word that is no flag, a flag without a value, or a flag that does not exist.
+    """
+    words = _Words()
+    rest = list(argv)
+    while rest:
+        word = rest.pop(0)
+        if word == "-h":
+            word = "--help"
+        if word == "-c":
+            word = "--config"
+        if not word.startswith("--"):
+            raise UsageError(f"unexpected argument {word!r}; options look like --model NAME or --solver.rtol 1e-4")
+        key, eq, value = word[2:].partition("=")
+        if key in SWITCHES:
+            words.switches.add(key)
+            continue
+        section, _, option = key.partition(".")
+        known = [*NAMED, *VALUES, "config", "allow-import", *SWITCHES]
+        if option and section not in SECTIONS:
+            raise UsageError(_unknown_flag(key, [f"--{s}.{option}" for s in SECTIONS]))
+        if not option and key not in known:
+            raise UsageError(_unknown_flag(key, _hints(key) or [f"--{k}" for k in known]))
+        if not eq:
+            if not rest or (rest[0].startswith("-") and not _number(rest[0])):
+                raise UsageError(f"--{key} needs a value")
+            value = rest.pop(0)
+        if key.endswith(".name") and key[:-5] in NAMED:
+            key = key[:-5]
+        if key in NAMED:
+            words.names[key] = value
+        elif key in ("adjoint.solver", "adjoint.solver.name"):
+            words.inner = value
+        elif key == "config":
+            words.files.append(value)
+        elif key == "allow-import":
+            words.allow_import += value.split(",")
+        elif key in VALUES:
+            words.values[key] = value
+        else:
+            words.flags.append((key, value))
+    return words
+
+
+def resolve(argv: Sequence[str]) -> Request:
+    """From the command line to one configuration: names checked, recipe and files merged.
+
+    Raises:
+        UsageError, UnknownName, CardError: one sentence with the way out.
+    """
+    words = split(argv)
+    try:
+        seed = int(words.values["seed"]) if "seed" in words.values else None
+    except ValueError:
+        raise UsageError(f"--seed takes a whole number; got {words.values['seed']!r}") from None
+    out = Path(words.values["out"]) if words.values.get("out") else None
+
+    names: dict[str, dict[str, Any]] = {k: {"name": _known(k, v)} for k, v in words.names.items()}
+    if words.inner:
+        names.setdefault("adjoint", {})["solver"] = {"name": _known("solver", words.inner)}
+    tag = words.names.get("model", "").partition(".")[2]
+    if tag and "data" not in names:
+        names["data"] = {"name": _known("data", tag)}
+    run = checkpoint = None
+    if "resume" in words.values:
+        checkpoint, run = find_checkpoint(words.values["resume"], out, names)
+    files: dict[str, Any] = {}
+    for file in ([run / "config.yaml"] if run else []) + [Path(f) for f in words.files]:
+        files = hub.overlay(files, read_config(file))
+    was = files.get("data", {}).get("name")
+    files = hub.overlay(files, names)
+    if was and files["data"]["name"] != was:  # another data set: what the old one decided no longer holds
+        for key in DERIVED:
+            files.get("model", {}).pop(key, None)
+
+    if "name" not in files.get("model", {}):
+        raise UsageError(f"--model NAME is missing; the models are: {', '.join([*hub.aliases(), *hub.cards()])}")
+    card = hub.card(files["model"]["name"])
+    data = files.get("data", {}).get("name") or card.data[0]
+    for key in ("solver", "adjoint"):
+        if key in files and not getattr(card, key):
+            raise UsageError(f"{card.name} is an explicit model: it takes no --{key}")
+    base: dict[str, Any] = {
+        "model": {"name": card.name, **card.model},
+        "data": {"name": data},
+        "trainer": dict(TRAINER),
+    }
+    base |= {k: dict(getattr(card, k)) for k in ("solver", "adjoint") if getattr(card, k)}
+    base = hub.overlay(base, hub.recipe(card.name, data))
+    config = hub.overlay(base, {k: v for k, v in files.items() if k in SECTIONS})
+
+    out = out or run or (Path(files["out"]) if files.get("out") else None)
+    if seed is None:
+        seed = int(files.get("seed", VALUES["seed"]))
+    request = Request(
+        config=config,
+        given=frozenset(_keys(files)) | frozenset(k for k, _ in words.flags),
+        flags=tuple(words.flags),
+        out=out,
+        resume=checkpoint,
+        seed=seed,
+        switches=frozenset(words.switches),
+        allow_import=tuple(words.allow_import),
+    )
+    if out is not None and not request.switches and rank() == 0:
+        check_out(out, resuming=checkpoint is not None)
+    return request
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """A YAML file of options, checked for the names of its sections; ``model: mdeq`` is short for ``{name: mdeq}``."""
+    try:
+        raw = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise UsageError(f"{file} must hold sections such as 'model:' and 'trainer:'; got {type(raw).__name__}")
+    for key, value in list(raw.items()):
+        if key not in (*SECTIONS, "seed", "out"):
+            raise UsageError(f"{file}: {unknown('section', str(key), [*SECTIONS, 'seed', 'out'])}")
+        if key in NAMED and isinstance(value, str):
+            raw[key] = value = {"name": value}
+        if key in SECTIONS and not isinstance(value, dict):
+            raise UsageError(f"{file}: {key} must hold options; got {value!r}")
+        if key in NAMED and "name" in value:
+            value["name"] = _known(key, str(value["name"]))
+    return raw
+
+
+def find_checkpoint(word: str, out: Path | None, names: Mapping[str, Mapping[str, str]]) -> tuple[Path, Path]:
+    """The checkpoint and the run folder that ``--resume`` means.
+
+    ``last``: of ``--out``, else of the newest run under ``runs/`` of the model and data set that were named.
+    """
+    if word == "last" and out is not None:
+        file = out / "checkpoints" / "last.ckpt"
+        if not file.is_file():
+            raise UsageError(f"nothing to resume: {file} does not exist; leave --resume out to start there")
+        return file, out
+    if word == "last":
+        stem = f"{names.get('model', {}).get('name', '*')}_{names.get('data', {}).get('name', '*')}"
+        found = sorted(RUNS.glob(f"{stem}/*/checkpoints/last.ckpt"), key=lambda p: p.stat().st_mtime)
+        if not found:
+            raise UsageError(
+                f"nothing to resume: no {RUNS}/{stem}/*/checkpoints/last.ckpt; leave --resume out to start"
+            )
+        return found[-1], found[-1].parents[1]
+    path = Path(word)
+    if path.is_dir():
+        path = path / "checkpoints" / "last.ckpt"
+    if not path.is_file():
+        raise UsageError(f"cannot resume: {path} does not exist; give 'last', a run folder, or a .ckpt file")
+    if not (path.parents[1] / "config.yaml").is_file():
+        raise UsageError(
+            f"cannot resume: {path.parents[1] / 'config.yaml'} is missing, which says how the run was made"
+        )
+    return path, path.parents[1]
+
+
+def check_out(out: Path, resuming: bool) -> None:
+    """Refuse a run folder that cannot be written, or that holds another run, before anything is computed."""
+    there = next(p for p in (out, *out.absolute().parents) if p.exists())
+    if not there.is_dir():
+        raise UsageError(f"cannot write the run to {out}: {there} is not a folder; choose another --out")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UsageError(f"cannot write the run to {out}: no permission in {there}; choose another --out")
+    if not resuming and (out / "config.yaml").exists():
+        raise UsageError(f"{out} holds a run already; continue it with --resume {out}, or choose another --out")
+
+
+def rank() -> int:
+    """Of this process among those of the run, as launchers say it; 0 where there is but one."""
+    return next(
+        (int(os.environ[k]) for k in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if os.environ.get(k, "").isdigit()), 0
+    )
+
+
+def help_text() -> str:
+    """The names that can be given, with one line each."""
+    lines = [USAGE, "models:"]
+    short = hub.aliases()
+    for c in hub.cards().values():
+        if c.name.startswith("test_"):
+            continue
+        also = "".join(f" (= {a})" for a, target in short.items() if target == c.name)
+        lines.append(f"  {c.name + also:<24}{c.summary}  [{', '.join(c.data)}]")
+    for title, table, kinds in (
+        ("data sets", DATA, None),
+        ("solvers", SOLVERS, ("fixed_point", "ode")),
+        ("adjoints (how gradients cross the solve)", ADJOINTS, None),
+    ):
+        lines += ["", f"{title}:"]
+        lines += [f"  {e.name:<24}{e.summary}" for e in table.entries() if kinds is None or e.kind in kinds]
+    lines += [
+        "",
+        "Start with:            python -m zoo.fit --model mdeq",
+        "Options of one model:  ... --model mdeq --help",
+    ]
+    return "\n".join(lines)
+
+
+def main(argv: Iterable[str] | None = None) -> int:
+    """Run the command line; returns the exit code (0 done, 1 failed, 2 not understood, 130 interrupted)."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        words = split(argv)
+        asks = {"help", "help-all"} & words.switches
+        if not argv or (asks and "model" not in words.names and not words.files):
+            print(help_text())
+            return 0
+        request = resolve(argv)
+        if asks:
+            request = replace(request, out=None)
+        from zoo import cli  # torch and Lightning: only now
+
+        return cli.main(request)
+    except (UsageError, UnknownName, hub.CardError) as error:
+        print(f"{PROG}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\n{PROG}: interrupted before training began; nothing was written.", file=sys.stderr)
+        return 130
+
+
+def _known(kind: str, name: str) -> str:
+    """The name itself (an alias resolved), or UnknownName with the nearest."""
+    if kind == "model":
+        return hub.card(name).name
+    table: Registry = {"data": DATA, "solver": SOLVERS, "adjoint": ADJOINTS}[kind]
+    if name not in table:
+        raise UnknownName(unknown(table.noun, name, table.names()))
+    return name
+
+
+def _unknown_flag(key: str, known: Sequence[str]) -> str:
+    return unknown("option", f"--{key}", known)
+
+
+def _hints(key: str) -> list[str]:
+    """``--lr`` most likely means ``--optim.lr``."""
+    from zoo.tasks.optim import Optim
+
+    every = {f: f"--optim.{f}" for f in Optim.__dataclass_fields__}
+    every |= {"batch_size": "--data.batch_size", "num_workers": "--data.num_workers", "root": "--data.root"}
+    every |= {
+        k: f"--trainer.{k}" for k in ("max_epochs", "accelerator", "devices", "strategy", "precision", "fast_dev_run")
+    }
+    every |= {k: f"--solver.{k}" for k in hub.CARRIED} | {"epochs": "--trainer.max_epochs"}
+    return [every[key]] if key in every else []
+
+
+def _number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def _keys(config: Mapping[str, Any]) -> list[str]:
+    return [f"{s}.{k}" for s, options in config.items() if isinstance(options, Mapping) for k in options]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

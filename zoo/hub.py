@@ -1,0 +1,392 @@
+"""Named models: the cards, and building a model from one.
+
+A card is data: which class, which configuration, which solver and adjoint, which recipe for which data set, what was
+measured and what the paper reports. The cards that ship with the package lie in ``zoo/cards/<family>.yaml``; other
+packages add theirs by the entry-point group ``zoo.cards`` (a package that holds cards, a path, or a function that
+returns either), and a script by `register_card`. Reading cards imports no torch, so that ``--help`` answers at once; a model's class is imported when it
+is built.
+"""
+
+from __future__ import annotations
+
+import copy
+import fnmatch
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from zoo.registry import Registry, UnknownName, check_options, option_names, unknown
+
+if TYPE_CHECKING:
+    from torch import nn
+
+HERE = Path(__file__).parent
+SECTIONS = ("model", "solver", "adjoint", "data", "optim", "task", "trainer")  # what a recipe may set
+CARRIED = ("rtol", "atol", "max_steps")  # of a solver that is replaced by another one
+
+_REQUIRED = {"family": str, "class": str, "task": str, "summary": str, "data": list, "variants": dict}
+_OPTIONAL = {
+    "paper": dict,
+    "licence": str,
+    "solver": dict,
+    "adjoint": dict,
+    "aliases": dict,
+    "recipes": dict,
+    "measured": dict,
+    "published": dict,
+    "weights": dict,
+}
+_VARIANT = {"summary": str, "model": dict, "solver": dict, "adjoint": dict, "data": list}
+
+
+class CardError(ValueError):
+    """A card file that cannot be used; the message names the file, the key, and what was expected."""
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """One named model, as data.
+
+    Attributes:
+        name: the variant ("mdeq_tiny").
+        family: the card file's family ("mdeq").
+        path: import path of the model's class, "package.module:Class".
+        task: import path of the LightningModule that trains it.
+        summary: one sentence.
+        model: the class's arguments for this variant.
+        solver, adjoint: specs as `Registry.build` takes them; empty where the model has none (an explicit baseline).
+        data: names of the data sets it trains on, the default first.
+        aliases: other names of this variant.
+        paper, licence, measured, published: for reports; numbers under ``measured`` come from our own runs.
+        weights: by data set: ``{file, sha256, model: {...}}``.
+        recipes: the family's recipes as written; read them with `recipe`.
+        source: the file this came from.
+    """
+
+    name: str
+    family: str
+    path: str
+    task: str
+    summary: str
+    model: Mapping[str, Any]
+    solver: Mapping[str, Any]
+    adjoint: Mapping[str, Any]
+    data: tuple[str, ...]
+    aliases: tuple[str, ...] = ()
+    paper: Mapping[str, Any] = field(default_factory=dict)
+    licence: str = ""
+    measured: Mapping[str, Any] = field(default_factory=dict)
+    published: Mapping[str, Any] = field(default_factory=dict)
+    weights: Mapping[str, Any] = field(default_factory=dict)
+    recipes: Mapping[str, Any] = field(default_factory=dict)
+    source: str = ""
+
+    def load(self) -> Any:
+        """The model's class."""
+        return _load(self.path, self.source)
+
+    def load_task(self) -> Any:
+        """The class of the task that trains it."""
+        return _load(self.task, self.source)
+
+
+_cards: dict[str, ModelCard] = {}
+_aliases: dict[str, str] = {}
+_scanned = False
+
+
+def cards() -> dict[str, ModelCard]:
+    """All cards by name: the package's own, those of other packages, and the registered ones."""
+    global _scanned
+    if not _scanned:
+        _scanned = True
+        for file in sorted((HERE / "cards").glob("*.yaml")):
+            register_card(file)
+        for point in entry_points(group="zoo.cards"):
+            found = point.load()
+            for file in _files(found() if callable(found) else found):
+                register_card(file)
+    return dict(sorted(_cards.items()))
+
+
+def aliases() -> dict[str, str]:
+    """Short names: alias -> the card's name."""
+    cards()
+    return dict(_aliases)
+
+
+def register_card(path: str | Path) -> list[ModelCard]:
+    """Read a card file and make its variants known by name.
+
+    Raises:
+        CardError: the file is unreadable, lacks a key, or has one too many, or a name of it is taken by another file.
+    """
+    path = Path(path).resolve()
+    read, short = _read(path)
+    for name in [*(c.name for c in read), *short]:
+        taken = _cards.get(name) or _cards.get(_aliases.get(name, ""))
+        if taken is not None and taken.source != str(path):
+            raise CardError(f"{path}: the name {name!r} is taken by {taken.source}; choose another.")
+    _cards.update((c.name, c) for c in read)
+    _aliases.update(short)
+    return read
+
+
+def card(name: str) -> ModelCard:
+    """The card of a name; a tag after a dot ("mdeq_tiny.fashion_mnist") is left aside."""
+    base = name.partition(".")[0]
+    known = cards()
+    base = _aliases.get(base, base)
+    if base not in known:
+        raise UnknownName(unknown("model", name, [*known, *_aliases]))
+    return known[base]
+
+
+def recipe(name: str, data: str | None = None) -> dict[str, Any]:
+    """How a model is trained on a data set: sections ``optim, task, trainer, data, model, solver, adjoint``.
+
+    The family's general recipe is overlaid by the more specific: ``*``/``*``, ``*``/data, variant/``*``, variant/data.
+    """
+    c = card(name)
+    data = data or name.partition(".")[2] or c.data[0]
+    out: dict[str, Any] = {}
+    for variant in ("*", c.name):
+        for dataset in ("*", data):
+            out = overlay(out, c.recipes.get(variant, {}).get(dataset, {}))
+    return out
+
+
+def overlay(base: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """``new`` over ``base``, mapping by mapping. Where ``new`` gives another ``name``, the old one's options go, except
+    a solver's tolerances and budget, which mean the same for every solver."""
+    out = copy.deepcopy(dict(base))
+    for key, value in new.items():
+        old = out.get(key)
+        if isinstance(value, Mapping) and isinstance(old, Mapping):
+            if "name" in value and value["name"] != old.get("name"):
+                old = {k: v for k, v in old.items() if k in CARRIED}
+            out[key] = overlay(old, value)
+        else:
+            out[key] = copy.deepcopy(value)
+    return out
+
+
+def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
+    """Names of the models that match a shell pattern; with ``pretrained``, ``name.data`` of each set of weights."""
+    names = [n for n in cards() if fnmatch.fnmatchcase(n, pattern)]
+    if not pretrained:
+        return names
+    return [f"{n}.{tag}" for n, c in cards().items() for tag in c.weights if fnmatch.fnmatchcase(f"{n}.{tag}", pattern)]
+
+
+def create_model(
+    name: str,
+    *,
+    pretrained: bool = False,
+    solver: str | Mapping[str, Any] | Any = None,
+    adjoint: str | Mapping[str, Any] | Any = None,
+    **overrides: Any,
+) -> nn.Module:
+    """Build the model of a card.
+
+    Args:
+        name: a name of `list_models`, or with a data set behind a dot: "mdeq_tiny.fashion_mnist".
+        pretrained: load the weights that were trained on that data set (the first that has weights, if none is named).
+        solver: replaces the card's; its ``rtol``, ``atol`` and ``max_steps`` carry over where they are left open.
+        adjoint: replaces the card's.
+        **overrides: arguments of the model's class.
+
+    Raises:
+        UnknownName: no such model, option, solver, adjoint or weights; the nearest is named.
+    """
+    c = card(name)
+    factory = c.load()
+    tag = name.partition(".")[2]
+    if tag and tag not in c.weights and tag not in c.data:
+        raise UnknownName(unknown(f"data set of {c.name!r}", tag, [*c.data, *c.weights]))
+    weights = _weights(c, tag) if pretrained else {}
+    trained_on = tag or (weights and weights["tag"]) or None
+    config = dict(c.model)
+    specs = recipe(c.name, trained_on) if trained_on else {}
+    config |= {**specs.get("model", {}), **weights.get("model", {})}
+    check_options(f"argument of {c.name!r}", factory, overrides)
+    model = factory(**config | overrides)
+    configure(model, overlay({"solver": c.solver, "adjoint": c.adjoint}, specs), solver, adjoint)
+    if pretrained:
+        _load_weights(model, c, weights)
+    return model
+
+
+def configure(model: nn.Module, defaults: Mapping[str, Any], solver: Any = None, adjoint: Any = None) -> None:
+    """Give an implicit model its solver and adjoint: the card's, or what replaces them. Explicit models refuse both."""
+    specs = {"solver": solver, "adjoint": adjoint}
+    if not hasattr(model, "configure_implicit"):
+        given = [k for k, v in specs.items() if v is not None]
+        if given:
+            raise ValueError(f"{type(model).__name__} is an explicit model: it takes no {' and no '.join(given)}.")
+        return
+    from zoo.adjoints import ADJOINTS
+    from zoo.solvers import SOLVERS
+
+    built = {
+        k: merge_spec(r, defaults.get(k) or None, specs[k]) for k, r in (("solver", SOLVERS), ("adjoint", ADJOINTS))
+    }
+    model.configure_implicit(**built)
+
+
+def merge_spec(registry: Registry, default: Mapping[str, Any] | None, given: Any) -> Any:
+    """The spec that holds: ``given`` in place of ``default``, whose tolerances carry over where the new one has them."""
+    if given is None or default is None:
+        return dict(default) if given is None and default is not None else given
+    if isinstance(given, str):
+        given = {"name": given}
+    if not isinstance(given, Mapping):
+        return given
+    if "name" not in given:  # options of the default one
+        return {**default, **given}
+    known = option_names(registry[given["name"]])
+    return {**{k: v for k, v in default.items() if k in CARRIED and k in known}, **given}
+
+
+def _weights(c: ModelCard, tag: str) -> dict[str, Any]:
+    if not c.weights:
+        have = list_models(pretrained=True)
+        raise UnknownName(f"{c.name!r} has no trained weights. Those that have: {', '.join(have) or 'none yet'}.")
+    tag = tag or next(iter(c.weights))
+    if tag not in c.weights:
+        raise UnknownName(unknown(f"weights of {c.name!r}", tag, c.weights))
+    return {"tag": tag, **c.weights[tag]}
+
+
+def _load_weights(model: nn.Module, c: ModelCard, weights: Mapping[str, Any]) -> None:
+    from safetensors.torch import load_file
+
+    file = HERE / "weights" / weights["file"]
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"The weights of {c.name!r} should lie in {file}, which is missing; reinstall the package."
+        )
+    found = hashlib.sha256(file.read_bytes()).hexdigest()
+    if found != weights["sha256"]:
+        raise ValueError(f"{file} is damaged: its sha256 is {found}, the card of {c.name!r} says {weights['sha256']}.")
+    state = load_file(file)
+    own = model.state_dict()
+    wrong = [
+        f"{k} {tuple(v.shape)}, the model has {tuple(own[k].shape)}"
+        for k, v in state.items()
+        if k in own and own[k].shape != v.shape
+    ]
+    if wrong:
+        raise ValueError(
+            f"The weights of {c.name!r} do not fit the overridden model: {wrong[0]}. Build it as the card says."
+        )
+    model.load_state_dict(state, strict=True)
+
+
+def _files(found: Any) -> list[Path]:
+    """The card files that an entry point stands for: a package, a folder, a file, or several of them."""
+    if isinstance(found, ModuleType):
+        return sorted(Path(str(found.__file__)).parent.glob("*.yaml"))
+    if isinstance(found, (str, Path)):
+        return sorted(Path(found).glob("*.yaml")) if Path(found).is_dir() else [Path(found)]
+    return [file for part in found for file in _files(part)]
+
+
+def _load(path: str, source: str) -> Any:
+    module, _, attribute = path.partition(":")
+    try:
+        return getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise CardError(f"{source}: cannot import {path!r} ({error}).") from error
+
+
+def _read(path: Path) -> tuple[list[ModelCard], dict[str, str]]:
+    """The variants of one file, and their aliases."""
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CardError(f"{path}: cannot be read ({error.strerror}).") from error
+    except yaml.YAMLError as error:
+        raise CardError(f"{path}: is not valid YAML ({' '.join(str(error).split())}).") from error
+    if not isinstance(raw, dict):
+        raise CardError(f"{path}: a card is a mapping with the keys {', '.join(_REQUIRED)}; got {type(raw).__name__}.")
+    for key in _REQUIRED:
+        if key not in raw:
+            raise CardError(f"{path}: the key {key!r} is missing.")
+    _check(path, "", raw, {**_REQUIRED, **_OPTIONAL})
+    for key in ("class", "task"):
+        if ":" not in raw[key]:
+            raise CardError(f"{path}: {key} must be 'package.module:Class'; got {raw[key]!r}.")
+    _names(path, "data", raw["data"])
+    _check_recipes(path, raw)
+    for key, target in raw.get("aliases", {}).items():
+        if target not in raw["variants"]:
+            raise CardError(f"{path}: aliases.{key}: {unknown('variant', str(target), raw['variants'])}")
+    out = []
+    for name, variant in raw["variants"].items():
+        variant = variant or {}
+        if not isinstance(variant, dict):
+            raise CardError(f"{path}: variants.{name} must be a mapping; got {variant!r}.")
+        if "." in name:
+            raise CardError(f"{path}: variants.{name}: a name has no dot; what follows a dot is a data set.")
+        _check(path, f"variants.{name}.", variant, _VARIANT)
+        data = variant.get("data", raw["data"])
+        _names(path, f"variants.{name}.data", data)
+        specs = overlay(
+            {k: raw.get(k, {}) for k in ("solver", "adjoint")},
+            {k: variant[k] for k in ("solver", "adjoint") if k in variant},
+        )
+        for key, spec in specs.items():
+            if spec and "name" not in spec:
+                raise CardError(f"{path}: {key} of {name!r} needs a 'name'; got the keys {', '.join(spec)}.")
+        out.append(
+            ModelCard(
+                name=name,
+                family=raw["family"],
+                path=raw["class"],
+                task=raw["task"],
+                summary=variant.get("summary", raw["summary"]),
+                model=variant.get("model", {}),
+                data=tuple(data),
+                aliases=tuple(a for a, target in raw.get("aliases", {}).items() if target == name),
+                paper=raw.get("paper", {}),
+                licence=raw.get("licence", ""),
+                measured=raw.get("measured", {}).get(name, {}),
+                published=raw.get("published", {}).get(name, {}),
+                weights=raw.get("weights", {}).get(name, {}),
+                recipes=raw.get("recipes", {}),
+                source=str(path),
+                **specs,
+            )
+        )
+    return out, dict(raw.get("aliases", {}))
+
+
+def _check(path: Path, where: str, given: Mapping[str, Any], types: Mapping[str, type]) -> None:
+    for key, value in given.items():
+        if key not in types:
+            raise CardError(f"{path}: {where}{key}: {unknown('key', str(key), types)}")
+        if not isinstance(value, types[key]):
+            raise CardError(f"{path}: {where}{key} must be a {types[key].__name__}; got {value!r}.")
+
+
+def _names(path: Path, where: str, given: Iterable[Any]) -> None:
+    if not given or not all(isinstance(d, str) for d in given):
+        raise CardError(f"{path}: {where} must list the names of data sets, the default first; got {given!r}.")
+
+
+def _check_recipes(path: Path, raw: Mapping[str, Any]) -> None:
+    for variant, by_data in raw.get("recipes", {}).items():
+        if variant != "*" and variant not in raw["variants"]:
+            raise CardError(f"{path}: recipes.{variant}: {unknown('variant', str(variant), [*raw['variants'], '*'])}")
+        if not isinstance(by_data, dict):
+            raise CardError(f"{path}: recipes.{variant} must map data sets (or '*') to recipes; got {by_data!r}.")
+        for data, sections in by_data.items():
+            _check(path, f"recipes.{variant}.{data}.", sections or {}, dict.fromkeys(SECTIONS, dict))

@@ -1,0 +1,195 @@
+"""The folder of a run: metrics, results, environment, written so that a crash leaves whole files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+PACKAGES = ("torch", "lightning", "torchmetrics", "timm", "torchdiffeq", "numpy", "jsonargparse")
+
+
+class MetricsLog(Logger):
+    """``metrics.csv``: one row a step, one column a metric, an empty cell where nothing was logged.
+
+    Unlike Lightning's, it continues the file of a run that is resumed, without the rows behind the checkpoint.
+
+    Args:
+        folder: the run folder.
+        before: rows of the run that is resumed.
+    """
+
+    def __init__(self, folder: Path, before: list[dict[str, float]] | None = None) -> None:
+        super().__init__()
+        self.file = folder / "metrics.csv"
+        self.rows: list[dict[str, float]] = list(before or [])
+        self._written = 0  # rows in the file; 0: write it anew
+        self._columns: list[str] = []
+
+    @property
+    def name(self) -> str:
+        return "metrics"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        place = int(step) if step is not None else int(self.rows[-1]["step"]) if self.rows else 0
+        values = {k: float(v) for k, v in metrics.items()}
+        if self.rows and self.rows[-1]["step"] == place:
+            self.rows[-1].update(values)
+            self._written = min(self._written, len(self.rows) - 1)
+        else:
+            self.rows.append({"step": place, **values})
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: ``config.yaml`` holds them."""
+
+    @rank_zero_only
+    def save(self) -> None:
+        columns = ["step", "epoch", *sorted({k for row in self.rows for k in row} - {"step", "epoch"})]
+        if columns == self._columns and self._written == len(self.rows):
+            return
+        self._columns, self._written = columns, len(self.rows)
+        with Whole(self.file) as part, part.open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, columns)
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+    def finalize(self, status: str) -> None:
+        self.save()
+
+
+def read_metrics(file: Path, below: float = math.inf) -> list[dict[str, float]]:
+    """The rows of a ``metrics.csv`` whose step lies below a number."""
+    if not file.is_file():
+        return []
+    with file.open(newline="") as stream:
+        rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(stream)]
+    return [row for row in rows if row["step"] < below]
+
+
+class Whole:
+    """A file that is either the old one or the new one, never a part: written beside its place, then moved there."""
+
+    def __init__(self, file: Path) -> None:
+        self.file, self.part = file, file.with_name(f".{file.name}.part")
+
+    def __enter__(self) -> Path:
+        return self.part
+
+    def __exit__(self, kind: Any, *rest: Any) -> None:
+        if kind is None:
+            os.replace(self.part, self.file)
+        else:
+            self.part.unlink(missing_ok=True)
+
+
+def write_json(file: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON; a number that is not finite becomes null, as JSON has none."""
+    with Whole(file) as part:
+        part.write_text(json.dumps(_finite(content), indent=2) + "\n", encoding="utf-8")
+
+
+def write_yaml(file: Path, content: Mapping[str, Any]) -> None:
+    with Whole(file) as part:
+        part.write_text(dump_yaml(content), encoding="utf-8")
+
+
+def dump_yaml(content: Mapping[str, Any]) -> str:
+    """YAML in the given order, with short lists on one line."""
+    return yaml.dump(dict(content), Dumper=_Dumper, sort_keys=False, default_flow_style=False, width=110)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Lists of numbers on one line, floats that YAML reads back as floats (1.0e-06)."""
+
+
+_Dumper.add_representer(list, lambda d, v: d.represent_sequence("tag:yaml.org,2002:seq", v, flow_style=True))
+
+
+def new_folder(root: Path, name: str) -> Path:
+    """``root/name/<time>``, with a counter where that second is taken."""
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    folder = root / name / stamp
+    count = 1
+    while folder.exists():
+        count += 1
+        folder = root / name / f"{stamp}-{count}"
+    return folder
+
+
+def environment() -> dict[str, Any]:
+    """What the run ran on: versions, hardware, commit, command."""
+    from zoo import __version__
+
+    return {
+        "time": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": " ".join(sys.argv),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {"zoo": __version__, **{name: _version(name) for name in PACKAGES}},
+        "hardware": hardware(),
+        "commit": commit(),
+    }
+
+
+def hardware() -> dict[str, Any]:
+    """CPU threads, and the CUDA devices if any."""
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {"cpu": _cpu(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpus": gpus}
+
+
+def commit() -> str | None:
+    """The commit of the package's checkout, with ``+changes`` where files differ from it; None outside of one."""
+    here = Path(__file__).resolve().parent
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, timeout=10, check=True)
+        return done.stdout.strip()
+
+    try:
+        if not git("ls-files", "--", str(here / "registry.py")):
+            return None  # installed below somebody else's checkout
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno", "--", str(here)) else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,64 @@
+"""Classification: cross entropy and accuracy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import nn
+from torchmetrics.classification import MulticlassAccuracy
+
+from zoo.tasks.base import Scored, Task
+from zoo.tasks.optim import Optim
+
+
+class Classification(Task):
+    """A classifier: cross entropy over logits (B, classes) and labels (B,), and the share of right answers.
+
+    Args:
+        model: maps images to logits; says ``num_classes``.
+        optim: optimiser and schedule; None: `Optim`'s defaults.
+        label_smoothing: share of the target that is spread over all classes, in training only; in [0, 1).
+        jacobian_weight: weight of the Jacobian penalty; 0 leaves it out and costs nothing.
+        jacobian_every: training steps from one penalty to the next.
+        warmup_steps: training steps that unroll ``warmup_depth`` iterations instead of solving, at the start.
+        warmup_depth: iterations unrolled in such a step.
+    """
+
+    monitor = "val/accuracy"
+    maximise = True
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optim: Optim | None = None,
+        *,
+        label_smoothing: float = 0.0,
+        jacobian_weight: float = 0.0,
+        jacobian_every: int = 1,
+        warmup_steps: int = 0,
+        warmup_depth: int = 5,
+    ) -> None:
+        super().__init__(
+            model,
+            optim,
+            jacobian_weight=jacobian_weight,
+            jacobian_every=jacobian_every,
+            warmup_steps=warmup_steps,
+            warmup_depth=warmup_depth,
+        )
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"task.label_smoothing is a share in [0, 1); got {label_smoothing}.")
+        self.label_smoothing = label_smoothing
+        classes = int(model.num_classes)  # type: ignore[arg-type]
+        self.accuracy = nn.ModuleDict(
+            {f"{s}_": MulticlassAccuracy(classes, average="micro") for s in ("train", "val", "test")}
+        )  # "train" alone would hide nn.Module.train
+
+    def score(self, batch: Any, stage: str) -> Scored:
+        x, y = batch
+        logits = self.model(x)
+        loss = F.cross_entropy(logits, y, label_smoothing=self.label_smoothing if stage == "train" else 0.0)
+        accuracy = self.accuracy[f"{stage}_"]
+        accuracy(logits.detach(), y)
+        return Scored(loss, {"accuracy": accuracy}, len(y))
