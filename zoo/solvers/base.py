@@ -37,6 +37,10 @@ class Result(enum.Enum):
         "iteration, or make the map contractive (normalisation, Jacobian regularisation)."
     )
     terminated = "A terminal event ended the integration before the last requested time."
+    stalled = (
+        "The time step fell below the resolution of the clock while the error stayed too large: the solution is singular "
+        "there, or the field jumps. End before the singularity, split ts at the jump, or raise atol."
+    )
 
 
 class SolveError(RuntimeError):
@@ -81,11 +85,15 @@ class Stats:
 
 @dataclass(frozen=True)
 class Solution(Generic[Z]):
-    """A state, how the solve ended (the worst over the batch), and what it took."""
+    """A state, how the solve ended (the worst over the batch), and what it took.
+
+    ``state`` is the method's own last state where it was asked for, else None: it may hold many times the value.
+    """
 
     value: Z
     result: Result
     stats: Stats
+    state: Any = None
 
 
 @dataclass(frozen=True)
@@ -168,8 +176,8 @@ class FixedPointSolver(Solver):
         """The state that has seen one evaluation, ``fz = f(z)``."""
 
     @abstractmethod
-    def propose(self, state: Any) -> Tensor:
-        """The next iterate, (B, N)."""
+    def propose(self, state: Any) -> tuple[Tensor, Any]:
+        """The next iterate, (B, N), and the state with what `absorb` will want to know of it."""
 
     @abstractmethod
     def absorb(self, state: Any, z: Tensor, fz: Tensor) -> Any:
@@ -179,7 +187,7 @@ class FixedPointSolver(Solver):
         return self.start(z, f(z))
 
     def step(self, f: Map, state: Any, active: Tensor | None) -> Any:
-        z = self.propose(state)
+        z, state = self.propose(state)
         return self.absorb(state, z, f(z))
 
 
@@ -234,8 +242,9 @@ def iterate(
     solver: Solver,
     *,
     args: tuple[Tensor, ...] | None = None,
-    select: Literal["best", "last"] = "best",
+    select: Literal["best", "last", "next"] = "best",
     floor: float | None = None,
+    keep_state: bool = False,
 ) -> Solution[Tensor]:
     """Solve ``z = f(z)`` for every sample of a batch by itself.
 
@@ -248,9 +257,10 @@ def iterate(
         solver: the method with its tolerances.
         args: batch-first tensors that ``f`` needs for its samples and that are cut with them. None: ``f`` may hold
             such tensors itself, and no sample ever leaves the batch.
-        select: ``best`` returns each sample's iterate of least residual, ``last`` its last one, unmeasured, so that
-            ``max_steps`` steps cost just as many evaluations (for backpropagation through the steps).
+        select: ``best`` returns each sample's iterate of least residual, ``last`` its last one, ``next`` the one after
+            that, unmeasured, so that ``max_steps`` steps cost just as many evaluations (to backpropagate through them).
         floor: least relative tolerance; by default the resolution of the map's dtype.
+        keep_state: put the method's last state into the solution, for what reuses it.
 
     Returns:
         the solution, with a value of shape (B, N).
@@ -280,21 +290,23 @@ def iterate(
     trace: list[np.ndarray] = []
     pending: Tensor | None = None  # None while every sample in the batch is active
     compact = args is not None and offset_norm is None
-    track = select == "last" or not solver.monotone
+    track = select != "best" or not solver.monotone
 
     for k in range(solver.max_steps + 1):
         rows, state = work.rows, work.state
         scale = torch.linalg.vector_norm(state.z, dim=1) if offset_norm is None else offset_norm
         norm, scale = torch.stack((state.norm, scale)).detach().cpu().double().numpy()
         if k == 0 and not np.isfinite(scale).all():
-            raise ValueError(f"The start is not finite in samples {_few(~np.isfinite(scale))}; check the input for NaN.")
+            raise ValueError(
+                f"The start is not finite in samples {_few(~np.isfinite(scale))}; check the input for NaN."
+            )
         whole = len(rows) == batch
         relative = norm / np.where(scale > 0, scale, np.where(norm > 0, norm, 1.0))
         trace.append(relative if whole else _scatter(relative, rows, batch))
 
         here = active[rows]
         finite = np.isfinite(norm)
-        better = here & finite & ((norm < best_norm[rows]) | (select == "last"))
+        better = here & finite & ((norm < best_norm[rows]) | (select != "best"))
         best_norm[rows] = np.where(better, norm, best_norm[rows])
         residual[rows] = np.where(better, relative, residual[rows])
         steps[rows] = np.where(here, k, steps[rows])
@@ -313,8 +325,8 @@ def iterate(
             keep = torch.from_numpy(np.flatnonzero(active[rows])).to(z0.device)
             call.args, state, rows = take(call.args, keep), take(state, keep), rows[active[rows]]
         pending = None if left == len(rows) else torch.from_numpy(active[rows]).to(z0.device)
-        if select == "last" and k == solver.max_steps - 1:
-            best = _keep(best, solver.propose(state), active[rows], rows, len(rows) == batch)  # type: ignore[attr-defined]
+        if select == "next" and k == solver.max_steps - 1:
+            best = _keep(best, solver.propose(state)[0], active[rows], rows, len(rows) == batch)  # type: ignore[attr-defined]
             steps[rows] += active[rows]
             break
         work = Work(rows, call, solver.step(target, state, pending))
@@ -330,7 +342,7 @@ def iterate(
         trace=torch.from_numpy(np.stack(trace)),
         sample_nfe=call.samples,
     )
-    return Solution(best, result, stats)
+    return Solution(best, result, stats, work.state if keep_state else None)
 
 
 def _counted(product: Map, count: Counted) -> Map:

@@ -1,0 +1,65 @@
+"""Phantom gradients, and their one-step case, the Jacobian-free gradient."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from zoo.adjoints.base import Adjoint, FirstOrder
+from zoo.solvers.base import Map, Solution, Solver, iterate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phantom(Adjoint):
+    """Backpropagate through ``steps`` damped iterations taken at the fixed point: cheap, biased, robust.
+
+    ``z <- (1 - damping) z + damping f(z)``, from ``z*`` held constant. As ``steps`` grows the gradient tends to the
+    implicit one; with few it is a descent direction where ``f`` is well conditioned. Costs no linear solve; the
+    memory of ``steps`` evaluations. While a gradient is recorded the value is the last of these iterates.
+
+    Args:
+        steps: damped iterations that are differentiated.
+        damping: in (0, 1].
+
+    Raises:
+        ValueError: an option out of its range.
+
+    Reference: Geng, Zhang, Bai, Wang and Lin, "On training implicit models", NeurIPS 2021.
+    """
+
+    steps: int = 5
+    damping: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"Phantom: steps must be at least 1; got {self.steps}.")
+        if not 0 < self.damping <= 1:
+            raise ValueError(f"Phantom: damping must lie in (0, 1]; got {self.damping}.")
+
+    def solve(self, f: Map, z0: Tensor, solver: Solver, args: tuple[Tensor, ...] | None = None) -> Solution[Tensor]:
+        with torch.no_grad():
+            solution = iterate(f, z0, solver, args=args)
+        if not torch.is_grad_enabled():
+            return solution
+        z = solution.value.detach()
+        for _ in range(self.steps):
+            fz = f(z, *(args or ()))
+            z = fz if self.damping == 1 else torch.lerp(z, fz, self.damping)
+        stats = dataclasses.replace(
+            solution.stats,
+            nfe=solution.stats.nfe + self.steps,
+            sample_nfe=solution.stats.sample_nfe + self.steps * len(z),
+        )
+        value = FirstOrder.apply(z, type(self).__name__) if z.requires_grad else z
+        return dataclasses.replace(solution, value=value, stats=stats)
+
+
+def jfb() -> Phantom:
+    """The Jacobian-free gradient: ``dL/dtheta ~ dL/dz* df/dtheta (z*)``, the identity in place of the inverse.
+
+    Reference: Fung et al., "JFB: Jacobian-free backpropagation for implicit networks", AAAI 2022.
+    """
+    return Phantom(steps=1, damping=1.0)

@@ -1,0 +1,91 @@
+"""Between a user's state (a tensor or a tuple of tensors) and the solvers' matrix (B, N)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Tensors = Tensor | tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Shapes and dtype of a state, without the batch.
+
+    The solver works in at least float32: a bfloat16 state keeps its dtype towards the map, while residuals, history
+    and tolerances are float32. Under autocast the map may answer in another dtype; its answer is cast to the state's.
+    """
+
+    single: bool
+    shapes: tuple[tuple[int, ...], ...]
+    dtype: torch.dtype  # of the user's state
+    work: torch.dtype  # of the solver's
+
+    @classmethod
+    def of(cls, z: Tensors, what: str = "z0") -> Packing:
+        """Read the layout off a state.
+
+        Raises:
+            TypeError: no tensor, or not of a real floating dtype.
+            ValueError: an empty batch, or tensors whose batch, dtype or device differ.
+        """
+        single = isinstance(z, Tensor)
+        parts = (z,) if single else tuple(z)
+        if not parts or not all(isinstance(p, Tensor) for p in parts):
+            raise TypeError(f"{what} must be a tensor or a tuple of tensors; got {_describe(z)}.")
+        first = parts[0]
+        if not first.is_floating_point():
+            raise TypeError(f"{what} must be of a floating dtype; got {first.dtype}. Convert it, e.g. {what}.float().")
+        for p in parts:
+            if p.dim() == 0 or p.shape[0] == 0 or p.numel() == 0:
+                raise ValueError(f"{what} must be batch first with at least one sample; got shape {tuple(p.shape)}.")
+            if (p.shape[0], p.dtype, p.device) != (first.shape[0], first.dtype, first.device):
+                raise ValueError(f"All tensors of {what} must share batch size, dtype and device; got {_describe(z)}.")
+        work = torch.promote_types(first.dtype, torch.float32)
+        return cls(single, tuple(tuple(p.shape[1:]) for p in parts), first.dtype, work)
+
+    def pack(self, z: Tensors) -> Tensor:
+        """(B, N) in the solver's dtype; a view where that is possible."""
+        parts = (z,) if isinstance(z, Tensor) else tuple(z)
+        if len(parts) != len(self.shapes) or any(tuple(p.shape[1:]) != s for p, s in zip(parts, self.shapes)):
+            raise ValueError(
+                f"The map must return a state shaped like the one it was given, {_shapes(self.shapes)} for each "
+                f"sample; it returned {_shapes([tuple(p.shape[1:]) for p in parts])}."
+            )
+        flat = [p.reshape(p.shape[0], -1) for p in parts]
+        return (flat[0] if self.single else torch.cat(flat, dim=1)).to(self.work)
+
+    def unpack(self, flat: Tensor) -> Any:
+        """The user's structure again, as views."""
+        flat = flat.to(self.dtype)
+        if self.single:
+            return flat.view(flat.shape[0], *self.shapes[0])
+        parts = flat.split([prod(s) for s in self.shapes], dim=1)
+        return tuple(p.view(p.shape[0], *s) for p, s in zip(parts, self.shapes))
+
+    def wrap(self, f: Callable[..., Tensors]) -> Callable[..., Tensor]:
+        """The same map on (B, N); arguments behind the state are passed through."""
+        return lambda flat, *args: self.pack(f(self.unpack(flat), *args))
+
+    @property
+    def floor(self) -> float:
+        """Least relative tolerance that the user's dtype can meet."""
+        dtype = self.dtype
+        return torch.finfo(dtype).eps
+
+
+def _shapes(shapes: Any) -> str:
+    return ", ".join(str(tuple(s)) for s in shapes)
+
+
+def _describe(z: Any) -> str:
+    if isinstance(z, Tensor):
+        return f"a tensor of shape {tuple(z.shape)}, {z.dtype}, on {z.device}"
+    if isinstance(z, tuple | list):
+        return f"({', '.join(_describe(p) for p in z)})"
+    return f"{type(z).__name__}"
