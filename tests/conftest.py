@@ -13,10 +13,11 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+ROOT = str(Path(__file__).resolve().parents[1])
 if importlib.util.find_spec("zoo") is None:  # the installed package is tested where there is one, else the checkout
-    root = str(Path(__file__).resolve().parents[1])
-    sys.path.insert(0, root)
-    os.environ["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])  # subprocesses
+    sys.path.insert(0, ROOT)
+if (spec := importlib.util.find_spec("zoo")) and (spec.origin or "").startswith(ROOT):  # so do processes of the tests
+    os.environ["PYTHONPATH"] = os.pathsep.join([ROOT, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 import hypothesis
 import torch
