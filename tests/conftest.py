@@ -19,8 +19,8 @@ if importlib.util.find_spec("zoo") is None:  # the installed package is tested w
 if (spec := importlib.util.find_spec("zoo")) and (spec.origin or "").startswith(ROOT):  # so do processes of the tests
     os.environ["PYTHONPATH"] = os.pathsep.join([ROOT, *filter(None, [os.environ.get("PYTHONPATH")])])
 
-import hypothesis
-import torch
+import hypothesis  # noqa: E402
+import torch  # noqa: E402
 
 torch.set_num_threads(min(2, os.cpu_count() or 1))  # small tensors: more threads wait for one another
 hypothesis.settings.register_profile("zoo", derandomize=True, deadline=None, max_examples=15, database=None)
