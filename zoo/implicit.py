@@ -23,8 +23,9 @@ class SolveRecord:
 
 
 class ImplicitMixin:
-    """Beside ``nn.Module``: ``class Model(ImplicitMixin, nn.Module)`` calls `configure_implicit` in its ``__init__`` and
-    `solve` in its ``forward``.
+    """Beside ``nn.Module``: ``class Model(ImplicitMixin, nn.Module)``.
+
+    The model calls `configure_implicit` in its ``__init__`` and `solve` in its ``forward``.
 
     Attributes:
         solver, adjoint: what the next solve uses.

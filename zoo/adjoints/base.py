@@ -14,7 +14,7 @@ from zoo.solvers.base import Map, Solution, Solver
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adjoint(ABC):
+class Adjoint(ABC):  # noqa: B024 (each serves one entry point or both)
     """How gradients cross a solve; a value beside the solver. A subclass serves fixed points, ODEs, or both."""
 
     def solve(self, f: Map, z0: Tensor, solver: Solver, args: tuple[Tensor, ...] | None = None) -> Solution[Tensor]:
@@ -57,13 +57,13 @@ def refuse_second_order(name: str) -> None:
     """Raise where a backward pass is itself being recorded (``create_graph=True``)."""
     if torch.is_grad_enabled():
         raise RuntimeError(
-            f"The adjoint {name} gives first derivatives only; a second derivative through it (create_graph=True) would "
-            "be silently wrong. Use the adjoint 'unroll', which can be differentiated any number of times."
+            f"The adjoint {name} gives first derivatives only; a second derivative through it (create_graph=True) "
+            "would be silently wrong. Use the adjoint 'unroll', which can be differentiated any number of times."
         )
 
 
 def needs_grad(out: Tensor, own: Tensor) -> bool:
-    """Whether anything besides the leaf ``own`` wants a gradient from ``out``: a walk over its graph, no computation."""
+    """Whether anything besides the leaf ``own`` wants a gradient from ``out``: a walk over its graph."""
     return any(leaf is not own for leaf in leaves(out))
 
 

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from zoo.adjoints.base import Adjoint, needs_grad, refuse_second_order
-from zoo.solvers.base import Affine, Map, Solution, Solver, iterate, resolution
+from zoo.solvers.base import Affine, Map, Solution, Solver, iterate
 from zoo.solvers.krylov import GMRES, Neumann
+from zoo.solvers.packing import resolution
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +84,7 @@ def attach(
     )
     value = solution.value
     if fz.requires_grad and needs_grad(fz, z):
-        floor = resolution(z)
+        floor = resolution(f, z)
 
         def adjoint(grad: Tensor) -> Tensor:
             scale = torch.linalg.vector_norm(grad, dim=1, keepdim=True) / math.sqrt(grad.shape[1])
@@ -99,7 +100,7 @@ def attach(
 
 
 class _Attach(torch.autograd.Function):
-    """``z*`` forward; backward, the gradient that enters the graph of ``f(z*)`` is the solution of the adjoint system."""
+    """``z*`` forward; backward, what enters the graph of ``f(z*)`` is the solution of the adjoint system."""
 
     @staticmethod
     def forward(ctx: Any, fz: Tensor, z: Tensor, adjoint: Callable[[Tensor], Tensor], name: str) -> Tensor:  # type: ignore[override]

@@ -13,6 +13,7 @@ from zoo.adjoints.implicit import attach
 from zoo.solvers.base import Map, Solution, Solver, iterate
 from zoo.solvers.broyden import Broyden, State
 from zoo.solvers.krylov import GMRES
+from zoo.solvers.packing import resolution
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +44,7 @@ class Shine(Adjoint):
         if not isinstance(solver, Broyden):
             raise wrong_pair(self, "a fixed point", solver, "broyden as the solver, or the adjoint implicit")
         with torch.no_grad():
-            solution = iterate(lambda z: f(z, *(args or ())), z0, solver, keep_state=True)
+            solution = iterate(lambda z: f(z, *(args or ())), z0, solver, floor=resolution(f, z0), keep_state=True)
             _, state = solver.propose(solution.state)
         # Without refinement the estimate must stand as it is: a tolerance that everything meets ends the solve at once.
         if self.refine:

@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zoo.solvers.packing import resolution
+
 Z = TypeVar("Z")
 Map = Callable[..., Tensor]  # (B, N), *args -> (B, N)
 
@@ -38,8 +40,8 @@ class Result(enum.Enum):
     )
     terminated = "A terminal event ended the integration before the last requested time."
     stalled = (
-        "The time step fell below the resolution of the clock while the error stayed too large: the solution is singular "
-        "there, or the field jumps. End before the singularity, split ts at the jump, or raise atol."
+        "The time step fell below the resolution of the clock while the error stayed too large: the solution is "
+        "singular there, or the field jumps. End before the singularity, split ts at the jump, or raise atol."
     )
 
 
@@ -218,14 +220,6 @@ class Work(NamedTuple):
     state: Any
 
 
-def resolution(z: Tensor) -> float:
-    """The relative spacing of the numbers that a map of this state computes with, autocast included."""
-    dtype, device = z.dtype, z.device.type
-    if torch.is_autocast_enabled(device) and dtype in (torch.float32, torch.float16, torch.bfloat16):
-        dtype = torch.get_autocast_dtype(device)
-    return torch.finfo(dtype).eps
-
-
 def take(state: Any, index: Tensor) -> Any:
     """The rows ``index`` of every tensor in a state."""
     if isinstance(state, Tensor):
@@ -278,7 +272,7 @@ def iterate(
     elif solver.linear:
         target = Affine.of(call, z0)
     offset_norm = torch.linalg.vector_norm(target.offset, dim=1) if isinstance(target, Affine) else None
-    rtol = max(solver.rtol, resolution(z0) if floor is None else floor)
+    rtol = max(solver.rtol, resolution(f, z0) if floor is None else floor)
 
     work = Work(np.arange(batch), call, solver.init(target, z0))
     best: Tensor = z0

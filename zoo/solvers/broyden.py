@@ -32,7 +32,8 @@ class Broyden(FixedPointSolver):
     textbook form keeps two. With ``v_0 = g`` and ``v_{j+1} = v_j + c_j s_{j+1}``, ``c_j = s_j . v_j / |s_j|^2``, the
     coefficients solve a small triangular system in the steps' Gram matrix; a step then reads the history twice:
 
-        ``|s_j|^2 c_j - sum_{i<j} (s_j . s_{i+1}) c_i = s_j . g``,   ``s_{n+1} = (g + sum_{j<n} c_j s_{j+1}) / (1 - c_n)``.
+        ``|s_j|^2 c_j - sum_{i<j} (s_j . s_{i+1}) c_i = s_j . g``
+        ``s_{n+1} = (g + sum_{j<n} c_j s_{j+1}) / (1 - c_n)``
 
     Args:
         window: steps kept; when full, all are dropped and the method starts again from Picard. Costs one state each.

@@ -52,7 +52,9 @@ class Packing:
     def pack(self, z: Tensors) -> Tensor:
         """(B, N) in the solver's dtype; a view where that is possible."""
         parts = (z,) if isinstance(z, Tensor) else tuple(z)
-        if len(parts) != len(self.shapes) or any(tuple(p.shape[1:]) != s for p, s in zip(parts, self.shapes)):
+        if len(parts) != len(self.shapes) or any(
+            tuple(p.shape[1:]) != s for p, s in zip(parts, self.shapes, strict=True)
+        ):
             raise ValueError(
                 f"The map must return a state shaped like the one it was given, {_shapes(self.shapes)} for each "
                 f"sample; it returned {_shapes([tuple(p.shape[1:]) for p in parts])}."
@@ -66,17 +68,32 @@ class Packing:
         if self.single:
             return flat.view(flat.shape[0], *self.shapes[0])
         parts = flat.split([prod(s) for s in self.shapes], dim=1)
-        return tuple(p.view(p.shape[0], *s) for p, s in zip(parts, self.shapes))
+        return tuple(p.view(p.shape[0], *s) for p, s in zip(parts, self.shapes, strict=True))
 
-    def wrap(self, f: Callable[..., Tensors]) -> Callable[..., Tensor]:
+    def wrap(self, f: Callable[..., Tensors]) -> Packed:
         """The same map on (B, N); arguments behind the state are passed through."""
-        return lambda flat, *args: self.pack(f(self.unpack(flat), *args))
+        return Packed(f, self)
 
-    @property
-    def floor(self) -> float:
-        """Least relative tolerance that the user's dtype can meet."""
-        dtype = self.dtype
-        return torch.finfo(dtype).eps
+
+@dataclass(frozen=True)
+class Packed:
+    """A user's map as the solvers see it, (B, N) -> (B, N)."""
+
+    f: Callable[..., Tensors]
+    packing: Packing
+
+    def __call__(self, flat: Tensor, *args: Tensor) -> Tensor:
+        return self.packing.pack(self.f(self.packing.unpack(flat), *args))
+
+
+def resolution(f: Any, z: Tensor) -> float:
+    """The relative spacing of the numbers that a map computes with, given ``z``; autocast included."""
+    dtype, device = z.dtype, z.device.type
+    if isinstance(f, Packed):
+        dtype = f.packing.dtype
+    if torch.is_autocast_enabled(device) and dtype is not torch.float64:
+        dtype = torch.get_autocast_dtype(device)
+    return torch.finfo(dtype).eps
 
 
 def _shapes(shapes: Any) -> str:
