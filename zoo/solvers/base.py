@@ -13,6 +13,7 @@ import enum
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
@@ -196,14 +197,15 @@ class FixedPointSolver(Solver):
 class Counted:
     """A map bound to its per-sample arguments that counts its calls and refuses a change of shape or dtype."""
 
-    def __init__(self, f: Map, args: tuple[Tensor, ...] | None) -> None:
-        self.f, self.args = f, args or ()
+    def __init__(self, f: Map, args: tuple[Tensor, ...] | None, autocast: Any = None) -> None:
+        self.f, self.args, self.autocast = f, args or (), autocast
         self.calls = self.samples = 0
 
     def __call__(self, z: Tensor) -> Tensor:
         self.calls += 1
         self.samples += z.shape[0]
-        fz = self.f(z, *self.args)
+        with self.autocast or nullcontext():
+            fz = self.f(z, *self.args)
         if fz.shape != z.shape or fz.dtype != z.dtype:
             raise ValueError(
                 f"The map must keep its state's shape and dtype: given {tuple(z.shape)} {z.dtype}, it returned "
@@ -262,17 +264,37 @@ def iterate(
     Raises:
         ValueError: the start is not finite, or the map changes shape or dtype.
     """
+    device = z0.device.type
+    if torch.is_autocast_enabled(device):
+        # The map computes as its user asked for; the method's own products stay in the state's dtype.
+        own = torch.autocast(device, dtype=torch.get_autocast_dtype(device))
+        floor = resolution(f, z0) if floor is None else floor
+        with torch.autocast(device, enabled=False):
+            return _iterate(f, z0, solver, args, select, floor, keep_state, own)
+    return _iterate(f, z0, solver, args, select, resolution(f, z0) if floor is None else floor, keep_state, None)
+
+
+def _iterate(
+    f: Map,
+    z0: Tensor,
+    solver: Solver,
+    args: tuple[Tensor, ...] | None,
+    select: str,
+    floor: float,
+    keep_state: bool,
+    autocast: Any,
+) -> Solution[Tensor]:
     batch, size = z0.shape
     if batch == 0 or size == 0:
         raise ValueError(f"Nothing to solve: the state has the shape {tuple(z0.shape)}; expected at least one sample.")
-    call = Counted(f, args)
+    call = Counted(f, args, autocast)
     target: Map = call
     if isinstance(f, Affine):
         target = Affine(_counted(f.linear, call), f.offset, f.transpose and _counted(f.transpose, call))
     elif solver.linear:
         target = Affine.of(call, z0)
     offset_norm = torch.linalg.vector_norm(target.offset, dim=1) if isinstance(target, Affine) else None
-    rtol = max(solver.rtol, resolution(f, z0) if floor is None else floor)
+    rtol = max(solver.rtol, floor)
 
     work = Work(np.arange(batch), call, solver.init(target, z0))
     best: Tensor = z0
@@ -290,12 +312,13 @@ def iterate(
         rows, state = work.rows, work.state
         scale = torch.linalg.vector_norm(state.z, dim=1) if offset_norm is None else offset_norm
         norm, scale = torch.stack((state.norm, scale)).detach().cpu().double().numpy()
-        if k == 0 and not np.isfinite(scale).all():
+        if k == 0 and offset_norm is None and not np.isfinite(scale).all():
             raise ValueError(
                 f"The start is not finite in samples {_few(~np.isfinite(scale))}; check the input for NaN."
             )
         whole = len(rows) == batch
-        relative = norm / np.where(scale > 0, scale, np.where(norm > 0, norm, 1.0))
+        with np.errstate(invalid="ignore", over="ignore"):  # infinity over infinity: a sample that has diverged
+            relative = norm / np.where(scale > 0, scale, np.where(norm > 0, norm, 1.0))
         trace.append(relative if whole else _scatter(relative, rows, batch))
 
         here = active[rows]

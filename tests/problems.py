@@ -1,0 +1,52 @@
+"""Problems with exact answers, conditioned by construction, shared by the contracts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Problem:
+    """``z = f(z, x)`` with its fixed point, for a batch."""
+
+    f: Callable[[Tensor, Tensor], Tensor]
+    x: Tensor  # (B, N)
+    exact: Tensor  # (B, N)
+    affine: bool
+
+
+def matrix(n: int, rate: float, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
+    """A random matrix (n, n) of spectral norm ``rate``."""
+    w = torch.randn(n, n, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return (rate * w / torch.linalg.matrix_norm(w, 2)).to(dtype)
+
+
+def linear(batch: int = 4, n: int = 12, rate: float = 0.7, dtype: torch.dtype = torch.float64) -> Problem:
+    """``z = W z + x``, whose fixed point is ``(I - W)^{-1} x``."""
+    w = matrix(n, rate)
+    x = torch.randn(batch, n, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    exact = torch.linalg.solve(torch.eye(n, dtype=torch.float64) - w, x.T).T
+    w = w.to(dtype)
+    return Problem(lambda z, x: z @ w.T + x, x.to(dtype), exact.to(dtype), True)
+
+
+def tanh(batch: int = 4, n: int = 12, rate: float = 0.9, dtype: torch.dtype = torch.float64) -> Problem:
+    """``z = tanh(W z + x)``, with ``x`` chosen so that a given ``z*`` is the fixed point."""
+    w = matrix(n, rate)
+    exact = 1.6 * torch.rand(batch, n, dtype=torch.float64, generator=torch.Generator().manual_seed(2)) - 0.8
+    x = torch.atanh(exact) - exact @ w.T
+    w = w.to(dtype)
+    return Problem(lambda z, x: torch.tanh(z @ w.T + x), x.to(dtype), exact.to(dtype), False)
+
+
+def cosine(batch: int = 4, n: int = 3, dtype: torch.dtype = torch.float64) -> Problem:
+    """``z = cos(z)``: the Dottie number in every place."""
+    exact = torch.full((batch, n), 0.7390851332151607, dtype=dtype)
+    return Problem(lambda z, x: torch.cos(z) + 0 * x, torch.zeros(batch, n, dtype=dtype), exact, False)
+
+
+PROBLEMS = {"linear": linear, "tanh": tanh, "cosine": cosine}

@@ -1,0 +1,366 @@
+"""One contract, over every registered pair of solver and adjoint of fixed points."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import pickle
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from problems import matrix
+from torch import nn
+
+import zoo
+from zoo import penalties
+from zoo.adjoints import ADJOINTS
+from zoo.adjoints.shine import transposed_inverse
+from zoo.implicit import implicit_modules
+from zoo.solve import make_adjoint, make_solver
+from zoo.solvers import SOLVERS
+from zoo.solvers.base import iterate
+
+TIGHT = {"rtol": 1e-13, "atol": 1e-14, "max_steps": 200}
+FORWARD = SOLVERS.names(kind="fixed_point")
+LINEAR = SOLVERS.names(kind="linear")
+BIASED = {"phantom", "jfb", "neumann", "shine"}
+ADJOINT_NAMES = [e.name for e in ADJOINTS.entries() if e.kind in ("fixed_point", "any")]
+B, N = 3, 5
+
+
+def solver(name: str):
+    return make_solver({"name": name, **TIGHT})
+
+
+def adjoint(name: str):
+    if name == "implicit":
+        return make_adjoint({"name": "implicit", "solver": {"name": "gmres", **TIGHT}})
+    return make_adjoint(name)
+
+
+def pairs():
+    for s in FORWARD:
+        for a in ADJOINT_NAMES:
+            if (s == "newton" and a == "unroll") or (s != "broyden" and a == "shine") or a == "reversible":
+                continue
+            yield s, a
+
+
+def cell(w, x):
+    return lambda z: torch.tanh(z @ w.T + x)
+
+
+def leaf(*shape, scale=1.0, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    return (scale * torch.randn(*shape, dtype=torch.float64, generator=g)).requires_grad_()
+
+
+def inputs(rate=0.6):
+    return matrix(N, rate).requires_grad_(), leaf(B, N, seed=3)
+
+
+def state(w, x, s, a):
+    return zoo.fixed_point(cell(w, x), torch.zeros(B, N, dtype=torch.float64), s, a)
+
+
+def gradient(w, x, s, a, retain=False):
+    solution = state(w, x, s, a)
+    return torch.autograd.grad(solution.value.pow(3).sum(), (w, x), retain_graph=retain)
+
+
+def unrolled(w, x):
+    z = torch.zeros(B, N, dtype=torch.float64)
+    for _ in range(300):
+        z = cell(w, x)(z)
+    return torch.autograd.grad(z.pow(3).sum(), (w, x))
+
+
+@pytest.mark.parametrize(("s", "a"), [p for p in pairs() if p[1] not in BIASED])
+def test_gradcheck(s, a):
+    w, x = inputs()
+    assert torch.autograd.gradcheck(lambda w, x: state(w, x, solver(s), adjoint(a)).value, (w, x))
+
+
+@pytest.mark.parametrize(("s", "a"), list(pairs()))
+def test_gradient_against_the_unrolled(s, a):
+    w, x = inputs()
+    for own, exact in zip(gradient(w, x, solver(s), adjoint(a)), unrolled(w, x), strict=True):
+        error = (own - exact).norm() / exact.norm()
+        cosine = torch.cosine_similarity(own.flatten(), exact.flatten(), dim=0)
+        if a in BIASED:
+            assert error > 1e-6 and cosine > 0.9  # biased, and a descent direction
+        else:
+            assert error < 1e-10
+
+
+@pytest.mark.parametrize("s", FORWARD + LINEAR)
+def test_every_solver_serves_the_backward_pass(s):
+    w, x = inputs()
+    implicit = make_adjoint({"name": "implicit", "solver": {"name": s, **TIGHT}})
+    for own, exact in zip(gradient(w, x, solver("anderson"), implicit), unrolled(w, x), strict=True):
+        torch.testing.assert_close(own, exact, rtol=1e-9, atol=1e-10)
+
+
+def test_closed_form_of_the_linear_deq():
+    """z = W z + x: dL/dx = (I - W)^{-T} dL/dz, dL/dW = u z*^T."""
+    w, x = inputs(0.8)
+    z = zoo.fixed_point(
+        lambda z: z @ w.T + x, torch.zeros(B, N, dtype=torch.float64), solver("broyden"), adjoint("implicit")
+    ).value
+    c = torch.randn(B, N, dtype=torch.float64)
+    gw, gx = torch.autograd.grad((c * z).sum(), (w, x))
+    u = torch.linalg.solve((torch.eye(N, dtype=torch.float64) - w.detach()).T, c.T).T
+    torch.testing.assert_close(gx, u, rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(gw, u.T @ z.detach(), rtol=1e-9, atol=1e-10)
+
+
+@given(n=st.integers(1, 8), rate=st.floats(0.1, 0.95), seed=st.integers(0, 2**16))
+def test_linear_deq_derivative_for_random_contractions(n, rate, seed):
+    w = matrix(n, rate, seed=seed)
+    x = leaf(2, n, seed=seed)
+    z = zoo.fixed_point(lambda z: z @ w.T + x, torch.zeros_like(x), solver("anderson"), adjoint("implicit")).value
+    (gx,) = torch.autograd.grad(z.sum(), x)
+    exact = torch.linalg.solve((torch.eye(n, dtype=torch.float64) - w).T, torch.ones(n, 2, dtype=torch.float64)).T
+    torch.testing.assert_close(gx, exact, rtol=1e-8, atol=1e-8)
+
+
+def test_refined_shine_and_many_neumann_terms_are_exact():
+    w, x = inputs()
+    for spec in (
+        {"name": "shine", "refine": 30, "solver": {"name": "gmres", **TIGHT}},
+        {"name": "neumann", "terms": 300, "rtol": 1e-14},
+    ):
+        for own, exact in zip(gradient(w, x, solver("broyden"), make_adjoint(spec)), unrolled(w, x), strict=True):
+            torch.testing.assert_close(own, exact, rtol=1e-9, atol=1e-10)
+
+
+def test_shine_is_nearer_than_the_jacobian_free_gradient():
+    w, x = inputs(0.8)
+    exact = unrolled(w, x)[0]
+    error = {a: (gradient(w, x, solver("broyden"), adjoint(a))[0] - exact).norm() for a in ("shine", "jfb")}
+    assert error["shine"] < 0.9 * error["jfb"]
+
+
+def test_shine_applies_the_transpose_of_broydens_inverse():
+    """<v, -H^T b> = <-H v, b>, with H in the product form that Broyden's docstring gives."""
+    w, x = matrix(N, 0.8), torch.randn(B, N, dtype=torch.float64)
+    broyden = solver("broyden")
+    with torch.no_grad():
+        last = iterate(cell(w, x), torch.zeros_like(x), broyden, keep_state=True).state
+        last = broyden.propose(last)[1]
+    steps = [*last.steps.rows.unbind(dim=1), last.step]
+    b, v = torch.randn(2, B, N, dtype=torch.float64)
+    forward = v
+    for now, after in pairwise(steps):
+        forward = forward + after * (torch.linalg.vecdot(now, forward) / torch.linalg.vecdot(now, now))[:, None]
+    torch.testing.assert_close(torch.linalg.vecdot(v, transposed_inverse(last, b)), torch.linalg.vecdot(forward, b))
+
+
+@pytest.mark.parametrize("a", [a for a in ADJOINT_NAMES if a not in ("unroll", "reversible")])
+def test_second_derivatives_are_refused_in_words(a):
+    w, x = inputs()
+    z = state(w, x, solver("broyden"), adjoint(a)).value
+    with pytest.raises(RuntimeError, match="first derivatives only.*'unroll'"):
+        torch.autograd.grad(z.sum(), w, create_graph=True)
+
+
+@pytest.mark.parametrize("s", ["picard", "anderson", "broyden"])
+def test_unrolled_second_derivatives_are_right(s):
+    w, x = inputs(0.3)
+    spec = make_solver({"name": s, "rtol": 1e-10, "atol": 0.0, "max_steps": 60})
+    assert torch.autograd.gradgradcheck(lambda x: state(w, x, spec, "unroll").value, (x,), atol=1e-4)
+
+
+@pytest.mark.parametrize(("s", "a"), list(pairs()))
+def test_the_gradient_reaches_a_generator(s, a):
+    """Weights that another network writes, captured by the map: non-leaf tensors that no parameter list names."""
+    code, writer = leaf(4, seed=5), leaf(N * N, 4, scale=0.05, seed=6)
+    x = leaf(B, N)
+    z = state((writer @ code).view(N, N), x, solver(s), adjoint(a)).value
+    gradients = torch.autograd.grad(z.sum(), (code, writer, x))
+    assert all(g.abs().sum() > 0 for g in gradients)
+
+
+def saved_bytes(run) -> int:
+    total = 0
+
+    def pack(t):
+        nonlocal total
+        total += t.numel() * t.element_size()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        run()
+    return total
+
+
+def test_memory_does_not_grow_with_the_steps():
+    w, x = inputs(0.99)
+    used = {
+        a: [
+            saved_bytes(lambda a=a, k=k: state(w, x, make_solver({"name": "picard", "max_steps": k, "rtol": 1e-15}), a))
+            for k in (5, 20, 80)
+        ]
+        for a in ("implicit", "jfb", "phantom", "unroll")
+    }
+    for a in ("implicit", "jfb", "phantom"):
+        assert used[a][0] == used[a][1] == used[a][2]
+    assert used["unroll"][2] > 5 * used["unroll"][0] > 0
+
+
+def test_work_does_not_depend_on_the_scale_of_the_loss():
+    """Relative to the incoming gradient: TorchDEQ's absolute tolerance takes 15, 19 or 40 products here."""
+    w, x = inputs(0.9)
+    counts, directions = [], []
+    for scale in (1e-6, 1.0, 1e6):
+        solution = state(w, x, "anderson", "implicit")
+        (g,) = torch.autograd.grad(scale * solution.value.pow(3).sum(), w)
+        counts.append(solution.stats.backward[0].nfe)
+        directions.append(g / scale)
+    assert counts[0] == counts[1] == counts[2]
+    torch.testing.assert_close(directions[0], directions[2], rtol=1e-9, atol=1e-12)
+
+
+def test_backward_stats_arrive_with_the_gradient():
+    w, x = inputs()
+    solution = state(w, x, "anderson", "implicit")
+    assert solution.stats.backward == []
+    solution.value.sum().backward()
+    (stats,) = solution.stats.backward
+    assert stats.nfe > 0 and stats.converged.all() and stats.residual.max() <= 1e-3
+
+
+def test_two_solves_before_one_backward():
+    w, x = inputs()
+    a, b = (state(w, s * x, solver("anderson"), adjoint("implicit")).value for s in (1.0, 0.5))
+    (together,) = torch.autograd.grad((a * b).sum(), w)
+    c, d = (state(w, s * x, solver("picard"), adjoint("unroll")).value for s in (1.0, 0.5))
+    torch.testing.assert_close(together, torch.autograd.grad((c * d).sum(), w)[0], rtol=1e-8, atol=1e-9)
+
+
+def test_no_graph_where_nobody_wants_one():
+    x = torch.randn(B, N, dtype=torch.float64)
+    assert not zoo.fixed_point(cell(matrix(N, 0.5), x), torch.zeros_like(x)).value.requires_grad
+    w, x = inputs()
+    with torch.no_grad():
+        solution = state(w, x, "anderson", "implicit")
+    assert not solution.value.requires_grad
+    with torch.inference_mode():
+        state(w, x, "broyden", "phantom")
+
+
+def test_the_graph_is_freed_with_the_answer():
+    def live():
+        gc.collect()
+        return sum(isinstance(o, torch.Tensor) for o in gc.get_objects())
+
+    layer, x = Layer(), torch.randn(B, N, dtype=torch.float64)
+    layer(x).sum().backward()
+    before = live()
+    for _ in range(3):
+        layer(x).sum().backward()
+        layer(x)
+    assert live() <= before + 12  # `last` of the newest solve, a handful of small host tensors
+
+
+@pytest.mark.parametrize(
+    ("s", "a", "match"),
+    [
+        ("newton", "unroll", "Unroll.*Newton"),
+        ("gmres", "unroll", "Unroll.*GMRES"),
+        ("anderson", "shine", "Shine.*Anderson.*broyden"),
+    ],
+)
+def test_wrong_pairs_are_named(s, a, match):
+    with pytest.raises(TypeError, match=match):
+        zoo.fixed_point(torch.tanh, torch.zeros(1, 2), s, a)
+
+
+def test_options_of_adjoints_are_checked():
+    with pytest.raises(KeyError, match="Did you mean 'steps'"):
+        make_adjoint({"name": "phantom", "stepps": 3})
+    with pytest.raises(KeyError, match="Did you mean 'gmres'"):
+        make_adjoint({"name": "implicit", "solver": "gmress"})
+    with pytest.raises(ValueError, match="damping"):
+        make_adjoint({"name": "phantom", "damping": 2.0})
+    with pytest.raises(TypeError, match="solver instance"):
+        ADJOINTS["implicit"](solver=3)
+
+
+class Layer(zoo.ImplicitMixin, nn.Module):
+    """The smallest implicit model: ``z = tanh(W z + x)``."""
+
+    def __init__(self, n: int = N) -> None:
+        super().__init__()
+        self.linear = nn.Linear(n, n).double()
+        with torch.no_grad():
+            self.linear.weight.copy_(matrix(n, 0.6))
+        self.configure_implicit("anderson", "implicit")
+
+    def forward(self, x):
+        return self.solve(lambda z, x: torch.tanh(self.linear(z) + x), torch.zeros_like(x), args=(x,))
+
+
+def test_mixin_records_and_swaps():
+    layer, x = Layer(), torch.randn(B, N, dtype=torch.float64)
+    assert layer.last is None
+    first = layer(x)
+    assert layer.last.result is zoo.Result.converged and layer.last.stats.nfe > 1
+    layer.configure_implicit({"name": "broyden", "rtol": 1e-5}, "jfb")
+    assert type(layer.solver).__name__ == "Broyden" and layer.solver.max_steps == 30
+    torch.testing.assert_close(layer(x), first, rtol=1e-2, atol=1e-2)
+    layer.configure_implicit(eval_solver={"name": "picard", "max_steps": 1})
+    layer.eval()
+    layer(x)
+    assert layer.last.stats.steps.max() == 1
+    assert [name for name, _ in implicit_modules(nn.Sequential(nn.ReLU(), layer))] == ["1"]
+
+
+def test_gradients_in_evaluation_mode():
+    layer, x = Layer().eval(), torch.randn(B, N, dtype=torch.float64, requires_grad=True)
+    layer(x).sum().backward()
+    assert x.grad.abs().sum() > 0 and layer.linear.weight.grad.abs().sum() > 0
+
+
+def test_models_copy_and_pickle_after_a_solve():
+    layer, x = Layer(), torch.randn(B, N, dtype=torch.float64)
+    layer(x).sum().backward()
+    for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        torch.testing.assert_close(twin(x), layer(x))
+
+
+def test_a_mixin_without_a_solver_says_what_to_call():
+    class Bare(zoo.ImplicitMixin, nn.Module):
+        def forward(self, x):
+            return self.solve(torch.tanh, x)
+
+    with pytest.raises(RuntimeError, match="configure_implicit"):
+        Bare()(torch.zeros(1, 2))
+
+
+def test_jacobian_penalty_is_the_norm_and_has_a_gradient():
+    layer, x = Layer(), torch.randn(B, N, dtype=torch.float64)
+    with penalties.collect(jacobian=True, samples=3000) as terms:
+        z = layer(x)
+    jacobian = (1 - z.detach() ** 2)[:, :, None] * layer.linear.weight
+    exact = jacobian.square().sum() / (B * N)
+    torch.testing.assert_close(terms["jacobian"].detach(), exact.detach(), rtol=0.1, atol=0)
+    terms["jacobian"].backward()
+    assert layer.linear.weight.grad.abs().sum() > 0
+    with penalties.collect() as none:
+        layer(x)
+    assert none == {}
+
+
+def test_spectral_radius_is_the_largest_eigenvalue():
+    w = matrix(8, 0.9)
+    with penalties.capture() as solves:
+        layer = Layer()
+        layer(torch.randn(B, N, dtype=torch.float64))
+    assert solves[0][0] is layer
+    estimate = penalties.spectral_radius(lambda z: z @ w.T, torch.zeros(2, 8, dtype=torch.float64), steps=400)
+    exact = torch.linalg.eigvals(w).abs().max()
+    torch.testing.assert_close(estimate, exact.expand(2), rtol=0.02, atol=0)
