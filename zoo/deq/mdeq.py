@@ -23,9 +23,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import reduce
 from itertools import pairwise
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -66,12 +68,13 @@ class Block(nn.Module):
             weight_norm(self.conv2)
 
     def forward(self, z: Tensor, x: Tensor | None, mask: Tensor | None) -> Tensor:
-        h = self.conv2(F.relu(self.norm1(self.conv1(z))))
+        # in place, as no backward pass reads what a normalisation or a sum gave
+        h = self.conv2(F.relu(self.norm1(self.conv1(z)), inplace=True))
         if mask is not None:
             h = h * mask
         if x is not None:
             h = h + x
-        return self.norm3(F.relu(self.norm2(h) + z))
+        return self.norm3(F.relu(self.norm2(h) + z, inplace=True))
 
 
 def resample(channels: Sequence[int], j: int, i: int, groups: int) -> nn.Module:
@@ -117,7 +120,7 @@ class Cell(nn.Module):
             if normalise:
                 weight_norm(last)
             norm = group_norm(max(groups // 2, 1), c, affine=post_affine)
-            self.post.append(nn.Sequential(nn.ReLU(), last, norm))
+            self.post.append(nn.Sequential(nn.ReLU(inplace=True), last, norm))
 
     def forward(self, z: State, x: Tensor, *masks: Tensor) -> State:
         """One evaluation. ``x`` (B, C_1, H_1, W_1) is injected at the finest; ``masks`` (B, C_i, 1, 1), or none."""
@@ -125,7 +128,8 @@ class Cell(nn.Module):
         r = [block(z[i], None if i else x, masks[i] if masks else None) for i, block in enumerate(self.blocks)]
         if n == 1:
             return (r[0],)
-        return tuple(self.post[i](sum(self.fuse[i][j](r[j]) for j in range(n))) for i in range(n))
+        fused = (reduce(torch.add, [self.fuse[i][j](r[j]) for j in range(n)]) for i in range(n))
+        return tuple(post(s) for post, s in zip(self.post, fused, strict=True))
 
 
 class Bottleneck(nn.Module):
@@ -192,6 +196,7 @@ class Multiscale(ImplicitMixin, nn.Module, ABC):
         if downsample or len(channels) > 2:  # as released: small models inject what the stem gives
             self.stem.extend([conv(c, c, 1), nn.BatchNorm2d(c, momentum=bn_momentum), nn.ReLU()])
         self.cell = Cell(channels, expansion, groups, weight_norm, post_gn_affine)
+        self.configure_implicit({"name": "broyden", "max_steps": 18, "rtol": 1e-3}, "implicit")
 
     @abstractmethod
     def forward(self, images: Tensor) -> Tensor:
@@ -328,8 +333,9 @@ class MDEQ(Multiscale):
             )
         self.num_classes, self.global_pool = num_classes, pool
         like = self.final[0].weight
-        head = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
-        self.classifier: nn.Module = head if num_classes else nn.Identity()
+        self.classifier: nn.Module = nn.Identity()
+        if num_classes:
+            self.classifier = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
 
     def forward_features(self, images: Tensor) -> Tensor:
         """The head's feature map at the coarsest resolution, (B, num_features, H_n, W_n)."""
