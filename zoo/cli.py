@@ -13,7 +13,6 @@ import shutil
 import signal
 import sys
 import threading
-import time
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping
@@ -39,7 +38,17 @@ from zoo.fit import DERIVED, PROG, RUNS, Request, UsageError, rank, resolve
 from zoo.implicit import implicit_modules
 from zoo.options import Options
 from zoo.registry import UnknownName, option_names
-from zoo.run import MetricsLog, dump_yaml, environment, hardware, new_folder, read_metrics, write_json, write_yaml
+from zoo.run import (
+    MetricsLog,
+    closing,
+    dump_yaml,
+    environment,
+    hardware,
+    new_folder,
+    read_metrics,
+    write_json,
+    write_yaml,
+)
 from zoo.solvers.base import SolveError
 from zoo.tasks.base import NonFiniteError, Task
 from zoo.tasks.optim import Optim
@@ -69,36 +78,36 @@ def main(request: Request) -> int:
 
 
 def fit(
-    model: str,
-    data: str | None = None,
+    model: str | Mapping[str, Any],
+    data: str | Mapping[str, Any] | None = None,
     *,
-    solver: str | None = None,
-    adjoint: str | None = None,
+    solver: str | Mapping[str, Any] | None = None,
+    adjoint: str | Mapping[str, Any] | None = None,
     config: str | Path | None = None,
     out: str | Path | None = None,
     resume: str | Path | None = None,
     seed: int | None = None,
-    **options: Any,
+    **options: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Train as the command line does, and return the content of ``results.json``.
 
+        >>> fit("mdeq", "digits", solver={"name": "anderson", "rtol": 1e-4}, trainer={"max_epochs": 1})
+
     Args:
-        model: a model's name.
-        data, solver, adjoint: names; None: what the card says.
+        model, data, solver, adjoint: a name, or a mapping of a ``name`` and options; None: what the card says.
         config: a YAML file of options.
         out: the run folder; None: a new one under ``runs/``.
         resume: "last", a run folder, or a checkpoint.
         seed: seed of everything random.
-        **options: sections of options: ``trainer={"max_epochs": 1}, optim={"lr": 0.01}``.
+        **options: the other sections, ``optim``, ``task`` and ``trainer``, each a mapping of options.
 
     Raises:
         UsageError, UnknownName: a name or an option that does not exist.
         Interrupted: a signal stopped the run; its state was saved.
     """
-    named = {"model": model, "data": data, "solver": solver, "adjoint": adjoint}
-    plain = {"config": config, "out": out, "resume": resume, "seed": seed}
-    argv = [f"--{k}={v}" for k, v in {**named, **plain}.items() if v is not None]
-    for section, values in options.items():
+    argv = [f"--{k}={v}" for k, v in dict(config=config, out=out, resume=resume, seed=seed).items() if v is not None]
+    for section, given in {"model": model, "data": data, "solver": solver, "adjoint": adjoint, **options}.items():
+        values = {"name": given} if isinstance(given, str) else given or {}
         if not isinstance(values, Mapping):
             raise UsageError(f"{section} takes a mapping of options; got {values!r}")
         argv += [f"--{section}.{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in values.items()]
@@ -173,7 +182,7 @@ def run(request: Request) -> dict[str, Any]:
         except (Interrupted, KeyboardInterrupt, SystemExit) as stop:
             record.finish("interrupted")
             if rank() == 0:
-                print(_closing_interrupted(folder, keeper, trainer, stop), flush=True)
+                print(_interrupted(folder, keeper, trainer, stop), flush=True)
             raise stop if isinstance(stop, Interrupted) else Interrupted(signal.SIGINT) from None
         except Exception as error:
             (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
@@ -228,7 +237,10 @@ class _Record:
         if self.log.rows:
             training_figure(self.log.rows, self.folder / "training.png", title)
         if status == "finished":
-            print(_closing(results, self.folder, self.options, self.trainer), flush=True)
+            card, names = self.options.card, self.options.names
+            others = [d for d in card.data if d != names["data"]]
+            short = card.aliases[0] if card.aliases else card.name
+            print(closing(results, self.folder, short, others, 2 * (self.trainer.max_epochs or 1)), flush=True)
         return results
 
 
@@ -365,49 +377,17 @@ def _opening(task: Task, options: Options, trainer: Trainer, folder: Path, reque
     solver, adjoint = options.spec("solver"), options.spec("adjoint")
     how = ""
     if solver and adjoint and implicit_modules(task.model):
-        how = f", solver {solver['name']} ({solver.get('max_steps')} steps at most), adjoint {adjoint['name']}"
-    where = f"{trainer.num_devices} x {trainer.strategy.root_device.type}"
+        how = f", solver {solver['name']} (at most {solver.get('max_steps')} steps), adjoint {adjoint['name']}"
+    where = f"{trainer.world_size} x {trainer.strategy.root_device.type}"
     verb = f"continues from {request.resume}" if request.resume else f"goes to {folder}"
     return f"{options.names['model']} on {options.names['data']}: {count:,} parameters{how}, {where}\nThe run {verb}"
 
 
-def _closing(results: Mapping[str, Any], folder: Path, options: Options, trainer: Trainer) -> str:
-    test, train = results["test"], results["train"]
-    name, data = results["model"], results["data"]
-    lines = [""]
-    if "accuracy" in test:
-        best = results["best"]
-        score = best.get("val/accuracy")
-        note = f"weights of epoch {best['epoch']}" + (f", validation {score:.2%}" if score is not None else "")
-        lines.append(f"test accuracy   {test['accuracy']:.2%}   ({note})")
-    else:
-        lines.append(f"test loss       {test.get('loss', float('nan')):.4g}")
-    seconds = results["seconds"]
-    spent = f"{int(seconds // 60)} min {seconds % 60:.0f} s" if seconds >= 60 else f"{seconds:.1f} s"
-    lines.append(f"training time   {spent}   ({results['epochs']} epochs, {results['steps']} steps)")
-    if "nfe_forward" in test:
-        back = f" + {train['nfe_backward']:.1f} backward" if "nfe_backward" in train else ""
-        lines.append(
-            f"evaluations     {train.get('nfe_forward', float('nan')):.1f} forward{back} a training step; "
-            f"at the test {test['nfe_forward']:.1f}, {test.get('converged', 0):.0%} of the samples converged"
-        )
-    lines.append(f"run folder      {folder}   (training.png, results.json, metrics.csv, config.yaml, checkpoints/)")
-    short = options.card.aliases[0] if options.card.aliases else name
-    other = next((d for d in options.card.data if d != data), None)
-    commands = [f"--model {short} --data {other}"] if other else []
-    if results["solver"]:
-        now = results["solver"]["name"]
-        commands.append(f"--model {short} --data {data} --solver {'anderson' if now != 'anderson' else 'broyden'}")
-    commands.append(f"--resume {folder} --trainer.max_epochs {2 * (trainer.max_epochs or 1)}")
-    lines += [f"{'try next' if i == 0 else '':<16}python -m zoo.fit {c}" for i, c in enumerate(commands)]
-    return "\n".join(lines)
-
-
-def _closing_interrupted(folder: Path, keeper: Keeper, trainer: Trainer, stop: BaseException) -> str:
+def _interrupted(folder: Path, keeper: Keeper, trainer: Trainer, stop: BaseException) -> str:
     if not keeper.last.exists():
-        return f"Interrupted before the first step was done; {folder} holds no checkpoint."
-    when = "at this step" if isinstance(stop, Interrupted) else "at the last full epoch or stop"
+        return f"\nInterrupted before the first step was done; {folder} holds no checkpoint."
+    when = "at this step" if isinstance(stop, Interrupted) else "when it was last saved"
     return (
-        f"\nInterrupted in epoch {trainer.current_epoch + 1}, step {trainer.global_step}; {keeper.last} was saved {when}.\n"
-        f"continue with   python -m zoo.fit --resume {folder}"
+        f"\nInterrupted in epoch {trainer.current_epoch + 1}, step {trainer.global_step}; "
+        f"{keeper.last} holds the state {when}.\ncontinue with   python -m zoo.fit --resume {folder}"
     )

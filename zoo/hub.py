@@ -3,8 +3,8 @@
 A card is data: which class, which configuration, which solver and adjoint, which recipe for which data set, what was
 measured and what the paper reports. The cards that ship with the package lie in ``zoo/cards/<family>.yaml``; other
 packages add theirs by the entry-point group ``zoo.cards`` (a package that holds cards, a path, or a function that
-returns either), and a script by `register_card`. Reading cards imports no torch, so that ``--help`` answers at once; a model's class is imported when it
-is built.
+returns either), and a script by `register_card`. Reading cards imports no torch, so that ``--help`` answers at once;
+a model's class is imported when it is built.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from zoo.registry import Registry, UnknownName, check_options, option_names, unknown
+from zoo.registry import UnknownName, check_options, unknown
 
 if TYPE_CHECKING:
     from torch import nn
@@ -232,27 +232,8 @@ def configure(model: nn.Module, defaults: Mapping[str, Any], solver: Any = None,
         if given:
             raise ValueError(f"{type(model).__name__} is an explicit model: it takes no {' and no '.join(given)}.")
         return
-    from zoo.adjoints import ADJOINTS
-    from zoo.solvers import SOLVERS
-
-    built = {
-        k: merge_spec(r, defaults.get(k) or None, specs[k]) for k, r in (("solver", SOLVERS), ("adjoint", ADJOINTS))
-    }
-    model.configure_implicit(**built)
-
-
-def merge_spec(registry: Registry, default: Mapping[str, Any] | None, given: Any) -> Any:
-    """The spec that holds: ``given`` in place of ``default``, whose tolerances carry over where the new one has them."""
-    if given is None or default is None:
-        return dict(default) if given is None and default is not None else given
-    if isinstance(given, str):
-        given = {"name": given}
-    if not isinstance(given, Mapping):
-        return given
-    if "name" not in given:  # options of the default one
-        return {**default, **given}
-    known = option_names(registry[given["name"]])
-    return {**{k: v for k, v in default.items() if k in CARRIED and k in known}, **given}
+    model.configure_implicit(**{k: defaults.get(k) or None for k in specs})
+    model.configure_implicit(**specs)  # which carries the tolerances over
 
 
 def _weights(c: ModelCard, tag: str) -> dict[str, Any]:

@@ -1,12 +1,13 @@
 """The second stage's parser: every option of the named classes, checked against their signatures.
 
-One jsonargparse parser is composed from the classes that the first stage named: the model's arguments, the solver's and
-the adjoint's options, the data module's, `Optim`'s, the task's and the Trainer's. Flags may stand in any order, as every
-class is known before the first is read.
+One jsonargparse parser is composed from the classes that the first stage named: the model's arguments, the options of
+the solver and the adjoint, of the data module, of `Optim`, of the task and of the Trainer. Flags may stand in any
+order, as every class is known before the first is read.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 import re
@@ -78,14 +79,13 @@ class Options:
         if name not in self.names:
             return None
         options = self.section(name)
-        if self.inner:
-            if name == "adjoint":
-                options["solver"] = {"name": self.inner, **options.get("solver", {})}
+        if self.inner and name == "adjoint":
+            options["solver"] = {"name": self.inner, **options.get("solver", {})}
         return {"name": self.names[name], **options}
 
     def trainer(self) -> dict[str, Any]:
         """The Trainer's arguments, with callbacks, loggers and the like built from their class paths."""
-        built = self.parser.instantiate_classes(self.space)
+        built = self.parser.instantiate(self.space)
         return dict(vars(built.trainer))
 
     def config(self, derived: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -167,19 +167,15 @@ class Options:
 
     def _add_inner(self, parser: LightningArgumentParser, given: Any) -> None:
         """The linear solver inside an adjoint: ``--adjoint.solver NAME``, ``--adjoint.solver.rtol``."""
-        default = inspect.signature(ADJOINTS[self.names["adjoint"]]).parameters["solver"].default
-        spec = given if given is not None else default
-        spec = {"name": spec} if isinstance(spec, str) else spec
+        spec = {"name": given} if isinstance(given, str) else given
         if not isinstance(spec, Mapping) or "name" not in spec:
-            spec = {**_as_spec(default), **(spec if isinstance(spec, Mapping) else {})}
-        if not spec.get("name"):
-            return
+            spec = {**_inner_default(ADJOINTS[self.names["adjoint"]]), **(spec or {})}
         self.inner = spec["name"]
         parser.add_class_arguments(SOLVERS[self.inner], "adjoint.solver", instantiate=False, fail_untyped=False)
         self._inner_defaults = {k: v for k, v in spec.items() if k != "name"}
 
     def _plain(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """The configuration without names, and without tolerances that another solver left behind and this one lacks."""
+        """The configuration without names, and without tolerances that a solver left behind and the new one lacks."""
         out = {s: {k: v for k, v in options.items() if k != "name"} for s, options in config.items()}
         for key, table in (("solver", SOLVERS), ("adjoint", ADJOINTS)):
             if key in out:
@@ -242,10 +238,14 @@ def one_line(message: str) -> str:
     return f"{flag}: {bullets[-1]}" if flag and len(bullets) > 1 else " ".join(bullets)
 
 
-def _as_spec(default: Any) -> dict[str, Any]:
-    if isinstance(default, str):
-        return {"name": default}
-    return dict(default) if isinstance(default, Mapping) else {}
+def _inner_default(adjoint: Any) -> dict[str, Any]:
+    """The solver that an adjoint has by default, as a spec."""
+    solver = adjoint().solver
+    path = f"{type(solver).__module__}:{type(solver).__qualname__}"
+    name = next(e.name for e in SOLVERS.entries() if e.path == path)
+    usual = type(solver)()
+    changed = {f.name: getattr(solver, f.name) for f in dataclasses.fields(solver)}
+    return {"name": name, **{k: v for k, v in changed.items() if v != getattr(usual, k)}}
 
 
 def _short(value: Any) -> str:

@@ -9,7 +9,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -82,7 +82,7 @@ def read_metrics(file: Path, below: float = math.inf) -> list[dict[str, float]]:
         return []
     with file.open(newline="") as stream:
         rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(stream)]
-    return [row for row in rows if row["step"] < below]
+    return [{**row, "step": int(row["step"])} for row in rows if row["step"] < below]
 
 
 class Whole:
@@ -193,3 +193,49 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def closing(results: Mapping[str, Any], folder: Path, short: str, others: Sequence[str], epochs: int) -> str:
+    """The last lines of a run: what it reached, what it took, where it lies, what to try next.
+
+    Args:
+        results: the content of ``results.json``.
+        folder: the run folder.
+        short: the name to call the model by.
+        others: other data sets that it trains on.
+        epochs: a number of epochs to continue to.
+    """
+    test, train, data = results["test"], results["train"], results["data"]
+    lines = []
+    if "accuracy" in test:
+        best = results["best"]
+        score = best.get("val/accuracy")
+        note = f"weights of epoch {best['epoch']}" + (f", validation {score:.2%}" if score is not None else "")
+        lines.append(("test accuracy", f"{test['accuracy']:.2%}   ({note})"))
+    elif "loss" in test:
+        lines.append(("test loss", f"{test['loss']:.4g}"))
+    lines.append(
+        ("training time", f"{spell(results['seconds'])}   ({results['epochs']} epochs, {results['steps']} steps)")
+    )
+    if "nfe_forward" in test:
+        text = f"{test['nfe_forward']:.1f} forward at the test, {test['converged']:.0%} of the samples converged"
+        if "nfe_forward" in train:
+            back = f" + {train['nfe_backward']:.1f} backward" if "nfe_backward" in train else ""
+            text = f"{train['nfe_forward']:.1f} forward{back} a training step; {text}"
+        lines.append(("evaluations", text))
+    lines.append(("run folder", f"{folder}   (training.png, results.json, metrics.csv, config.yaml, checkpoints/)"))
+    commands = [f"--model {short} --data {others[0]}"] if others else []
+    if results["solver"]:
+        other = "anderson" if results["solver"]["name"] != "anderson" else "broyden"
+        commands.append(f"--model {short} --data {data} --solver {other}")
+    commands.append(f"--resume {folder} --trainer.max_epochs {epochs}")
+    lines += [("try next" if i == 0 else "", f"python -m zoo.fit {c}") for i, c in enumerate(commands)]
+    return "\n" + "\n".join(f"{label:<16}{text}" for label, text in lines)
+
+
+def spell(seconds: float) -> str:
+    """A time as a person says it."""
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{seconds:.1f} s"

@@ -41,7 +41,7 @@ class Keeper(Checkpoint):
         self.best_epoch = -1
         self.seconds = 0.0  # of training, over all sessions
         self._since: float | None = None
-        self._signal: int | None = None
+        self._signal = self._stopping = 0
 
     @property
     def last(self) -> Path:
@@ -71,8 +71,11 @@ class Keeper(Checkpoint):
         stop = self._asked(trainer)
         if due or stop:
             trainer.save_checkpoint(self.last)
-        if stop:
-            raise Interrupted(stop)
+        self._stopping = stop  # raised before the next step, so that this one is logged
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if self._stopping:
+            raise Interrupted(self._stopping)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         score = trainer.callback_metrics.get(self.monitor)
@@ -102,7 +105,7 @@ class Keeper(Checkpoint):
 
     def _asked(self, trainer: Trainer) -> int:
         """The signal that any rank got; 0 for none. One small reduction a step, with several ranks only."""
-        mine = self._signal or 0
+        mine = self._signal
         if trainer.world_size == 1:
             return mine
         some = trainer.strategy.reduce_boolean_decision(bool(mine), all=False)

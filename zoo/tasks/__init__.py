@@ -1,1 +1,1 @@
-"""Tasks: LightningModules that train one model. Imported by path from a model's card, so that nothing heavy loads here."""
+"""Tasks: LightningModules that train one model. A model's card names its task by import path; nothing loads here."""

@@ -73,6 +73,8 @@ class Task(LightningModule, ABC):
         ):
             if value < least:
                 raise ValueError(f"task.{name} must be at least {least}; got {value}.")
+        if jacobian_weight > 0 and not implicit_modules(model):
+            raise ValueError(f"task.jacobian_weight is {jacobian_weight}, but {type(model).__name__} solves nothing.")
         self.model = model
         self.optim = optim or Optim()
         self.jacobian_weight, self.jacobian_every = jacobian_weight, jacobian_every
@@ -100,12 +102,12 @@ class Task(LightningModule, ABC):
         with penalties.collect(jacobian=penalised) as terms:
             scored = self.score(batch, "train")
         loss = scored.loss
-        if penalised:
+        if penalised and "jacobian" in terms:
             jacobian = terms["jacobian"]
             loss = loss + self.jacobian_weight * jacobian
             self.log("train/jacobian", jacobian.detach(), batch_size=scored.size)
         if not torch.isfinite(loss):
-            raise NonFiniteError(self._sentence(f"The training loss became {float(loss)}", batch))
+            raise NonFiniteError(self._sentence(f"The training loss became {loss.item()}", batch))
         self.log("train/loss", scored.loss.detach(), on_step=True, on_epoch=False, batch_size=scored.size)
         self.log("loss", scored.loss.detach(), prog_bar=True, logger=False, batch_size=scored.size)
         self._log_epoch("train", scored)
@@ -123,7 +125,7 @@ class Task(LightningModule, ABC):
         self._refuse_nan_input(batch)
         scored = self.score(batch, stage)
         if not torch.isfinite(scored.loss):
-            raise NonFiniteError(self._sentence(f"The {stage} loss became {float(scored.loss)}", batch))
+            raise NonFiniteError(self._sentence(f"The {stage} loss became {scored.loss.item()}", batch))
         self._log_epoch(stage, scored)
 
     def _log_epoch(self, stage: str, scored: Scored) -> None:
@@ -140,7 +142,7 @@ class Task(LightningModule, ABC):
             return
         norm = nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
         if not torch.isfinite(norm):
-            raise NonFiniteError(self._sentence(f"The gradient's norm became {float(norm)}", None))
+            raise NonFiniteError(self._sentence(f"The gradient's norm became {norm.item()}", None))
         self.log("train/grad_norm", norm, batch_size=1)
 
     @final
@@ -157,7 +159,7 @@ class Task(LightningModule, ABC):
 
     def _sentence(self, what: str, batch: Any) -> str:
         why = self.describe(batch)
-        where = f"at step {self.global_step} (epoch {self.current_epoch})"
+        where = f"at step {self.global_step} (epoch {self.current_epoch + 1})"
         if why:
             return f"{what} {where}: {why}. Clean the data; the weights are untouched."
         implicit = [m for _, m in implicit_modules(self.model) if m.last is not None]
