@@ -9,7 +9,7 @@ import hashlib
 import os
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import lightning as L
 import numpy as np
@@ -189,7 +189,7 @@ class ImageData(L.LightningDataModule, ABC):
     def _where(self) -> tuple[int, int] | None:
         """Epoch and batches done of a fit in progress, by the Trainer's own count: it is saved with every checkpoint
         and counts a batch that an interruption cut short as not done."""
-        trainer = self.trainer
+        trainer: Any = self.trainer  # Lightning sets overfit_batches and the counters without declaring them
         if trainer is None or not trainer.training:
             return None
         loop = trainer.fit_loop
