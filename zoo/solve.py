@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -12,6 +12,7 @@ from zoo.adjoints import ADJOINTS
 from zoo.adjoints.base import Adjoint
 from zoo.solvers import SOLVERS
 from zoo.solvers.base import Result, Solution, SolveError, Solver
+from zoo.solvers.ode import ODESolution, ODESolver, PackedEvent, PackedField
 from zoo.solvers.packing import Packing, Tensors
 
 Spec = str | Mapping[str, Any]
@@ -75,8 +76,89 @@ def fixed_point(
         if not isinstance(a, Tensor) or a.dim() == 0 or a.shape[0] != flat.shape[0]:
             got = tuple(a.shape) if isinstance(a, Tensor) else type(a).__name__
             raise ValueError(f"args[{i}] must be a tensor with {flat.shape[0]} samples first, as z0 has; got {got}.")
-    solution = make_adjoint(adjoint).solve(packing.wrap(f), flat, make_solver(solver), args)
+    solver, adjoint = make_solver(solver), make_adjoint(adjoint)
+    if isinstance(solver, ODESolver):
+        raise TypeError(
+            f"The solver {type(solver).__name__} integrates ODEs, not fixed points (adjoint {type(adjoint).__name__}); "
+            "use a fixed-point solver, such as anderson, or call odeint."
+        )
+    solution = adjoint.solve(packing.wrap(f), flat, solver, args)
     solution = dataclasses.replace(solution, value=packing.unpack(solution.value))
     if throw and solution.result is not Result.converged:
+        raise SolveError(solution)
+    return solution
+
+
+def odeint(
+    f: Callable[..., Tensors],
+    y0: Tensors,
+    ts: Tensor | Sequence[float],
+    solver: Spec | ODESolver = "dopri5",
+    adjoint: Spec | Adjoint = "unroll",
+    *,
+    args: tuple[Tensor, ...] | None = None,
+    params: Iterable[Tensor] | None = None,
+    event: Callable[..., Tensor] | None = None,
+    dense: bool = False,
+    throw: bool = False,
+) -> ODESolution:
+    """Integrate ``dy/dt = f(t, y)``, ``y(ts[0]) = y0``, differentiably.
+
+        >>> net = torch.nn.Linear(2, 2)
+        >>> solution = odeint(lambda t, y: torch.tanh(net(y)), torch.randn(16, 2), [0.0, 0.5, 1.0])
+        >>> solution.value.shape                 # (T, B, ...): the states at the three times, the start included
+        torch.Size([3, 16, 2])
+
+    Args:
+        f: the field, called as ``f(t, y, *args)``; returns what has y's structure. ``t`` is a tensor that *broadcasts
+            against y*: 0-dimensional, or (B, 1, ..., 1) where every sample has steps of its own. A time channel is
+            ``torch.cat([y, t.expand_as(y[:, :1])], 1)``.
+        y0: the start, a tensor or a tuple of tensors, batch first.
+        ts: two or more times, increasing or decreasing; steps land on each. (B, T) gives every sample its own times,
+            with a solver of ``per_sample=True``. Gradients to the times are not computed.
+        solver: a name such as ``tsit5``, ``rk4`` or ``torchdiffeq:dopri8``, a mapping ``{"name": "dopri5", "rtol":
+            1e-4}``, or an instance.
+        adjoint: ``unroll``, ``checkpoint`` (its gradient, at the memory of the accepted states) or ``backsolve``.
+        args: batch-first tensors that ``f`` needs for its samples. Naming them here, instead of capturing them, allows
+            ``per_sample`` solvers to take finished samples out of the batch; ``()`` says that there are none.
+        params: for backsolve, every tensor besides y0 and args that gradients go to; by default the parameters of an
+            ``f`` that is a module.
+        event: ``(t, y, *args) -> (B,)``; a sample ends where its sign changes (``stats.event_time``).
+        dense: keep what ``solution.evaluate(t)`` needs to give the states between the times.
+        throw: raise where a sample did not reach the last time (or its event), instead of saying so in ``result``.
+
+    Returns:
+        ``value`` (T, B, ...) structured like ``y0``; ``result``; ``stats`` with ``nfe``, ``accepted``, ``rejected`` and
+        ``reached``: rows of later times than a sample has ``reached`` repeat its last state.
+
+    Raises:
+        UnknownName: no such solver, adjoint or option; the nearest is named.
+        TypeError, ValueError: a state or times that cannot be integrated; a field that changes the state's shape; a
+            solver and an adjoint that do not fit; a dependency of ``f`` that backsolve would miss.
+        SolveError: with ``throw``, holding the solution that was reached.
+    """
+    packing = Packing.of(y0, "y0")
+    solver, adjoint = make_solver(solver), make_adjoint(adjoint)
+    if not isinstance(solver, ODESolver):
+        raise TypeError(
+            f"The solver {type(solver).__name__} solves fixed points, not ODEs (adjoint {type(adjoint).__name__}); "
+            "use an ODE solver, such as dopri5, or call fixed_point."
+        )
+    plain = isinstance(y0, Tensor) and packing.work == y0.dtype
+    field = f if plain else PackedField(f, packing)
+    g = event if plain or event is None else PackedEvent(event, packing)
+    start = y0 if plain else packing.pack(y0)
+    params = None if params is None else tuple(params)
+    solution = adjoint.integrate(field, start, ts, solver, args, params, event=g, dense=dense)
+    if not plain:
+
+        def unpack(y: Tensor) -> Any:
+            parts = packing.unpack(y.reshape(-1, y.shape[-1]))
+            if isinstance(parts, Tensor):
+                return parts.view(*y.shape[:-1], *parts.shape[1:])
+            return tuple(p.view(*y.shape[:-1], *p.shape[1:]) for p in parts)
+
+        solution = dataclasses.replace(solution, value=unpack(solution.value), unpack=unpack)
+    if throw and solution.result not in (Result.converged, Result.terminated):
         raise SolveError(solution)
     return solution

@@ -21,8 +21,19 @@ class Adjoint(ABC):  # noqa: B024 (each serves one entry point or both)
         """The fixed point of ``f`` on (B, N), differentiable in whatever ``f`` depends on."""
         raise wrong_pair(self, "a fixed point", solver, "implicit, phantom, jfb or unroll")
 
-    def integrate(self, f: Map, y0: Tensor, ts: Any, solver: Any, args: Any = None, params: Any = None) -> Any:
-        """The states of ``dy/dt = f(t, y)`` at the times ``ts``, differentiable."""
+    def integrate(
+        self,
+        f: Map,
+        y0: Tensor,
+        ts: Any,
+        solver: Any,
+        args: Any = None,
+        params: Any = None,
+        *,
+        event: Any = None,
+        dense: bool = False,
+    ) -> Any:
+        """The states of ``dy/dt = f(t, y)`` at the times ``ts``, differentiable. See `zoo.solvers.ode.integrate`."""
         raise wrong_pair(self, "an ODE", solver, "unroll, checkpoint or backsolve")
 
 

@@ -25,7 +25,18 @@ class Unroll(Adjoint):
                              "broyden as the solver")  # fmt: skip
         return iterate(f, z0, solver, args=args, select="next")
 
-    def integrate(self, f: Map, y0: Tensor, ts: Any, solver: Any, args: Any = None, params: Any = None) -> Any:
+    def integrate(
+        self,
+        f: Map,
+        y0: Tensor,
+        ts: Any,
+        solver: Any,
+        args: Any = None,
+        params: Any = None,
+        *,
+        event: Any = None,
+        dense: bool = False,
+    ) -> Any:
         from zoo.solvers.ode import integrate
 
-        return integrate(f, y0, ts, solver, args=args)
+        return integrate(f, y0, ts, solver, args=args, event=event, dense=dense)

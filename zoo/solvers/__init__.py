@@ -1,6 +1,29 @@
 """Contents page of the solvers: a name, where it lives, and what it is. Imports no torch."""
 
+import ast
+from importlib.util import find_spec
+from pathlib import Path
+
 from zoo.registry import Entry, Registry
+
+
+def _torchdiffeq() -> list[Entry]:
+    """The methods of the installed torchdiffeq, read off its table of solvers without importing it (or torch)."""
+    spec = find_spec("torchdiffeq")
+    source = Path(next(iter(spec.submodule_search_locations or [""])), "_impl", "odeint.py") if spec else None
+    if source is None or not source.is_file():
+        return []
+    tables = [
+        node.value
+        for node in ast.parse(source.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict)
+        if any(isinstance(t, ast.Name) and t.id == "SOLVERS" for t in node.targets)
+    ]
+    names = [k.value for table in tables for k in table.keys if isinstance(k, ast.Constant)]
+    return [
+        Entry(f"torchdiffeq:{n}", f"zoo.solvers.torchdiffeq:method_{n}", f"torchdiffeq's {n}", "ode") for n in names
+    ]
+
 
 SOLVERS: Registry = Registry(
     "solver",
@@ -12,6 +35,18 @@ SOLVERS: Registry = Registry(
     Entry("bicgstab", "zoo.solvers.krylov:BiCGStab", "stabilised bi-conjugate gradients, short recurrence", "linear"),
     Entry("cg", "zoo.solvers.krylov:CG", "conjugate gradients (normal equations, or symmetric)", "linear"),
     Entry("neumann", "zoo.solvers.krylov:Neumann", "the Neumann series, term by term", "linear"),
+    Entry("euler", "zoo.solvers.runge_kutta:Euler", "explicit Euler, order 1, fixed steps", "ode"),
+    Entry("midpoint", "zoo.solvers.runge_kutta:Midpoint", "explicit midpoint rule, order 2, fixed steps", "ode"),
+    Entry("heun", "zoo.solvers.runge_kutta:Heun", "Heun-Euler 2(1), adaptive", "ode"),
+    Entry("bosh3", "zoo.solvers.runge_kutta:Bosh3", "Bogacki-Shampine 3(2), adaptive", "ode"),
+    Entry("rk4", "zoo.solvers.runge_kutta:ClassicRK4", "classical Runge-Kutta, order 4, fixed steps", "ode"),
+    Entry("dopri5", "zoo.solvers.runge_kutta:Dopri5", "Dormand-Prince 5(4), adaptive", "ode"),
+    Entry("tsit5", "zoo.solvers.runge_kutta:Tsit5", "Tsitouras 5(4), adaptive", "ode"),
+    Entry("dopri8", "zoo.solvers.runge_kutta:Dopri8", "Dormand-Prince 8(7), adaptive, tight tolerances", "ode"),
+    Entry("implicit_euler", "zoo.solvers.implicit_rk:ImplicitEuler", "implicit Euler, order 1, stiff fields", "ode"),
+    Entry("implicit_midpoint", "zoo.solvers.implicit_rk:ImplicitMidpoint", "implicit midpoint rule, order 2", "ode"),
+    Entry("trapezoid", "zoo.solvers.implicit_rk:Trapezoid", "trapezoidal rule, order 2, stiff fields", "ode"),
+    *_torchdiffeq(),
 )
 
 __all__ = ["SOLVERS"]

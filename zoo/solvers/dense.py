@@ -89,6 +89,6 @@ def locate(event: Event, args: tuple[Tensor, ...], s: Segment, before: Tensor) -
             slope = ((g1 - g0) / (far - near).view(-1)).view(shape)
             speed = (s.at(far) - s.at(near)) / (far - near)
         g = event(s.t + share * s.dt, y, *args).view(shape)
-        shift = torch.where(slope != 0, (g.detach() - g) / slope, 0.0)
-        y = y + speed * shift
+        still = slope == 0  # a sample that is settled already
+        y = y + speed * torch.where(still, 0.0, (g.detach() - g) / torch.where(still, 1.0, slope))
     return high, y

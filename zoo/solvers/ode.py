@@ -23,8 +23,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.solvers.base import Solution, Stats, resolution
+from zoo.solvers.base import Solution, Stats
 from zoo.solvers.dense import Event, Interpolant
+from zoo.solvers.packing import Packed, Packing, resolution
 
 VectorField = Callable[..., Tensor]  # (t, y, *args) -> dy/dt, of y's shape
 Norm = Callable[[Tensor], Tensor]  # error over tolerance, of the state's shape -> (rows,), each at most 1 to accept
@@ -37,6 +38,7 @@ class Attempt(NamedTuple):
     k: Tensor | None  # f there, where the method has it (first same as last)
     ratio: Tensor | None  # (B,) error estimate over tolerance; None for a step without an estimate
     bend: Tensor | None = None  # quartic term of the dense output, where it was asked for
+    unsolved: np.ndarray | None = None  # (B,) where the equation of an implicit step was not solved
 
 
 Step = Callable[..., Attempt]  # (t, dt, y, k, bend: bool) -> Attempt; t and dt floats, or (B, 1, ..., 1)
@@ -73,6 +75,31 @@ class ODESolution(Solution[Any]):
             raise ValueError("This solution kept no interpolant; solve with dense=True to evaluate it between ts.")
         y = self.interpolant(t)
         return y if self.unpack is None else self.unpack(y)
+
+
+Around = Callable[[Step, "Field", bool], Step]  # (step, field, keep the slope k) -> step
+
+
+class PackedField(Packed):
+    """A field of tuples, or of half precision, as the solvers see it: (B, N), in float32 at least.
+
+    A half-precision state is added up in float32; ``f`` sees it, and ``t``, in its own dtype. ``t`` broadcasts against
+    the first tensor of a tuple.
+    """
+
+    def __call__(self, t: Tensor, flat: Tensor, *args: Tensor) -> Tensor:  # type: ignore[override]
+        return self.packing.pack(self.f(_time(self.packing, t), self.packing.unpack(flat), *args))
+
+
+class PackedEvent(Packed):
+    """An event of tuples, or of half precision, as the solvers see it."""
+
+    def __call__(self, t: Tensor, flat: Tensor, *args: Tensor) -> Tensor:  # type: ignore[override]
+        return self.f(_time(self.packing, t), self.packing.unpack(flat), *args).to(flat.dtype)  # type: ignore[union-attr]
+
+
+def _time(packing: Packing, t: Tensor) -> Tensor:
+    return (t.view((-1,) + (1,) * len(packing.shapes[0])) if t.dim() else t).to(packing.dtype)
 
 
 class Field:
@@ -113,7 +140,7 @@ class Problem:
     event: Event | None
     dense: bool
     norm: Norm | None
-    around: Callable[[Step], Step]
+    around: Around | None
     compact: bool  # finished samples may be taken out of the batch
 
     @property
@@ -179,7 +206,7 @@ def integrate(
     event: Event | None = None,
     dense: bool = False,
     norm: Norm | None = None,
-    around: Callable[[Step], Step] = lambda step: step,
+    around: Around | None = None,
 ) -> ODESolution:
     """Integrate ``dy/dt = f(t, y)`` from ``ts[0]`` through every time of ``ts``.
 
@@ -213,9 +240,10 @@ def integrate(
         raise ValueError(
             "ts of shape (B, T) gives every sample its own times; that needs a solver with per_sample=True."
         )
-    if not bool(torch.isfinite(y0).all()):
-        bad = (~torch.isfinite(y0.detach())).flatten(1 if y0.dim() > 1 else 0).reshape(len(y0), -1).any(1).nonzero()
-        raise ValueError(f"y0 is not finite in samples {bad.flatten().tolist()[:5]}; check the input for NaN.")
+    if not math.isfinite(y0.detach().sum().item()):  # one pass; a sum may also have overflowed
+        bad = (~torch.isfinite(y0.detach())).reshape(len(y0), -1).any(1).nonzero().flatten().tolist()
+        if bad:
+            raise ValueError(f"y0 is not finite in samples {bad[:5]}; check the input for NaN.")
     for i, a in enumerate(args or ()):
         if not isinstance(a, Tensor) or a.dim() == 0 or a.shape[0] != y0.shape[0]:
             shape = tuple(a.shape) if isinstance(a, Tensor) else type(a).__name__
@@ -226,9 +254,9 @@ def integrate(
     return solver.run(Problem(field, y0, times, event, dense, norm, around, compact=args is not None))
 
 
-def tolerance(solver: ODESolver, y: Tensor) -> tuple[float, float]:
-    """The solver's rtol, not below the resolution of what f computes with, and atol."""
-    return max(solver.rtol, resolution(y)), solver.atol
+def tolerance(solver: ODESolver, f: VectorField, y: Tensor) -> tuple[float, float]:
+    """The solver's rtol, not below the resolution of what ``f`` computes with, and atol."""
+    return max(solver.rtol, resolution(f, y)), solver.atol
 
 
 def _times(ts: Tensor | Sequence[float], batch: int) -> np.ndarray:

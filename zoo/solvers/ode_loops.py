@@ -8,6 +8,7 @@ one read a step. Nothing that chooses a step carries a graph: the gradient is th
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,12 +17,12 @@ from torch import Tensor
 
 from zoo.solvers.base import Result, take
 from zoo.solvers.dense import Interpolant, Segment, locate
-from zoo.solvers.ode import Field, Norm, ODESolution, ODEStats, Problem, sample_norm, tolerance
+from zoo.solvers.ode import Attempt, Field, Norm, ODESolution, ODEStats, Problem, Step, sample_norm, tolerance
 
 if TYPE_CHECKING:
     from zoo.solvers.one_step import OneStep
 
-LAND = 1.01  # a step that would end within 1 % of the requested time is stretched or cut to end there
+LAND = 1.05  # a step that would end up to 5 % short of a requested time is stretched to it: safety leaves 10 %
 
 
 class Ledger:
@@ -31,7 +32,7 @@ class Ledger:
         self.reached = np.full(batch, start, dtype=np.float64) if np.isscalar(start) else start.astype(np.float64)
         self.accepted, self.rejected = np.zeros(batch, dtype=np.int64), np.zeros(batch, dtype=np.int64)
         self.last_dt, self.residual, self.event_time = (np.full(batch, np.nan) for _ in range(3))
-        self.short, self.dead, self.stalled = (np.zeros(batch, dtype=bool) for _ in range(3))
+        self.short, self.dead, self.stalled, self.unsolved = (np.zeros(batch, dtype=bool) for _ in range(4))
         self.trace: list[np.ndarray] = []
 
     @property
@@ -40,6 +41,8 @@ class Ledger:
             return Result.nonfinite
         if self.stalled.any():
             return Result.stalled
+        if self.unsolved.any():
+            return Result.unsolved
         if self.short.any():
             return Result.max_steps
         return Result.converged if np.isnan(self.event_time).all() else Result.terminated
@@ -52,7 +55,9 @@ class Ledger:
             nfe=field.calls,
             steps=torch.from_numpy(self.accepted + self.rejected),
             residual=torch.from_numpy(self.residual),
-            converged=torch.from_numpy(~(self.short | self.dead | self.stalled) & np.isnan(self.event_time)),
+            converged=torch.from_numpy(
+                ~(self.short | self.dead | self.stalled | self.unsolved) & np.isnan(self.event_time)
+            ),
             trace=torch.from_numpy(trace),
             sample_nfe=field.samples,
             accepted=torch.from_numpy(self.accepted),
@@ -61,13 +66,14 @@ class Ledger:
             reached=torch.from_numpy(self.reached),
             event_time=torch.from_numpy(self.event_time),
         )
-        return ODESolution(value, self.result, stats, Interpolant(segments) if segments else None)
+        return ODESolution(value, self.result, stats, interpolant=Interpolant(segments) if segments else None)
 
     def _finite(self, value: Tensor, times: np.ndarray) -> Tensor:
         """Repeat a sample's last finite state over the rows after it; the only look at what fixed steps computed."""
-        good = torch.isfinite(value.detach()).flatten(2).all(2) if value.dim() > 2 else torch.isfinite(value.detach())
-        if bool(good.all()):
+        if math.isfinite(value.detach().sum().item()):  # one pass; a sum that only overflowed is looked at closely
             return value
+        good = torch.isfinite(value.detach())
+        good = good.flatten(2).all(2) if value.dim() > 2 else good
         first_bad = np.argmin(np.cumprod(good.cpu().numpy(), axis=0), axis=0)  # 0 where all rows are finite
         rows = np.arange(len(value))[:, None].repeat(value.shape[1], 1)
         bad = first_bad > 0
@@ -85,7 +91,7 @@ def first_step(
 
     Reference: Hairer, Norsett, Wanner, "Solving Ordinary Differential Equations I", II.4.
     """
-    rtol, atol = tolerance(solver, y)
+    rtol, atol = tolerance(solver, field.f, y)
     with torch.no_grad():
         scale = y.abs().mul_(rtol).add_(atol)
         d0, d1 = norm(y / scale), norm(k / scale)
@@ -106,12 +112,21 @@ def first_step(
     return np.copysign(step, span)
 
 
+def _functions(solver: OneStep, p: Problem, norm: Norm) -> tuple[Step, Callable[[Tensor, Tensor], Tensor]]:
+    """The step, and the evaluation ``f(t, y)`` at its start, both as the adjoint wants their graphs kept."""
+    step = solver.stepper(p, norm)
+    if p.around is None:
+        return step, p.field
+    evaluate = p.around(lambda t, dt, y, k, bend: Attempt(y, p.field(t, y), None), p.field, False)
+    return p.around(step, p.field, solver.slope == "own"), lambda t, y: evaluate(t, 0.0, y, None, False).k
+
+
 def together(solver: OneStep, p: Problem) -> ODESolution:
     """One step for the whole batch."""
     field, y, ts, batch = p.field, p.y0, p.ts.tolist(), p.batch
     t, k, end = ts[0], None, ts[-1]
     norm = p.norm or sample_norm(y)
-    step = p.around(solver.stepper(p, norm))
+    step, slope = _functions(solver, p, norm)
     adaptive, watch = solver.adaptive, p.dense or p.event is not None
     tiny = 16 * np.finfo(np.float64).eps * max(abs(t), abs(end))
 
@@ -136,7 +151,7 @@ def together(solver: OneStep, p: Problem) -> ODESolution:
     before = p.event(clock(t), y, *field.args).detach() if p.event else None
     dt = math.copysign(solver.first_step, end - t) if solver.first_step is not None else 0.0
     if adaptive:
-        k = field(clock(t), y)
+        k = slope(clock(t), y)
         if not dt:
             dt = float(first_step(solver, field, clock(t), y, k, norm, np.asarray(end - t)))
         good = dt
@@ -144,8 +159,8 @@ def together(solver: OneStep, p: Problem) -> ODESolution:
     for target in ts[1:]:
         left = 0 if adaptive else solver.substeps(abs(target - t), abs(end - ts[0]))
         while t != target and moving.any() and accepted + rejected < solver.max_steps:
-            if k is None:
-                k = field(clock(t), y)
+            if k is None and (watch or solver.slope != "none"):
+                k = slope(clock(t), y)
             gap = target - t
             landing = left == 1 if not adaptive else abs(gap) <= LAND * abs(dt)
             h = gap / left if not adaptive else gap if landing else dt
@@ -170,11 +185,13 @@ def together(solver: OneStep, p: Problem) -> ODESolution:
                 proposal, r1, r2 = h * factor, max(r, 1e-10), r1
                 dt = max(dt, proposal, key=abs) if landing and abs(h) < abs(dt) else proposal
                 good, ratio = dt, a.ratio
+            if a.unsolved is not None:
+                log.unsolved |= a.unsolved & moving
             accepted, left, last = accepted + 1, left - 1, h
             start, t_next = (y, k), target if landing else t + h
             y, k = a.y, a.k
             if watch:
-                k = field(clock(t_next), y) if k is None else k
+                k = slope(clock(t_next), y) if k is None else k
                 segment = Segment(t, h, start[0], start[1], y, k, a.bend)
                 if p.dense:
                     segments.append(segment)
@@ -212,7 +229,7 @@ def each(solver: OneStep, p: Problem) -> ODESolution:
     shape = (-1,) + (1,) * (y.dim() - 1)
     ts = np.broadcast_to(p.ts, (batch, p.ts.shape[-1]))
     count, norm = ts.shape[1], sample_norm(y)
-    step = p.around(solver.stepper(p, norm))
+    step, slope = _functions(solver, p, norm)
 
     def device(x: np.ndarray, like: Tensor = y) -> Tensor:
         return (
@@ -227,7 +244,7 @@ def each(solver: OneStep, p: Problem) -> ODESolution:
     pool, filled, index = [y], batch, np.zeros((count, batch), dtype=np.int64)
     index[:] = rows
     before = p.event(device(t), y, *field.args).detach() if p.event else None
-    k: Tensor | None = field(device(t), y)
+    k: Tensor | None = slope(device(t), y)
     span = ts[:, -1] - t
     if solver.first_step is not None:
         dt = np.copysign(np.full(batch, solver.first_step), span)
@@ -241,7 +258,7 @@ def each(solver: OneStep, p: Problem) -> ODESolution:
         h = np.where(active, np.where(landing, gap, dt), 0.0)
         time, length = device(t), device(h)
         if k is None:
-            k = field(time, y)
+            k = slope(time, y)
         a = step(time, length, y, k, p.event is not None)
         r = a.ratio.double().cpu().numpy()
         log.trace.append(_scatter(np.where(active, r, np.nan), rows, batch))
@@ -269,7 +286,7 @@ def each(solver: OneStep, p: Problem) -> ODESolution:
 
         crossed = np.zeros(len(rows), dtype=bool)
         if p.event:
-            k = field(device(t_next), y) if k is None else k
+            k = slope(device(t_next), y) if k is None else k
             after = p.event(device(t_next), y, *field.args).detach()
             crossed = ((after * before <= 0) & (before != 0)).cpu().numpy() & ok
             if crossed.any():

@@ -71,6 +71,7 @@ class OneStep(ODESolver):
 
     fsal: ClassVar[bool] = False  # the last stage of a step is the first of the next
     embedded: ClassVar[bool] = False  # has an error estimate
+    slope: ClassVar[Literal["field", "own", "none"]] = "field"  # the k a step starts from: f(t, y), its own, or unused
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,0 +1,124 @@
+"""The discrete gradient of an ODE solve, at the memory of its accepted states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.adjoints.base import Adjoint, refuse_second_order, wrong_pair
+from zoo.adjoints.recall import recall_autocast
+from zoo.solvers.base import Map
+from zoo.solvers.ode import Attempt, Field, Step, integrate
+from zoo.solvers.one_step import OneStep
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint(Adjoint):
+    """The gradient of `Unroll`, number for number, keeping one state an accepted step instead of all that ``f`` keeps.
+
+    Each step's graph is recorded with its saved tensors left out; when the backward pass reaches a step, the step is
+    computed once more from its state to bring them back, and they are let go with it. So memory is that of the
+    accepted states and one step, for one more evaluation of every stage. Tensors that ``f`` captures, weights that
+    another network generated among them, get their gradient as by `Unroll`: the graph is the same.
+
+    ``f`` must answer the same twice: no dropout, no state that a call changes. Gives first derivatives only.
+
+    Reference: Zhuang et al., "Adaptive checkpoint adjoint method for gradient estimation in neural ODE", ICML 2020.
+    """
+
+    def integrate(
+        self,
+        f: Map,
+        y0: Tensor,
+        ts: Any,
+        solver: Any,
+        args: Any = None,
+        params: Any = None,
+        *,
+        event: Any = None,
+        dense: bool = False,
+    ) -> Any:
+        if not isinstance(solver, OneStep):
+            raise wrong_pair(self, "an ODE", solver, "one of this package's own methods, such as dopri5, or unroll")
+        around = _frames if torch.is_grad_enabled() else None
+        return integrate(f, y0, ts, solver, args=args, event=event, dense=dense, around=around)
+
+
+def _frames(step: Step, field: Field, keep_slope: bool) -> Step:
+    """The same step, each in a frame of its own, which holds its start: the state, and what is bound to ``f`` then."""
+    latest: list[_Frame] = []  # the one frame whose saved tensors are here
+
+    def framed(t: Any, dt: Any, y: Tensor, k: Tensor | None, bend: bool) -> Attempt:
+        start, slope, bound = (
+            y.detach(),
+            k.detach() if keep_slope and k is not None else None,
+            (field.args, field.moving),
+        )
+        wants = y.requires_grad, k is not None, k is not None and k.requires_grad
+
+        def replay() -> None:
+            now = field.args, field.moving
+            field.args, field.moving = bound
+            try:
+                with autocast():
+                    again = slope
+                    if wants[1] and again is None:
+                        with torch.no_grad():
+                            time = torch.full((), t, dtype=y_dtype, device=start.device) if isinstance(t, float) else t
+                            again = field(time, start)
+                    state = start.detach().requires_grad_(wants[0])
+                    step(t, dt, state, again if again is None else again.detach().requires_grad_(wants[2]), bend)
+            finally:
+                field.args, field.moving = now
+
+        y_dtype, autocast = y.dtype, recall_autocast(y.device.type)
+        frame = _Frame(replay, latest)
+        with torch.autograd.graph.saved_tensors_hooks(frame.pack, frame.unpack):
+            return step(t, dt, y, k, bend)
+
+    return framed
+
+
+class _Frame:
+    """What one step saved for its backward pass: numbered, dropped, and brought back by computing the step again."""
+
+    def __init__(self, replay: Callable[[], None], latest: list[_Frame]) -> None:
+        self.replay, self.latest = replay, latest
+        self.count = 0
+        self.saved: dict[int, Tensor] = {}
+
+    def pack(self, x: Tensor) -> int:
+        self.count += 1
+        return self.count
+
+    def unpack(self, number: int) -> Tensor:
+        refuse_second_order("Checkpoint")
+        if number not in self.saved:
+            for frame in self.latest:
+                frame.saved.clear()
+            self.latest[:] = [self]
+            self._recompute()
+        return self.saved.pop(number)
+
+    def _recompute(self) -> None:
+        self.saved.clear()
+        again = 0
+
+        def keep(x: Tensor) -> Tensor:
+            nonlocal again
+            again += 1
+            self.saved[again] = x.detach()
+            return x
+
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+            self.replay()
+        if again != self.count:
+            self.saved.clear()
+            raise RuntimeError(
+                f"The adjoint Checkpoint computed a step again and it saved {again} tensors instead of {self.count}: "
+                "f does not answer the same twice. Make it a pure function of (t, y), or use the adjoint unroll."
+            )

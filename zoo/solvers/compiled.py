@@ -1,0 +1,90 @@
+"""The compiled step: field, stages and error norm of one Runge-Kutta step as a single function of `torch.compile`.
+
+The clock stays in Python, so steps stay adaptive and the time to compile does not grow with their number. Compiling
+``f`` alone would make small fields slower, as every call pays for its guards. One function is kept a field and method;
+it is compiled anew for another dtype, rank or gradient mode, and once more, with dynamic sizes, for another batch.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from zoo.solvers.ode import Attempt, Norm, Problem, Step, VectorField, sample_norm, tolerance
+from zoo.solvers.packing import Packed
+
+if TYPE_CHECKING:
+    from zoo.solvers.runge_kutta import RungeKutta
+    from zoo.solvers.tableaus import Tableau
+
+_functions: WeakKeyDictionary[Any, dict[Any, Callable[..., Any]]] = WeakKeyDictionary()
+
+
+def compiled_stepper(solver: RungeKutta, problem: Problem, norm: Norm, eager: Step) -> Step:
+    """The compiled step, or ``eager`` where this step cannot be compiled: said once, in a warning."""
+    if problem.norm is not None:
+        return eager
+    field, stages = problem.field, len(solver.tableau.a)
+    rtol, atol = tolerance(solver, field.f, problem.y0)
+    function: Callable[..., Any] | None = _function(field.f, solver.tableau, solver.adaptive, rtol, atol)
+
+    def step(t: float | Tensor, dt: float | Tensor, y: Tensor, k: Tensor, bend: bool) -> Attempt:
+        nonlocal function
+        if function is None or bend or field.moving is not None:
+            return eager(t, dt, y, k, bend)
+        if dt.__class__ is float:
+            time = torch.full((), t, dtype=y.dtype, device=y.device)
+            length = torch.full((), dt, dtype=y.dtype, device=y.device)
+        else:
+            time, length = t, dt
+        try:
+            y1, k1, ratio = function(field.f, time, length, y, k, field.args)
+        except Exception as error:  # whatever is wrong with f itself is raised again by the eager step
+            warnings.warn(
+                f"compile=True was left: the step of {type(solver).__name__} could not be compiled for this field "
+                f"({type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}); "
+                f"continuing with the eager step. Set compile=False, or make f traceable (torch.compile(f, "
+                f"fullgraph=True) tells where it is not).",
+                stacklevel=2,
+            )
+            function = None
+            return eager(t, dt, y, k, bend)
+        field.calls += stages
+        field.samples += stages * y.shape[0]
+        return Attempt(y1, k1, ratio)
+
+    return step
+
+
+def _function(f: VectorField, tableau: Tableau, adaptive: bool, rtol: float, atol: float) -> Callable[..., Any]:
+    f = f.f if isinstance(f, Packed) else f
+    owner = getattr(f, "__self__", f)  # a bound method is a new object at each access
+    key = (getattr(f, "__func__", None), tableau.name, adaptive, rtol, atol)
+    try:
+        kept = _functions.setdefault(owner, {})
+    except TypeError:  # cannot be weakly referenced
+        return _compile(tableau, adaptive, rtol, atol)
+    if key not in kept:
+        kept[key] = _compile(tableau, adaptive, rtol, atol)
+    return kept[key]
+
+
+def _compile(tableau: Tableau, adaptive: bool, rtol: float, atol: float) -> Callable[..., Any]:
+    from zoo.solvers.runge_kutta import attempt
+
+    def step(f: VectorField, t: Tensor, dt: Tensor, y: Tensor, k: Tensor, args: tuple[Tensor, ...]) -> tuple[Any, ...]:
+        def field(time: Tensor, z: Tensor) -> Tensor:
+            return f(time, z, *args).to(y.dtype)
+
+        times = tuple(t + c * dt for c in tableau.c)
+        a = attempt(tableau, adaptive, rtol, atol, sample_norm(y), field, times, dt, y, k, False)
+        return a.y, a.k, a.ratio
+
+    # torch.compile counts recompilations by code object; a copy gives every field a budget of its own.
+    step.__code__ = step.__code__.replace()
+    return torch.compile(step, fullgraph=True)

@@ -1,0 +1,168 @@
+"""Every method of the installed torchdiffeq, as ``torchdiffeq:<method>``, filling the same statistics.
+
+The methods are read off the installation, so that a new release brings its methods along. torchdiffeq keeps its own
+rules: one step and one error norm (the root mean square over the whole batch) for all samples, and interpolation to
+the requested times instead of steps onto them.
+
+Reference: Chen, "torchdiffeq", https://github.com/rtqichen/torchdiffeq, 2018.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from zoo.solvers.ode import Field, ODESolution, ODESolver, Problem
+from zoo.solvers.ode_loops import Ledger
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorchDiffEq(ODESolver):
+    """One method of torchdiffeq.
+
+    Args:
+        steps, step_size: for its fixed-step methods, as elsewhere; at most one of the two, 32 steps by default.
+        first_step: for its adaptive methods.
+        options: further options of torchdiffeq's own, passed on as they are.
+    """
+
+    steps: int | None = None
+    step_size: float | None = None
+    first_step: float | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    method: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.steps is not None and self.step_size is not None:
+            raise ValueError(f"{self.method}: give steps ({self.steps}) or step_size ({self.step_size}), not both.")
+
+    def run(self, problem: Problem) -> ODESolution:
+        name = f"torchdiffeq:{self.method}"
+        for wanted, what in (
+            (problem.dense, "dense output"),
+            (problem.event is not None, "a terminal event of each sample"),
+            (problem.around is not None, "the checkpoint adjoint"),
+        ):
+            if wanted:
+                raise ValueError(
+                    f"{name} does not offer {what}; use one of this package's own methods, such as dopri5."
+                )
+        from torchdiffeq._impl.odeint import SOLVERS
+
+        callbacks = SOLVERS[self.method].valid_callbacks()
+        adaptive = "callback_accept_step" in callbacks
+        watch = _Watch(problem.field, problem.ts[0])
+        for callback in callbacks:
+            setattr(watch, callback, getattr(watch, f"on_{callback.removeprefix('callback_')}"))
+        times = problem.ts.tolist()
+        log = Ledger(problem.batch, times[0])
+        try:
+            value = self._solve(watch, problem, times, adaptive)
+            log.reached[:] = times[-1]
+        except AssertionError as error:
+            value = self._until_failure(watch, problem, times, adaptive)
+            {"max_num": log.short, "underfl": log.stalled, "non-fin": log.dead}.get(str(error)[:7], log.dead)[:] = True
+            log.reached[:] = watch.time
+        if torch.is_grad_enabled() and watch.requires_grad and not value.requires_grad:
+            raise ValueError(
+                f"{name} computes outside of autograd: gradients cannot be unrolled; use adjoint 'backsolve'."
+            )
+        log.accepted[:], log.rejected[:] = watch.accepted or watch.tried - watch.rejected, watch.rejected
+        log.last_dt[:] = watch.last_dt
+        return log.solution(value, problem.field, problem.ts, [])
+
+    def _solve(self, watch: _Watch, p: Problem, times: list[float], adaptive: bool) -> Tensor:
+        from torchdiffeq import odeint
+
+        options = dict(self.options)
+        if adaptive:
+            options.setdefault("max_num_steps", self.max_steps)
+            if self.first_step is not None:
+                options.setdefault("first_step", self.first_step)
+            if p.norm is not None:
+                options.setdefault("norm", lambda x: p.norm(x).amax())
+        elif self.method != "scipy_solver" and not {"grid_constructor", "step_size"} & set(options):
+            size = self.step_size if self.step_size is not None else abs(p.ts[-1] - p.ts[0]) / (self.steps or 32)
+            if "adams" in self.method:  # its weights hold for even steps only
+                options["step_size"] = size
+            else:
+                options["grid_constructor"] = lambda f, y, ts: _grid(ts, size)
+        ts = torch.tensor(times, dtype=p.y0.dtype, device=p.y0.device)
+        return odeint(watch, p.y0, ts, rtol=self.rtol, atol=self.atol, method=self.method, options=options)
+
+    def _until_failure(self, watch: _Watch, p: Problem, times: list[float], adaptive: bool) -> Tensor:
+        """torchdiffeq drops all on failure: solve again to what was reached, and repeat the last state after it."""
+        if not bool(torch.isfinite(watch.state).all()) and watch.before[1] is not None:
+            watch.time, watch.state = watch.before
+        sign, state, reached = math.copysign(1.0, times[-1] - times[0]), watch.state, watch.time
+        done = [t for t in times if sign * t <= sign * reached]
+        head = self._solve(watch, p, done, adaptive) if len(done) > 1 else p.y0[None]
+        watch.time = reached
+        return torch.cat([head, state[None].expand(len(times) - len(done), *state.shape)])
+
+
+def _grid(ts: Tensor, size: float) -> Tensor:
+    """Even steps of at most ``size`` from each requested time to the next."""
+    times = ts.double().tolist()
+    grid = [times[0]]
+    for a, b in itertools.pairwise(times):
+        n = max(1, math.ceil(abs(b - a) / size - 1e-9))
+        grid += [a + (b - a) * i / n for i in range(1, n)] + [b]
+    return torch.tensor(grid, dtype=ts.dtype, device=ts.device)
+
+
+class _Watch:
+    """The field as torchdiffeq calls it, and the callbacks by which it tells its steps."""
+
+    def __init__(self, f: Field, start: float) -> None:
+        self.f, self.time = f, float(start)
+        self.tried = self.accepted = self.rejected = 0
+        self._dt: Any = math.nan
+        self.state: Any = None
+        self.before: tuple[float, Any] = (self.time, None)
+        self.requires_grad = False
+
+    def __call__(self, t: Tensor, y: Tensor) -> Tensor:
+        dy = self.f(t, y)
+        self.requires_grad = self.requires_grad or dy.requires_grad
+        return dy
+
+    def on_step(self, t: Tensor, y: Tensor, dt: Tensor) -> None:
+        self.tried += 1
+        self.before = (self.time, self.state)
+        self.time, self.state, self._dt = float(t), y, dt
+
+    def on_accept_step(self, t: Tensor, y: Tensor, dt: Tensor) -> None:
+        self.accepted += 1
+
+    def on_reject_step(self, t: Tensor, y: Tensor, dt: Tensor) -> None:
+        self.rejected += 1
+
+    @property
+    def last_dt(self) -> float:
+        return float(self._dt)
+
+
+_ORDERS = {"euler": 1, "midpoint": 2, "heun2": 2, "heun3": 3, "adaptive_heun": 2, "fehlberg2": 2, "bosh3": 3, "rk4": 4,
+           "dopri5": 5, "tsit5": 5, "dopri8": 8, "implicit_euler": 1, "implicit_midpoint": 2,
+           "trapezoid": 2}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """The class of a method, made when first asked for: ``method_dopri5``."""
+    if not name.startswith("method_"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    method = name.removeprefix("method_")
+    namespace = {"method": method, "order": _ORDERS.get(method, 1), "__module__": __name__, "__qualname__": name,
+                 "__doc__": f"torchdiffeq's {method}.", "__annotations__": {}}  # fmt: skip
+    made = dataclass(frozen=True, kw_only=True)(type(f"torchdiffeq:{method}", (TorchDiffEq,), namespace))
+    globals()[name] = made
+    return made
