@@ -137,6 +137,7 @@ def build(options: Options, seed: int) -> tuple[Task, Any, dict[str, Any]]:
     optim = Optim(**options.section("optim"))
     seed_everything(seed, verbose=False)
     model = hub.create_model(options.names["model"], **specs, **arguments)
+    optim.build(model)  # an optimiser that does not exist is said now
     task = options.card.load_task()(model, optim, **options.section("task"))
     return task, data, derived
 
@@ -160,7 +161,10 @@ def run(request: Request) -> dict[str, Any]:
     """Train, test, and write the run folder; returns what ``results.json`` holds."""
     options = Options(request)
     with _quiet():
-        task, data, derived = build(options, request.seed)
+        try:
+            task, data, derived = build(options, request.seed)
+        except ValueError as error:
+            raise UsageError(_sentence(error)) from error
         saved = {**options.config(derived), "seed": request.seed}
         task.save_hyperparameters({"config": json.loads(json.dumps(saved))}, logger=False)
         folder = _folder(request, options)
@@ -378,7 +382,8 @@ def _opening(task: Task, options: Options, trainer: Trainer, folder: Path, reque
     how = ""
     if solver and adjoint and implicit_modules(task.model):
         how = f", solver {solver['name']} (at most {solver.get('max_steps')} steps), adjoint {adjoint['name']}"
-    where = f"{trainer.world_size} x {trainer.strategy.root_device.type}"
+    device = trainer.strategy.root_device.type
+    where = f"{torch.get_num_threads()} CPU threads" if device == "cpu" else f"{trainer.world_size} x {device}"
     verb = f"continues from {request.resume}" if request.resume else f"goes to {folder}"
     return f"{options.names['model']} on {options.names['data']}: {count:,} parameters{how}, {where}\nThe run {verb}"
 

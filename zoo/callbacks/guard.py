@@ -29,7 +29,7 @@ class ResidualGuard(Callback):
         residual: relative residual up to which a state still counts as an equilibrium.
     """
 
-    def __init__(self, window: int = 20, share: float = 0.5, residual: float = 0.1) -> None:
+    def __init__(self, window: int = 50, share: float = 0.5, residual: float = 0.1) -> None:
         self.window, self.share, self.residual = window, share, residual
         self._seen: dict[tuple[str, str], deque[tuple[float, float]]] = {}
         self._open: set[tuple[str, str]] = set()
@@ -62,7 +62,7 @@ class ResidualGuard(Callback):
         name, direction = key
         where = f" of {name!r}" if name else ""
         what = (
-            f"The {direction} solve{where} has stopped converging: at step {step}, over {self.window} steps, "
+            f"The {direction} solve{where} does not converge: over the {self.window} steps before step {step}, "
             f"{share:.0%} of the samples met their tolerance and the mean relative residual was {residual:.2g}."
         )
         if direction == "backward":

@@ -1,0 +1,191 @@
+"""Callbacks: telemetry says what the solver says, the guard warns once an episode, the warm-up unrolls and restores."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from lightning import LightningDataModule, Trainer
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from zoo.callbacks.guard import ResidualGuard, SolverWarning
+from zoo.callbacks.progress import nfe_text
+from zoo.callbacks.seeding import StepSeed
+from zoo.callbacks.telemetry import SolverTelemetry, measures
+from zoo.callbacks.warmup import UnrollWarmup
+from zoo.implicit import ImplicitMixin
+from zoo.solvers.base import Stats
+from zoo.tasks.classification import Classification
+
+
+class Layer(ImplicitMixin, nn.Module):
+    """z = tanh(scale W z + x), a contraction for a scale below 1."""
+
+    def __init__(self, scale=0.5):
+        super().__init__()
+        self.weight = nn.Parameter(scale * torch.eye(4))
+        self.configure_implicit({"name": "picard", "max_steps": 40, "rtol": 1e-4}, "implicit")
+        self.seen = []
+
+    def forward(self, x):
+        z = self.solve(lambda z: torch.tanh(z @ self.weight + x), torch.zeros_like(x))
+        self.seen.append((type(self.solver).__name__, type(self.adjoint).__name__, self.solver.max_steps, self.last))
+        return z
+
+
+class Model(nn.Module):
+    def __init__(self, layers=1, scale=0.5):
+        super().__init__()
+        self.num_classes = 3
+        self.layers = nn.ModuleList(Layer(scale) for _ in range(layers))
+        self.drop = nn.Dropout(0.5)
+        self.head = nn.Linear(4, 3)
+        self.masks = []
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        if self.training:
+            self.masks.append(self.drop(torch.ones(8)))
+        return self.head(x)
+
+
+class Data(LightningDataModule):
+    def _loader(self):
+        random = torch.Generator().manual_seed(0)
+        x = torch.randn(12, 4, generator=random)
+        return DataLoader(TensorDataset(x, torch.arange(12) % 3), batch_size=4)
+
+    train_dataloader = val_dataloader = test_dataloader = _loader
+
+
+def train(model, callbacks, epochs=1, **task):
+    trainer = Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        logger=False,
+        callbacks=callbacks,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*(many workers|training batches).*")
+        trainer.fit(Classification(model, **task), datamodule=Data())
+    return trainer
+
+
+def test_telemetry_equals_the_solvers_own_numbers():
+    model = Model()
+    trainer = train(model, [SolverTelemetry(radius_every=1)])
+    logged = {k: float(v) for k, v in trainer.callback_metrics.items()}
+    records = [r for *_, r in model.layers[0].seen]
+    steps, val = records[:3], records[3:4] + records[5:7]  # the fifth is the estimate of the spectral radius
+    assert logged["solver/nfe_forward"] == steps[-1].stats.nfe
+    assert logged["solver/nfe_backward"] == steps[-1].stats.backward[-1].nfe
+    assert logged["nfe"] == steps[-1].stats.nfe
+    assert logged["train/nfe_forward"] == pytest.approx(sum(r.stats.nfe for r in steps) / 3)
+    assert logged["train/nfe_forward_max"] == max(r.stats.nfe for r in steps)
+    assert logged["val/residual"] == pytest.approx(sum(float(r.stats.residual.mean()) for r in val) / 3, rel=1e-5)
+    assert logged["val/converged"] == 1.0
+    assert 0 < logged["val/spectral_radius"] <= 0.51
+    assert model.layers[0].last is records[-1]
+
+
+def test_several_modules_are_told_apart_by_name():
+    logged = train(Model(layers=2), [SolverTelemetry(radius_every=0)]).callback_metrics
+    assert {"solver/layers.0/nfe_forward", "solver/layers.1/nfe_forward"} <= set(logged)
+    assert "val/spectral_radius" not in logged
+    values = {k: float(v) for k, v in logged.items()}
+    total = values["train/layers.0/nfe_forward"] + values["train/layers.1/nfe_forward"]
+    assert nfe_text(values, "train").startswith(f"{total:.1f}")
+    assert nfe_text({"train/loss": 1.0}, "train") == ""
+
+
+def test_measures_of_a_solve():
+    steps, residual = torch.tensor([1, 3]), torch.tensor([0.1, 0.3])
+    stats = Stats(7, steps, residual, torch.tensor([True, False]), torch.zeros(3, 2))
+    values = measures(stats)
+    assert values["nfe_forward"] == 7
+    assert values["residual"] == pytest.approx(0.2)
+    assert values["residual_max"] == pytest.approx(0.3)
+    assert values["converged"] == 0.5
+    assert values["steps_p95"] == pytest.approx(2.9)
+    assert "nfe_backward" not in values
+
+
+def test_the_warm_up_unrolls_then_solves_and_restores():
+    model = Model()
+    own = model.layers[0].solver, model.layers[0].adjoint
+    train(model, [UnrollWarmup()], epochs=2, warmup_steps=2, warmup_depth=3)
+    kinds = [(adjoint, steps) for _, adjoint, steps, _ in model.layers[0].seen]
+    assert kinds[:2] == [("Unroll", 3)] * 2
+    assert kinds[2:] == [("Implicit", 40)] * 10
+    assert (model.layers[0].solver, model.layers[0].adjoint) == own
+
+
+def test_the_warm_up_restores_after_an_error():
+    class Stop(SolverTelemetry):
+        def on_train_batch_end(self, *args):
+            raise RuntimeError("stop")
+
+    model = Model()
+    with pytest.raises(RuntimeError, match="stop"):
+        train(model, [UnrollWarmup(), Stop()], warmup_steps=2)
+    assert type(model.layers[0].adjoint).__name__ == "Implicit"
+
+
+def test_the_guard_warns_once_an_episode_and_says_what_helps():
+    model = Model()
+    model.layers[0].configure_implicit({"name": "picard", "max_steps": 1, "rtol": 1e-6})
+    with pytest.warns(SolverWarning) as caught:
+        train(model, [ResidualGuard(window=2)], epochs=3)
+    said = [str(w.message) for w in caught if issubclass(w.category, SolverWarning)]
+    assert len(said) == 1
+    assert said[0].startswith("The forward solve of 'layers.0' does not converge")
+    assert "--solver.max_steps 2 (now 1)" in said[0]
+
+
+def test_the_guard_watches_the_backward_solve_and_starts_anew():
+    guard = ResidualGuard(window=2)
+    layer = Layer()
+
+    class Fake:
+        is_global_zero, global_step = True, 5
+
+    def feed(*values):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for converged, residual in values:
+                guard._watch(Fake, ("", "backward"), converged, residual, layer)
+        return [str(w.message) for w in caught]
+
+    assert feed((0.0, 1.0)) == []  # not yet a window
+    assert "--adjoint phantom" in feed((0.0, 1.0))[0]
+    assert feed((0.0, 1.0)) == []  # the same episode
+    assert feed((1.0, 1e-5), (1.0, 1e-5)) == []  # over
+    assert len(feed((0.0, float("nan")), (0.0, float("nan")))) == 1
+
+
+def test_the_guard_is_silent_where_all_is_well_or_warming_up():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", SolverWarning)
+        train(Model(), [ResidualGuard(window=2)])
+        cut = Model()
+        cut.layers[0].configure_implicit({"name": "picard", "max_steps": 1, "rtol": 1e-6})
+        train(cut, [ResidualGuard(window=2)], warmup_steps=10)
+
+
+def test_randomness_depends_on_the_step_alone():
+    first, second = Model(), Model()
+    train(first, [StepSeed(3)])
+    torch.rand(5)  # whatever was drawn before
+    train(second, [StepSeed(3)])
+    assert all(torch.equal(a, b) for a, b in zip(first.masks, second.masks, strict=True))
+    assert len({tuple(m.tolist()) for m in first.masks}) > 1
+    other = Model()
+    train(other, [StepSeed(4)])
+    assert any(not torch.equal(a, b) for a, b in zip(first.masks, other.masks, strict=True))

@@ -1,0 +1,183 @@
+"""Cards: what they must hold, how recipes and specs overlay one another, and building models from them."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+import torch
+import yaml
+
+import zoo
+from zoo import hub
+from zoo.registry import UnknownName
+
+CARD = {
+    "family": "toy",
+    "class": "zoo.deq.mdeq:MDEQ",
+    "task": "zoo.tasks.classification:Classification",
+    "summary": "a toy",
+    "data": ["digits", "mnist"],
+    "solver": {"name": "broyden", "max_steps": 7, "rtol": 0.5},
+    "adjoint": {"name": "phantom"},
+    "variants": {
+        "toy_small": {
+            "summary": "small",
+            "model": {"in_chans": 1, "channels": [4, 4], "head_channels": [2, 3], "final_channels": 12, "groups": 2},
+        }
+    },
+    "aliases": {"toy": "toy_small"},
+    "recipes": {
+        "*": {"*": {"optim": {"lr": 1.0, "name": "sgd"}}, "mnist": {"optim": {"lr": 2.0}}},
+        "toy_small": {"*": {"data": {"batch_size": 8}}, "digits": {"optim": {"lr": 3.0}}},
+    },
+}
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    hub.cards()  # the package's own, before the tables are copied
+    monkeypatch.setattr(hub, "_cards", dict(hub._cards))
+    monkeypatch.setattr(hub, "_aliases", dict(hub._aliases))
+    monkeypatch.setattr(hub, "HERE", tmp_path)
+
+    def put(**changes):
+        card = {k: v for k, v in {**CARD, **changes}.items() if v is not None}
+        file = tmp_path / f"{len(list(tmp_path.iterdir()))}.yaml"
+        file.write_text(yaml.safe_dump(card))
+        return file
+
+    return put
+
+
+def test_a_registered_card_is_known_by_name_and_alias(write):
+    hub.register_card(write())
+    assert "toy_small" in zoo.list_models("toy*")
+    assert hub.card("toy") is hub.card("toy_small")
+    assert hub.card("toy.mnist").name == "toy_small"
+    assert hub.card("toy").aliases == ("toy",)
+    with pytest.raises(UnknownName, match="No model named 'toy_smal'. Did you mean 'toy_small'"):
+        hub.card("toy_smal")
+
+
+def test_the_more_specific_recipe_wins(write):
+    hub.register_card(write())
+    assert hub.recipe("toy") == {"optim": {"lr": 3.0, "name": "sgd"}, "data": {"batch_size": 8}}
+    assert hub.recipe("toy", "mnist")["optim"]["lr"] == 2.0
+    assert hub.recipe("toy.mnist")["optim"]["lr"] == 2.0
+
+
+def test_a_model_gets_the_cards_solver_or_the_given_one(write):
+    hub.register_card(write())
+    model = zoo.create_model("toy")
+    assert type(model.solver).__name__ == "Broyden"
+    assert (model.solver.max_steps, model.solver.rtol) == (7, 0.5)
+    assert type(model.adjoint).__name__ == "Phantom"
+    model = zoo.create_model("toy", solver="anderson", adjoint={"name": "implicit"}, num_classes=3)
+    assert type(model.solver).__name__ == "Anderson"
+    assert (model.solver.max_steps, model.solver.rtol) == (7, 0.5)
+    assert type(model.adjoint).__name__ == "Implicit"
+    assert zoo.create_model("toy", solver={"name": "picard", "max_steps": 2}).solver.max_steps == 2
+    assert model(torch.zeros(2, 1, 8, 8)).shape == (2, 3)
+
+
+def test_a_wrong_argument_or_solver_names_the_nearest(write):
+    hub.register_card(write())
+    with pytest.raises(UnknownName, match="Did you mean 'dropout'"):
+        zoo.create_model("toy", dropot=0.1)
+    with pytest.raises(UnknownName, match="Did you mean 'broyden'"):
+        zoo.create_model("toy", solver="broydn")
+    with pytest.raises(UnknownName, match="No data set of 'toy_small' named 'imagenet'"):
+        zoo.create_model("toy.imagenet")
+
+
+def test_weights_are_checked_and_loaded(write, tmp_path):
+    from safetensors.torch import save_file
+
+    hub.register_card(write())
+    source = zoo.create_model("toy")
+    with pytest.raises(UnknownName, match="'toy_small' has no trained weights"):
+        zoo.create_model("toy", pretrained=True)
+    (tmp_path / "weights").mkdir()
+    file = tmp_path / "weights" / "toy.safetensors"
+    save_file(source.state_dict(), file)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    hub._cards.clear()
+    hub._aliases.clear()
+    hub.register_card(write(weights={"toy_small": {"digits": {"file": file.name, "sha256": digest}}}))
+    assert zoo.list_models("toy*", pretrained=True) == ["toy_small.digits"]
+    for name in ("toy", "toy.digits"):
+        loaded = zoo.create_model(name, pretrained=True).state_dict()
+        assert all(torch.equal(v, loaded[k]) for k, v in source.state_dict().items())
+    with pytest.raises(ValueError, match="do not fit the overridden model"):
+        zoo.create_model("toy", pretrained=True, num_classes=3)
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(ValueError, match="is damaged: its sha256 is"):
+        zoo.create_model("toy", pretrained=True)
+    file.unlink()
+    with pytest.raises(FileNotFoundError, match="which is missing"):
+        zoo.create_model("toy", pretrained=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"task": None}, "the key 'task' is missing"),
+        ({"familly": "x"}, "familly: No key named 'familly'. Did you mean 'family'"),
+        ({"data": "digits"}, "data must be a list; got 'digits'"),
+        ({"data": []}, "data must list the names of data sets"),
+        ({"class": "zoo.deq.mdeq.MDEQ"}, "class must be 'package.module:Class'"),
+        ({"aliases": {"toy": "toy_smal"}}, "aliases.toy: No variant named 'toy_smal'. Did you mean 'toy_small'"),
+        ({"variants": {"toy.small": {}}}, "a name has no dot"),
+        ({"variants": {"toy_small": {"modle": {}}}}, "variants.toy_small.modle: No key named 'modle'"),
+        ({"solver": {"max_steps": 3}}, "solver of 'toy_small' needs a 'name'"),
+        ({"recipes": {"toy_smal": {}}}, "recipes.toy_smal: No variant named 'toy_smal'"),
+        ({"recipes": {"*": {"*": {"optimm": {}}}}}, "recipes.*.*.optimm: No key named 'optimm'. Did you mean 'optim'"),
+        ({"variants": {"mdeq_tiny": {}}}, "the name 'mdeq_tiny' is taken by"),
+    ],
+)
+def test_a_wrong_card_is_named_by_file_and_key(write, changes, said):
+    if "variants" in changes:
+        changes = {**changes, "aliases": {}, "recipes": {}}
+    file = write(**changes)
+    with pytest.raises(hub.CardError) as error:
+        hub.register_card(file)
+    assert str(file) in str(error.value)
+    assert said in str(error.value)
+
+
+def test_a_file_that_is_no_card(tmp_path):
+    with pytest.raises(hub.CardError, match="cannot be read"):
+        hub.register_card(tmp_path / "none.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [")
+    with pytest.raises(hub.CardError, match="is not valid YAML"):
+        hub.register_card(tmp_path / "bad.yaml")
+    (tmp_path / "list.yaml").write_text("- a")
+    with pytest.raises(hub.CardError, match="a card is a mapping"):
+        hub.register_card(tmp_path / "list.yaml")
+
+
+def test_entry_points_may_be_packages_paths_or_functions(write, tmp_path, monkeypatch):
+    write()
+    assert hub._files(str(tmp_path)) == sorted(tmp_path.glob("*.yaml"))
+    assert hub._files([tmp_path / "0.yaml"]) == [tmp_path / "0.yaml"]
+    package = type(zoo)("package")
+    package.__file__ = str(tmp_path / "__init__.py")
+    assert hub._files(package) == sorted(tmp_path.glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", hub.list_models())
+def test_every_card_of_the_package_names_things_that_exist(name):
+    from zoo.adjoints import ADJOINTS
+    from zoo.data import DATA
+    from zoo.registry import check_options
+    from zoo.solvers import SOLVERS
+
+    card = hub.card(name)
+    check_options("argument", card.load(), card.model)
+    assert card.load_task() is not None
+    assert card.solver["name"] in SOLVERS
+    assert card.adjoint["name"] in ADJOINTS
+    assert all(d in DATA for d in card.data)
+    assert card.licence
+    assert card.paper["url"]
