@@ -151,7 +151,7 @@ def test_shine_applies_the_transpose_of_broydens_inverse():
     with torch.no_grad():
         last = iterate(cell(w, x), torch.zeros_like(x), broyden, keep_state=True).state
         last = broyden.propose(last)[1]
-    steps = [*last.steps.rows.unbind(dim=1), last.step]
+    steps = [*last.steps.rows.unbind(dim=1), last.step * last.scale]
     b, v = torch.randn(2, B, N, dtype=torch.float64)
     forward = v
     for now, after in pairwise(steps):

@@ -13,7 +13,7 @@ from problems import PROBLEMS, linear, matrix, tanh
 import zoo
 from zoo.solve import make_solver
 from zoo.solvers import SOLVERS
-from zoo.solvers.base import Affine, Result, Solver, iterate
+from zoo.solvers.base import Affine, Result, Solver, SolverModule, iterate
 
 NONLINEAR = SOLVERS.names(kind="fixed_point")
 LINEAR = SOLVERS.names(kind="linear")
@@ -328,10 +328,10 @@ def test_nan_inside_the_map_is_reported():
     assert torch.isfinite(solution.value).all()
 
 
-class LearnedStep(torch.nn.Module):
+class LearnedStep(SolverModule):
     """A solver may be an ``nn.Module``: here damped Picard with a learned damping."""
 
-    rtol, atol, max_steps, linear, monotone, unrollable = 1e-6, 1e-8, 100, False, False, True
+    rtol, atol, max_steps = 1e-6, 1e-8, 100
 
     def __init__(self) -> None:
         super().__init__()
@@ -340,17 +340,14 @@ class LearnedStep(torch.nn.Module):
     def _state(self, z, fz):
         from zoo.solvers.picard import State
 
-        return State(z, torch.linalg.vector_norm(fz - z, dim=1), fz - z)
+        return State(z, torch.linalg.vector_norm(fz - z, dim=1), fz)
 
     def init(self, f, z):
         return self._state(z, f(z))
 
     def step(self, f, state, active):
-        z = state.z + self.damping * state.g
+        z = torch.lerp(state.z, state.fz, self.damping)
         return self._state(z, f(z))
-
-    def value(self, state):
-        return state.z
 
 
 def test_a_module_can_be_a_solver():

@@ -60,11 +60,10 @@ def transposed_inverse(state: State, b: Tensor) -> Tensor:
 
     ``state`` holds a proposed step as well, which completes the factor of the last step taken.
     """
-    if state.step is None:
-        return b
+    assert state.step is not None
     n = state.steps.used
-    rows = state.steps.rows
-    steps = [rows[:, j] for j in range(n)] + [state.step]
+    last = state.step if state.scale is None else state.step * state.scale
+    steps = [*state.steps.rows.unbind(dim=1), last]
     u = b
     for j in reversed(range(n)):
         square = torch.linalg.vecdot(steps[j], steps[j])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from zoo.solvers.base import FixedPointSolver
-from zoo.solvers.history import History, set_cross
+from zoo.solvers.history import History, write, write_cross
 
 
 class State(NamedTuple):
@@ -17,8 +17,8 @@ class State(NamedTuple):
     norm: Tensor
     f: History  # f(z_i)
     g: History  # g_i = f(z_i) - z_i
-    gram: Tensor  # (B, m, m) of the g_i; one row new a step
-    fresh: Tensor  # (B, m) 1 for the iterates since the sample's last restart, else 0
+    gram: Tensor  # (B, m, m) float64: g_i . g_j, its diagonal raised by the ridge; one row new a step
+    ones: Tensor  # (B, m, 1) 1 for the iterates since the sample's last restart, else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,15 +28,14 @@ class Anderson(FixedPointSolver):
     ``z_{k+1} = sum_i a_i (z_i + damping * g_i)`` where ``a`` minimises ``|sum_i a_i g_i|`` subject to
     ``sum_i a_i = 1``, with ``g_i = f(z_i) - z_i``. On an affine map with a full window this is GMRES.
 
-    The least-squares problem is solved from the residuals' Gram matrix, each residual scaled to length one first:
-    a ridge on the unscaled matrix would drown the newest, smallest residuals, which matter most. A sample whose
-    residual grows by more than ``restart`` over the best in its window forgets all older iterates.
+    With ``H_ij = g_i . g_j`` the weights are ``a ~ H^{-1} 1``. The ridge raises each diagonal entry by a share of
+    itself: a constant would drown the newest, smallest residuals, which matter most. A sample whose residual grows to
+    ``restart`` times its least forgets all older iterates.
 
     Args:
         window: iterates kept, at least 1 (1 is damped Picard). Costs two states each.
         damping: share of the residuals taken, in (0, 1].
-        ridge: regularisation relative to the scaled Gram matrix, whose diagonal is 1. None: the resolution of the
-            state's dtype, times 10.
+        ridge: share by which the diagonal is raised. None: the resolution of the state's dtype, times 10.
         restart: growth of the residual that empties a sample's window.
 
     Raises:
@@ -63,49 +62,39 @@ class Anderson(FixedPointSolver):
 
     def start(self, z: Tensor, fz: Tensor) -> State:
         m = min(self.window, self.max_steps + 1)
-        empty = State(
-            z,
-            z.new_zeros(z.shape[0]),
-            History.empty(z, m),
-            History.empty(z, m),
-            z.new_zeros(z.shape[0], m, m),
-            z.new_zeros(z.shape[0], m),
-        )
-        return self.absorb(empty, z, fz)
+        gram = torch.zeros(z.shape[0], m, m, dtype=torch.float64, device=z.device)
+        ones = torch.ones(z.shape[0], m, 1, dtype=torch.float64, device=z.device)
+        return self.absorb(State(z, z, History.empty(z, m), History.empty(z, m), gram, ones), z, fz)
 
     def propose(self, state: State) -> tuple[Tensor, State]:
-        n = state.g.used
+        f, g = state.f, state.g
+        n = g.used
         if n == 1:
-            newest = state.f.rows[:, 0]
-            z = newest if self.damping == 1 else newest - (1 - self.damping) * state.g.rows[:, 0]
-            return z.clone(), state  # the ring will be overwritten
-        # Scaled to unit diagonal: C = D^-1 (G G^T) D^-1. With a = D^-1 y, the constraint sum a = 1 scales the solution
-        # of (C + ridge I) y = D^-1 1. A forgotten iterate becomes an uncoupled row with right-hand side 0.
-        gram, fresh = state.gram[:, :n, :n].double(), state.fresh[:, :n].double()
-        tiny = torch.finfo(torch.float64).tiny
-        inverse = fresh * torch.diagonal(gram, dim1=1, dim2=2).clamp_min(tiny).rsqrt()
-        scaled = gram * inverse[:, :, None] * inverse[:, None, :]
-        ridge = 10 * torch.finfo(state.z.dtype).eps if self.ridge is None else self.ridge
-        scaled = scaled + torch.diag_embed(1 - fresh + ridge)
-        y = torch.linalg.solve_ex(scaled, inverse)[0] * inverse
-        weights = y / y.sum(dim=1, keepdim=True)
-        z = state.f.mix(weights)
-        return (z if self.damping == 1 else z - (1 - self.damping) * state.g.mix(weights)), state
+            newest = f.newest.clone()  # its place in the ring will be overwritten
+            return newest if self.damping == 1 else newest - (1 - self.damping) * g.newest, state
+        y = torch.linalg.solve_ex(state.gram[:, :n, :n], state.ones[:, :n])[0][:, :, 0]
+        weights = (y / y.sum(dim=1, keepdim=True)).to(f.buffer.dtype)
+        z = f.mix(weights)
+        return (z if self.damping == 1 else z - (1 - self.damping) * g.mix(weights)), state
 
     def absorb(self, state: State, z: Tensor, fz: Tensor) -> State:
-        residual = fz - z
-        f, g = state.f.push(fz), state.g.push(residual)
-        n, slot = g.used, g.slot
-        gram = set_cross(state.gram, slot, g.dot(residual))
-        square = torch.diagonal(gram.detach(), dim1=1, dim2=2)[:, :n]
-        norm = square[:, slot].sqrt()
-        if n == 1:
-            return State(z, norm, f, g, gram, torch.cat((torch.ones_like(norm)[:, None], state.fresh[:, 1:]), dim=1))
-        # Only the window of this sample counts: forgotten rows and the slot just overwritten are out.
-        fresh = state.fresh.clone()
-        fresh[:, slot] = 0
-        least = square.masked_fill(fresh[:, :n] == 0, torch.inf).amin(dim=1)
-        grown = norm.square() > self.restart**2 * least
-        fresh = torch.where(grown[:, None], torch.zeros_like(fresh), fresh)
-        fresh[:, slot] = 1
-        return State(z, norm, f, g, gram, fresh)
+        f, g = state.f.push(fz), state.g.push(fz, minus=z)
+        row = g.dot(g.newest)
+        square = row[:, g.slot]
+        ridge = 10 * torch.finfo(z.dtype).eps if self.ridge is None else self.ridge
+        gram = write_cross(state.gram, g.slot, row, diagonal=square * (1 + ridge))
+        ones = state.ones
+        if g.count > g.size:  # the place just taken may have been a forgotten one
+            ones = write(ones, (slice(None), g.slot), 1.0)
+        return State(z, square.detach().sqrt(), f, g, gram, ones)
+
+    def forget(self, state: State, mask: Tensor) -> State:
+        """An uncoupled row with right-hand side 0 has weight 0; the newest iterate stays."""
+        n, slot = state.g.used, state.g.slot
+        gram, ones = state.gram.clone(), state.ones.clone()
+        kept = gram[mask, slot, slot]
+        gram[mask] = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
+        ones[mask, :n] = 0.0
+        gram[mask, slot, slot] = kept
+        ones[mask, slot] = 1.0
+        return state._replace(gram=gram, ones=ones)

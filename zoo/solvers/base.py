@@ -19,8 +19,9 @@ from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from zoo.solvers.history import release
 from zoo.solvers.packing import resolution
 
 Z = TypeVar("Z")
@@ -145,6 +146,7 @@ class Solver(ABC):
     linear: ClassVar[bool] = False  # solves affine maps only
     monotone: ClassVar[bool] = False  # its residual never grows: the last iterate is the best
     unrollable: ClassVar[bool] = True  # its steps can be backpropagated through
+    restart: ClassVar[float] = math.inf  # growth of the residual at which a sample's history is forgotten
 
     def __post_init__(self) -> None:
         for name in ("rtol", "atol"):
@@ -169,6 +171,10 @@ class Solver(ABC):
         """The iterate that a state stands for, (B, N)."""
         return state.z
 
+    def forget(self, state: Any, mask: Tensor) -> Any:
+        """The state without the history of the samples in ``mask`` (B,); asked for where the residual has grown."""
+        return state
+
 
 @dataclass(frozen=True, kw_only=True)
 class FixedPointSolver(Solver):
@@ -192,6 +198,28 @@ class FixedPointSolver(Solver):
     def step(self, f: Map, state: Any, active: Tensor | None) -> Any:
         z, state = self.propose(state)
         return self.absorb(state, z, f(z))
+
+
+class SolverModule(nn.Module, ABC):
+    """A solver with parameters of its own (a learned solver): ``init`` and ``step`` as `Solver` describes them."""
+
+    rtol: float = 1e-3
+    atol: float = 1e-6
+    max_steps: int = 30
+    linear = monotone = unrollable = False
+    restart: float = math.inf
+
+    @abstractmethod
+    def init(self, f: Map, z: Tensor) -> Any: ...
+
+    @abstractmethod
+    def step(self, f: Map, state: Any, active: Tensor | None) -> Any: ...
+
+    def value(self, state: Any) -> Tensor:
+        return state.z
+
+    def forget(self, state: Any, mask: Tensor) -> Any:
+        return state
 
 
 class Counted:
@@ -299,6 +327,7 @@ def _iterate(
     work = Work(np.arange(batch), call, solver.init(target, z0))
     best: Tensor = z0
     best_norm = np.full(batch, np.inf)
+    least = np.full(batch, np.inf)  # residual since the sample's last restart
     residual = np.full(batch, np.inf)
     steps = np.zeros(batch, dtype=np.int64)
     active = np.ones(batch, dtype=bool)
@@ -311,7 +340,7 @@ def _iterate(
     for k in range(solver.max_steps + 1):
         rows, state = work.rows, work.state
         scale = torch.linalg.vector_norm(state.z, dim=1) if offset_norm is None else offset_norm
-        norm, scale = torch.stack((state.norm, scale)).detach().cpu().double().numpy()
+        norm, scale = _read(state.norm, scale)
         if k == 0 and offset_norm is None and not np.isfinite(scale).all():
             raise ValueError(
                 f"The start is not finite in samples {_few(~np.isfinite(scale))}; check the input for NaN."
@@ -323,6 +352,9 @@ def _iterate(
 
         here = active[rows]
         finite = np.isfinite(norm)
+        with np.errstate(invalid="ignore"):
+            grown = here & (norm > solver.restart * least[rows])
+        least[rows] = np.where(grown, norm, np.fmin(norm, least[rows]))
         better = here & finite & ((norm < best_norm[rows]) | (select != "best"))
         best_norm[rows] = np.where(better, norm, best_norm[rows])
         residual[rows] = np.where(better, relative, residual[rows])
@@ -337,6 +369,8 @@ def _iterate(
             best = _keep(best, solver.value(state), better, rows, whole)
         if last:
             break
+        if grown.any():
+            state = solver.forget(state, torch.from_numpy(grown).to(z0.device))
         left = int(active[rows].sum())
         if compact and 2 * left <= len(rows):
             keep = torch.from_numpy(np.flatnonzero(active[rows])).to(z0.device)
@@ -359,6 +393,8 @@ def _iterate(
         trace=torch.from_numpy(np.stack(trace)),
         sample_nfe=call.samples,
     )
+    if not keep_state:
+        release(work.state)
     return Solution(best, result, stats, work.state if keep_state else None)
 
 
@@ -369,6 +405,13 @@ def _counted(product: Map, count: Counted) -> Map:
         return product(u)
 
     return call
+
+
+def _read(norm: Tensor, scale: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Two numbers a sample, to the host in one transfer."""
+    if norm.device.type != "cpu":
+        norm, scale = torch.stack((norm, scale)).detach().cpu()
+    return norm.detach().numpy().astype(np.float64), scale.detach().numpy().astype(np.float64)
 
 
 def _keep(best: Tensor, z: Tensor, mask: np.ndarray, rows: np.ndarray, whole: bool) -> Tensor:

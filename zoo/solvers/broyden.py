@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from zoo.solvers.base import FixedPointSolver
-from zoo.solvers.history import History, set_cross
+from zoo.solvers.history import History, write, write_cross
 
 
 class State(NamedTuple):
@@ -18,9 +18,11 @@ class State(NamedTuple):
     g: Tensor
     steps: History  # s_i = z_{i+1} - z_i since the last restart
     gram: Tensor  # (B, L, L) float64: s_i . s_j
+    system: Tensor  # (B, L, L) float64: the triangular system for the c_j, a row new each step
     kept: Tensor  # (B, L) 1 for the steps since the sample's own restart, else 0
-    step: Tensor | None  # proposed, not yet absorbed; None: the Picard step g
-    row: Tensor | None  # its products with the kept steps
+    step: Tensor | None  # proposed, not yet absorbed: the step, before its scale 1 / (1 - c_n)
+    scale: Tensor | None  # (B, 1); None: 1
+    row: Tensor | None  # products of the scaled step with the kept ones
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +40,8 @@ class Broyden(FixedPointSolver):
     Args:
         window: steps kept; when full, all are dropped and the method starts again from Picard. Costs one state each.
 
-        singular: ``|1 - c_n|`` below which a sample forgets its steps.
+        singular: least ``|1 - c_n|``: bounds a step to the inverse of it, times the unscaled one.
+        restart: growth of a sample's residual over its least at which it forgets its steps.
 
     Raises:
         ValueError: a window below 1.
@@ -48,6 +51,7 @@ class Broyden(FixedPointSolver):
 
     window: int = 30
     singular: float = 1e-2
+    restart: float = 100.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -56,45 +60,55 @@ class Broyden(FixedPointSolver):
 
     def start(self, z: Tensor, fz: Tensor) -> State:
         room = min(self.window, self.max_steps)
-        batch = z.shape[0]
-        small = {"dtype": torch.float64, "device": z.device}
-        steps = History.empty(z, room)
-        return self._measure(z, fz, steps, torch.zeros(batch, room, room, **small), torch.ones(batch, room, **small))
-
-    def _measure(self, z: Tensor, fz: Tensor, steps: History, gram: Tensor, kept: Tensor) -> State:
         g = fz - z
-        return State(z, torch.linalg.vector_norm(g.detach(), dim=1), g, steps, gram, kept, None, None)
+        square = torch.zeros(z.shape[0], room, room, dtype=torch.float64, device=z.device)
+        kept = torch.ones(z.shape[0], room, dtype=torch.float64, device=z.device)
+        norm = torch.linalg.vector_norm(g.detach(), dim=1)
+        return State(z, norm, g, History.empty(z, room), square, square.clone(), kept, None, None, None)
 
     def propose(self, state: State) -> tuple[Tensor, State]:
         n = state.steps.used
         if n == 0 or n == state.steps.size:
-            fresh = state._replace(steps=state.steps._replace(count=0), kept=torch.ones_like(state.kept))
+            steps = state.steps._replace(count=0)
+            if torch.is_grad_enabled():
+                steps = History.empty(state.z, steps.size)
+            fresh = state._replace(steps=steps, kept=torch.ones_like(state.kept), step=state.g, scale=None, row=None)
             return state.z + state.g, fresh
-        kept, gram = state.kept[:, :n], state.gram[:, :n, :n]
-        square = torch.diagonal(gram, dim1=1, dim2=2)
-        t = kept * state.steps.dot(state.g).double()
-        # Row j, column i < j: -(s_j . s_{i+1}); a forgotten step is a row of the identity with right-hand side 0.
-        shifted = torch.nn.functional.pad(gram[:, :, 1:], (0, 1))
-        system = torch.diag_embed(torch.where((kept > 0) & (square > 0), square, 1.0)) - shifted.tril(-1)
-        c = torch.linalg.solve_triangular(system, t[:, :, None], upper=False)[:, :, 0] * kept
-        denominator = 1 - c[:, -1]
-        # A denominator near zero says that the estimate is singular along the last step: begin again from Picard.
-        sound = denominator.abs() > self.singular  # false for NaN too
-        inner = torch.where(sound[:, None], c[:, :-1], 0.0)
-        scale = torch.where(sound, denominator, 1.0).reciprocal()
-        s = state.g
+        gram, kept = state.gram[:, :n, :n], state.kept[:, :n]
+        t = kept * state.steps.dot(state.g)  # float64
+        c = torch.linalg.solve_triangular(state.system[:, :n, :n], t[:, :, None], upper=False)[:, :, 0]
+        # A denominator near zero says that the estimate is singular along the last step: bound the step it gives.
+        scale = 1 - c[:, -1:]
+        scale = torch.where(scale.abs() < self.singular, torch.copysign(scale.new_tensor(self.singular), scale), scale)
+        scale = scale.reciprocal()
+        step = state.g
         if n > 1:
-            s = torch.baddbmm(s[:, None, :], inner.to(s.dtype)[:, None, :], state.steps.rows[:, 1:])[:, 0]
-        s = s * scale.to(s.dtype)[:, None]
+            inner = c[:, None, :-1].to(step.dtype)
+            step = torch.baddbmm(step[:, None], inner, state.steps.rows[:, 1:])[:, 0]
         # The new Gram row without reading the history again: S s = (S g + (S S^T) shifted by one, times c) / (1 - c_n).
-        row = (t + torch.bmm(gram[:, :, 1:], inner[:, :, None])[:, :, 0]) * scale[:, None]
-        kept = state.kept.clone()
-        kept[:, :n] = kept[:, :n] * sound[:, None]
-        return state.z + s, state._replace(kept=kept, step=s, row=row)
+        row = (t + torch.bmm(gram[:, :, 1:], c[:, :-1, None])[:, :, 0]) * scale if n > 1 else t * scale
+        scale = scale.to(step.dtype)
+        return torch.addcmul(state.z, step, scale), state._replace(step=step, scale=scale, row=row)
 
     def absorb(self, state: State, z: Tensor, fz: Tensor) -> State:
-        s = state.g if state.step is None else state.step
-        steps = state.steps.push(s)
-        square = torch.linalg.vector_norm(s, dim=1).double().square()[:, None]
+        assert state.step is not None
+        steps = state.steps.push(state.step, times=state.scale)
+        n, slot = steps.used, steps.slot
+        square = torch.linalg.vector_norm(steps.newest, dim=1).double().square()[:, None]
         row = square if state.row is None else torch.cat((state.row, square), dim=1)
-        return self._measure(z, fz, steps, set_cross(state.gram, steps.slot, row), state.kept)
+        gram = write_cross(state.gram, slot, row)
+        # Row j of the triangular system: s_j . s_j on the diagonal, -(s_j . s_{i+1}) in column i < j.
+        line = torch.cat((-row[:, 1:], square + torch.finfo(torch.float64).tiny), dim=1)
+        system = write(state.system, (slice(None), slot, slice(n)), line)
+        g = fz - z
+        norm = torch.linalg.vector_norm(g.detach(), dim=1)
+        return State(z, norm, g, steps, gram, system, state.kept, None, None, None)
+
+    def forget(self, state: State, mask: Tensor) -> State:
+        """The sample's older steps become rows of the identity with right-hand side 0: they take no part."""
+        n = state.steps.used
+        kept, system, gram = state.kept.clone(), state.system.clone(), state.gram.clone()
+        kept[mask, :n] = 0.0
+        system[mask] = torch.eye(system.shape[1], dtype=system.dtype, device=system.device)
+        gram[mask] = 0.0
+        return state._replace(kept=kept, system=system, gram=gram)

@@ -14,7 +14,7 @@ from zoo.solvers.base import FixedPointSolver
 class State(NamedTuple):
     z: Tensor
     norm: Tensor
-    g: Tensor
+    fz: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +39,10 @@ class Picard(FixedPointSolver):
             raise ValueError(f"Picard: damping must lie in (0, 1]; got {self.damping}.")
 
     def start(self, z: Tensor, fz: Tensor) -> State:
-        g = fz - z
-        return State(z, torch.linalg.vector_norm(g.detach(), dim=1), g)
+        return State(z, torch.linalg.vector_norm((fz - z).detach(), dim=1), fz)
 
     def propose(self, state: State) -> tuple[Tensor, State]:
-        return torch.add(state.z, state.g, alpha=self.damping), state
+        return state.fz if self.damping == 1 else torch.lerp(state.z, state.fz, self.damping), state
 
     def absorb(self, state: State, z: Tensor, fz: Tensor) -> State:
         return self.start(z, fz)
