@@ -174,6 +174,17 @@ def test_ctrl_c_ends_the_command_with_130(tmp_path, at):
     assert fit.main([*argv, "--trainer.limit_train_batches", "3", "--trainer.accelerator", "cpu"]) == 130
 
 
+def test_sigterm_saves_and_ends_with_143(straight, tmp_path, at):
+    folder, _ = straight
+    at(1, lambda batch: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted) as stop:
+        quick(tmp_path / "run")
+    assert stop.value.signum == signal.SIGTERM
+    at(None)
+    cli.run(fit.resolve(["--resume", str(tmp_path / "run")]))
+    assert same(weights(tmp_path / "run"), weights(folder))
+
+
 def test_resuming_further_continues(straight, tmp_path):
     folder, _ = straight
     argv = ["--resume", str(folder), "--out", str(tmp_path / "more"), "--trainer.max_epochs", "3"]

@@ -183,11 +183,11 @@ def run(request: Request) -> dict[str, Any]:
                 record.training = _metrics(trainer)
                 trainer.test(task, datamodule=data, ckpt_path=keeper.best, weights_only=True, verbose=False)
             return record.finish("finished")
-        except (Interrupted, KeyboardInterrupt, SystemExit) as stop:
+        except (Interrupted, KeyboardInterrupt, SystemExit):
             record.finish("interrupted")
             if rank() == 0:
-                print(_interrupted(folder, keeper, trainer, stop), flush=True)
-            raise stop if isinstance(stop, Interrupted) else Interrupted(signal.SIGINT) from None
+                print(_interrupted(folder, keeper, trainer), flush=True)
+            raise Interrupted(keeper.stopping or signal.SIGINT) from None
         except Exception as error:
             (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
             record.finish("failed", error)
@@ -388,10 +388,10 @@ def _opening(task: Task, options: Options, trainer: Trainer, folder: Path, reque
     return f"{options.names['model']} on {options.names['data']}: {count:,} parameters{how}, {where}\nThe run {verb}"
 
 
-def _interrupted(folder: Path, keeper: Keeper, trainer: Trainer, stop: BaseException) -> str:
+def _interrupted(folder: Path, keeper: Keeper, trainer: Trainer) -> str:
     if not keeper.last.exists():
         return f"\nInterrupted before the first step was done; {folder} holds no checkpoint."
-    when = "at this step" if isinstance(stop, Interrupted) else "when it was last saved"
+    when = "at this step" if keeper.stopping else "when it was last saved"
     return (
         f"\nInterrupted in epoch {trainer.current_epoch + 1}, step {trainer.global_step}; "
         f"{keeper.last} holds the state {when}.\ncontinue with   python -m zoo.fit --resume {folder}"

@@ -41,7 +41,13 @@ class Keeper(Checkpoint):
         self.best_epoch = -1
         self.seconds = 0.0  # of training, over all sessions
         self._since: float | None = None
-        self._signal = self._stopping = 0
+        self._signal = 0
+        self._stopping = 0  # the signal, once the state was saved for it
+
+    @property
+    def stopping(self) -> int:
+        """The signal that the run stops for, once its state was saved; else 0."""
+        return self._stopping
 
     @property
     def last(self) -> Path:
@@ -85,8 +91,9 @@ class Keeper(Checkpoint):
             self.best_score, self.best_epoch = value, trainer.current_epoch
             trainer.save_checkpoint(self.best)
         trainer.save_checkpoint(self.last)
-        if stop := self._asked(trainer):
-            raise Interrupted(stop)
+        self._stopping = self._asked(trainer)
+        if self._stopping:
+            raise Interrupted(self._stopping)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         # a step that failed changed nothing: Lightning redoes a batch that was not done
