@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from zoo.adjoints.base import Adjoint, refuse_second_order, wrong_pair
+from zoo.adjoints.base import Adjoint, wrong_pair
+from zoo.adjoints.frames import Frame
 from zoo.adjoints.recall import recall_autocast
 from zoo.solvers.base import Map
 from zoo.solvers.ode import Attempt, Field, Step, integrate
@@ -50,7 +50,7 @@ class Checkpoint(Adjoint):
 
 def _frames(step: Step, field: Field, keep_slope: bool) -> Step:
     """The same step, each in a frame of its own, which holds its start: the state, and what is bound to ``f`` then."""
-    latest: list[_Frame] = []  # the one frame whose saved tensors are here
+    latest: list[Frame] = []  # the one frame whose saved tensors are here
 
     def framed(t: Any, dt: Any, y: Tensor, k: Tensor | None, bend: bool) -> Attempt:
         start, slope, bound = (
@@ -76,49 +76,8 @@ def _frames(step: Step, field: Field, keep_slope: bool) -> Step:
                 field.args, field.moving = now
 
         y_dtype, autocast = y.dtype, recall_autocast(y.device.type)
-        frame = _Frame(replay, latest)
+        frame = Frame(replay, latest, "Checkpoint")
         with torch.autograd.graph.saved_tensors_hooks(frame.pack, frame.unpack):
             return step(t, dt, y, k, bend)
 
     return framed
-
-
-class _Frame:
-    """What one step saved for its backward pass: numbered, dropped, and brought back by computing the step again."""
-
-    def __init__(self, replay: Callable[[], None], latest: list[_Frame]) -> None:
-        self.replay, self.latest = replay, latest
-        self.count = 0
-        self.saved: dict[int, Tensor] = {}
-
-    def pack(self, x: Tensor) -> int:
-        self.count += 1
-        return self.count
-
-    def unpack(self, number: int) -> Tensor:
-        refuse_second_order("Checkpoint")
-        if number not in self.saved:
-            for frame in self.latest:
-                frame.saved.clear()
-            self.latest[:] = [self]
-            self._recompute()
-        return self.saved.pop(number)
-
-    def _recompute(self) -> None:
-        self.saved.clear()
-        again = 0
-
-        def keep(x: Tensor) -> Tensor:
-            nonlocal again
-            again += 1
-            self.saved[again] = x.detach()
-            return x
-
-        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-            self.replay()
-        if again != self.count:
-            self.saved.clear()
-            raise RuntimeError(
-                f"The adjoint Checkpoint computed a step again and it saved {again} tensors instead of {self.count}: "
-                "f does not answer the same twice. Make it a pure function of (t, y), or use the adjoint unroll."
-            )

@@ -87,7 +87,7 @@ class ImplicitRungeKutta(OneStep):
         """Give a solved ``z`` the gradient of ``z = g(z)``: an incoming ``v`` becomes ``u = v + (dg/dz)^T u``."""
         start = z.detach().requires_grad_()
         g = equation(start)
-        if not g.requires_grad:
+        if not _wanted(g, start):
             return z
 
         def transpose(u: Tensor) -> Tensor:
@@ -97,6 +97,20 @@ class ImplicitRungeKutta(OneStep):
             return iterate(Affine(transpose, v), v, self.linear_solver, floor=floor).value
 
         return _Solved.apply(g, z, adjoint)
+
+
+def _wanted(g: Tensor, start: Tensor) -> bool:
+    """Whether anything besides the leaf ``start`` wants a gradient from ``g``."""
+    seen, todo = set(), [g.grad_fn]
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if getattr(node, "variable", start) is not start:
+            return True
+        todo.extend(parent for parent, _ in node.next_functions)
+    return False
 
 
 class _Solved(torch.autograd.Function):

@@ -140,7 +140,7 @@ def together(solver: OneStep, p: Problem) -> ODESolution:
     def hold(who: np.ndarray, k: Tensor) -> Tensor:
         """Hold samples still from now on; gives the masked derivative."""
         moving[who] = False
-        field.moving = torch.from_numpy(moving).to(y.device).view((-1,) + (1,) * (y.dim() - 1))
+        field.moving = torch.tensor(moving, device=y.device).view((-1,) + (1,) * (y.dim() - 1))
         return torch.where(field.moving, k, 0.0)
 
     log, moving = Ledger(batch, t), np.ones(batch, dtype=bool)
@@ -261,6 +261,13 @@ def each(solver: OneStep, p: Problem) -> ODESolution:
             k = slope(time, y)
         a = step(time, length, y, k, p.event is not None)
         r = a.ratio.double().cpu().numpy()
+        broken = active & ~np.isfinite(r)
+        if broken.any() and torch.is_grad_enabled():
+            # The attempt stays in the graph for the rows that accept it, where 0 * NaN would reach shared parameters:
+            # take it once more with the broken rows held still.
+            field.moving = device(active & ~broken)
+            a = step(time, length, y, torch.where(field.moving, k, 0.0), p.event is not None)
+            field.moving = None if active.all() else device(active)
         log.trace.append(_scatter(np.where(active, r, np.nan), rows, batch))
         ok = (r <= 1) & active
         failed = active & ~ok

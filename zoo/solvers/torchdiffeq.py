@@ -71,7 +71,7 @@ class TorchDiffEq(ODESolver):
             value = self._until_failure(watch, problem, times, adaptive)
             {"max_num": log.short, "underfl": log.stalled, "non-fin": log.dead}.get(str(error)[:7], log.dead)[:] = True
             log.reached[:] = watch.time
-        if torch.is_grad_enabled() and watch.requires_grad and not value.requires_grad:
+        if torch.is_grad_enabled() and (watch.requires_grad or problem.y0.requires_grad) and not value.requires_grad:
             raise ValueError(
                 f"{name} computes outside of autograd: gradients cannot be unrolled; use adjoint 'backsolve'."
             )
@@ -138,7 +138,7 @@ class _Watch:
     def on_step(self, t: Tensor, y: Tensor, dt: Tensor) -> None:
         self.tried += 1
         self.before = (self.time, self.state)
-        self.time, self.state, self._dt = float(t), y, dt
+        self.time, self.state, self._dt = float(t.detach()), y, dt.detach()
 
     def on_accept_step(self, t: Tensor, y: Tensor, dt: Tensor) -> None:
         self.accepted += 1
