@@ -45,6 +45,10 @@ class Result(enum.Enum):
         "The time step fell below the resolution of the clock while the error stayed too large: the solution is "
         "singular there, or the field jumps. End before the singularity, split ts at the jump, or raise atol."
     )
+    unsolved = (
+        "The equation of an implicit time step was not solved to its tolerance; the best iterate was taken. Take "
+        "smaller steps, or raise max_steps of the solver's own solver."
+    )
 
 
 class SolveError(RuntimeError):
