@@ -9,6 +9,9 @@ ADJOINTS: Registry = Registry(
     Entry("shine", "zoo.adjoints.shine:Shine", "implicit, with Broyden's forward inverse estimate", "fixed_point"),
     Entry("phantom", "zoo.adjoints.phantom:Phantom", "k damped steps unrolled at the fixed point", "fixed_point"),
     Entry("jfb", "zoo.adjoints.phantom:jfb", "Jacobian-free: one undamped step at the fixed point", "fixed_point"),
+    Entry(
+        "reversible", "zoo.adjoints.reversible:Reversible", "undoes the steps of the solver reversible", "fixed_point"
+    ),
     Entry("unroll", "zoo.adjoints.unroll:Unroll", "backpropagation through every step of the solver", "any"),
     Entry("checkpoint", "zoo.adjoints.checkpoint:Checkpoint", "unroll's gradient; keeps one state a time step", "ode"),
     Entry("backsolve", "zoo.adjoints.backsolve:Backsolve", "the adjoint ODE, solved backwards in time", "ode"),

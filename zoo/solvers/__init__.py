@@ -31,6 +31,7 @@ SOLVERS: Registry = Registry(
     Entry("anderson", "zoo.solvers.anderson:Anderson", "Anderson acceleration, type II, windowed", "fixed_point"),
     Entry("broyden", "zoo.solvers.broyden:Broyden", "limited-memory good Broyden", "fixed_point"),
     Entry("newton", "zoo.solvers.newton:Newton", "inexact Newton-Krylov", "fixed_point"),
+    Entry("reversible", "zoo.solvers.reversible:Reversible", "relaxed iteration that can be undone", "fixed_point"),
     Entry("gmres", "zoo.solvers.krylov:GMRES", "minimal residual over a Krylov space", "linear"),
     Entry("bicgstab", "zoo.solvers.krylov:BiCGStab", "stabilised bi-conjugate gradients, short recurrence", "linear"),
     Entry("cg", "zoo.solvers.krylov:CG", "conjugate gradients (normal equations, or symmetric)", "linear"),

@@ -44,7 +44,7 @@ class Anderson(FixedPointSolver):
     Reference: Anderson 1965; Walker and Ni, "Anderson acceleration for fixed-point iterations", SINUM 49, 2011.
     """
 
-    window: int = 6
+    window: int = 5
     damping: float = 1.0
     ridge: float | None = None
     restart: float = 10.0

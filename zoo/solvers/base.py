@@ -343,7 +343,7 @@ def _iterate(
 
     for k in range(solver.max_steps + 1):
         rows, state = work.rows, work.state
-        scale = torch.linalg.vector_norm(state.z, dim=1) if offset_norm is None else offset_norm
+        scale = torch.linalg.vector_norm(state.z.detach(), dim=1) if offset_norm is None else offset_norm
         norm, scale = _read(state.norm, scale)
         if k == 0 and offset_norm is None and not np.isfinite(scale).all():
             raise ValueError(

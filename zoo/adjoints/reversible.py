@@ -1,0 +1,112 @@
+"""The exact gradient of the reversible iteration, at the memory of one evaluation."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from zoo.adjoints.base import Adjoint, wrong_pair
+from zoo.adjoints.frames import Frame
+from zoo.adjoints.recall import recall_autocast
+from zoo.solvers.base import Map, Solution, Solver, iterate
+from zoo.solvers.packing import resolution
+from zoo.solvers.reversible import Reversible as ReversibleSolver
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reversible(Adjoint):
+    """Undo the steps on the way back: the gradient of the computation itself, without a linear solve and unbiased
+    however few steps were taken; tensors kept: those of one evaluation.
+
+    Serves the solver `reversible` only. The two iterates are float64, whatever the map computes in, so that the steps
+    can be undone. Gradients reach whatever the map captured. First derivatives only.
+
+    Raises:
+        TypeError: another solver.
+        ValueError: more steps than can be undone in float64, judged by ``(1 - damping)^(-2 max_steps)``.
+
+    Reference: McCallum, Arora and Foster, "Reversible deep equilibrium models", 2025.
+    """
+
+    def solve(self, f: Map, z0: Tensor, solver: Solver, args: tuple[Tensor, ...] | None = None) -> Solution[Tensor]:
+        if not isinstance(solver, ReversibleSolver):
+            raise wrong_pair(self, "a fixed point", solver, "reversible as the solver, or the adjoint implicit")
+        growth = (1 - solver.damping) ** (-2 * solver.max_steps) * torch.finfo(torch.float64).eps
+        if growth > 1e-2:
+            raise ValueError(
+                f"{solver.max_steps} reversible steps of damping {solver.damping} cannot be undone: rounding errors "
+                f"would grow to {growth:.1e}. Take fewer steps (max_steps) or a smaller damping, or use the adjoint implicit."
+            )
+        undo = _Undo(f, args or (), solver.damping, z0.dtype)
+        floor = resolution(f, z0)
+        solution = iterate(undo.call, z0.double(), undo.watch(solver), select="last", floor=floor, keep_state=True)
+        undo.end = solution.state.y.detach(), solution.state.z.detach()
+        return dataclasses.replace(solution, value=solution.value.to(z0.dtype), state=None)
+
+
+class _Undo:
+    """The evaluations of one solve, each in a `Frame` that finds its input again by undoing what came after it.
+
+    Evaluation 0 is f(z0); step k (from 1) makes evaluation 2k - 1 = f(y_k) and 2k = f(z_k).
+    """
+
+    def __init__(self, f: Map, args: tuple[Tensor, ...], damping: float, dtype: torch.dtype) -> None:
+        self.f, self.args, self.damping, self.dtype = f, args, damping, dtype
+        self.calls = 0
+        self.masks: list[Tensor | None] = []  # of each step: the samples that it moved
+        self.latest: list[Frame] = []
+        self.end: tuple[Tensor, Tensor] | None = None
+        self.at: tuple[int, Tensor, Tensor] | None = None  # (evaluation, y, z): both as they were when it was made
+        self.known: tuple[int, Tensor] = (-1, torch.empty(0))  # the newest replayed evaluation, and its answer
+
+    def watch(self, solver: ReversibleSolver) -> Solver:
+        """The same solver, noting which samples each step moves."""
+        return _Watched(**{f.name: getattr(solver, f.name) for f in dataclasses.fields(solver)}, masks=self.masks)
+
+    def call(self, z: Tensor) -> Tensor:
+        number, self.calls = self.calls, self.calls + 1
+        autocast = recall_autocast(z.device.type)
+
+        def replay() -> None:
+            with autocast():
+                out = self._evaluate(self._input(number).requires_grad_(z.requires_grad))
+            self.known = number, out.detach()
+
+        frame = Frame(replay, self.latest, "Reversible")
+        with torch.autograd.graph.saved_tensors_hooks(frame.pack, frame.unpack):
+            return self._evaluate(z)
+
+    def _evaluate(self, z: Tensor) -> Tensor:
+        return self.f(z.to(self.dtype), *self.args).double()
+
+    def _input(self, number: int) -> Tensor:
+        """The input of an evaluation, from the end of the solve, one undone evaluation after the other."""
+        assert self.end is not None
+        if self.at is None or self.at[0] < number:
+            self.at = (2 * len(self.masks), *self.end)
+        now, y, z = self.at
+        with torch.no_grad():
+            while now > number:  # evaluation `now` is known; undo the line that used evaluation `now - 1`
+                now -= 1
+                mask = self.masks[now // 2]
+                number_known, used = self.known
+                if number_known != now:
+                    used = self._evaluate(y if now % 2 else z)
+                old = ((z if now % 2 else y) - self.damping * used) / (1 - self.damping)
+                if mask is not None:
+                    old = torch.where(mask[:, None], old, z if now % 2 else y)
+                y, z = (y, old) if now % 2 else (old, z)
+        self.at = (now, y, z)
+        return (y if now % 2 else z).detach().clone()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Watched(ReversibleSolver):
+    masks: list[Tensor | None] = dataclasses.field(default_factory=list)
+
+    def step(self, f: Map, state: object, active: Tensor | None) -> object:  # type: ignore[override]
+        self.masks.append(active)
+        return super().step(f, state, active)  # type: ignore[arg-type]
