@@ -307,6 +307,9 @@ def main(argv: Iterable[str] | None = None) -> int:
         request = resolve(argv)
         if asks:
             request = replace(request, out=None)
+        # Threads that sleep while they wait: on a busy machine, spinning made a small model ten times slower or worse.
+        # Read once, when torch is loaded; whoever has set it knows better.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         from zoo import cli  # torch and Lightning: only now
 
         return cli.main(request)
