@@ -38,7 +38,8 @@ class Reversible(Adjoint):
         if growth > 1e-2:
             raise ValueError(
                 f"{solver.max_steps} reversible steps of damping {solver.damping} cannot be undone: rounding errors "
-                f"would grow to {growth:.1e}. Take fewer steps (max_steps) or a smaller damping, or use the adjoint implicit."
+                f"would grow to {growth:.1e}. Take fewer steps (max_steps) or a smaller damping, or use the adjoint "
+                "implicit."
             )
         undo = _Undo(f, args or (), solver.damping, z0.dtype)
         floor = resolution(f, z0)
