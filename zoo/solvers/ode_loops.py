@@ -33,7 +33,7 @@ class Ledger:
         self.accepted, self.rejected = np.zeros(batch, dtype=np.int64), np.zeros(batch, dtype=np.int64)
         self.last_dt, self.residual, self.event_time = (np.full(batch, np.nan) for _ in range(3))
         self.short, self.dead, self.stalled, self.unsolved = (np.zeros(batch, dtype=bool) for _ in range(4))
-        self.trace: list[np.ndarray] = []
+        self.trace: list[np.ndarray | float] = []
 
     @property
     def result(self) -> Result:
@@ -50,7 +50,9 @@ class Ledger:
     def solution(self, value: Tensor, field: Field, times: np.ndarray, segments: list[Segment]) -> ODESolution:
         value = self._finite(value, times)
         batch = len(self.reached)
-        trace = np.stack([np.broadcast_to(r, batch) for r in self.trace]) if self.trace else np.zeros((0, batch))
+        trace = np.zeros((len(self.trace), batch))
+        for row, ratio in zip(trace, self.trace, strict=True):  # one ratio for the batch, or one for each sample
+            row[:] = ratio
         stats = ODEStats(
             nfe=field.calls,
             steps=torch.from_numpy(self.accepted + self.rejected),
@@ -104,12 +106,16 @@ def first_step(
         change = norm((field(t + signed, y + signed * k) - k) / scale)
         d2 = (change if span.ndim else change.amax()) / h0
         h0, d1, d2 = torch.stack((h0, d1, d2)).double().cpu().numpy()
-    fastest = np.fmax(d1, d2)
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        h1 = np.where(fastest <= 1e-15, np.maximum(1e-6, h0 * 1e-3), (0.01 / fastest) ** (1 / solver.order))
-    step = np.fmin(np.fmin(100 * h0, h1), np.abs(span))
-    step = np.where(np.isfinite(step) & (step > 0), step, 1e-3 * np.abs(span))
-    return np.copysign(step, span)
+    if span.ndim == 0:
+        return np.asarray(_guess(float(h0), float(d1), float(d2), float(span), solver.order))
+    return np.array([_guess(*x, solver.order) for x in zip(h0, d1, d2, span, strict=True)])
+
+
+def _guess(h0: float, d1: float, d2: float, span: float, order: int) -> float:
+    fastest = max(d1, d2)
+    h1 = (0.01 / fastest) ** (1 / order) if fastest > 1e-15 else max(1e-6, h0 * 1e-3)
+    step = min(100 * h0, h1, abs(span))
+    return math.copysign(step if 0 < step < math.inf else 1e-3 * abs(span), span)
 
 
 def _functions(solver: OneStep, p: Problem, norm: Norm) -> tuple[Step, Callable[[Tensor, Tensor], Tensor]]:
@@ -127,7 +133,7 @@ def together(solver: OneStep, p: Problem) -> ODESolution:
     t, k, end = ts[0], None, ts[-1]
     norm = p.norm or sample_norm(y)
     step, slope = _functions(solver, p, norm)
-    adaptive, watch = solver.adaptive, p.dense or p.event is not None
+    adaptive, worst, watch = solver.adaptive, solver.norm == "max", p.dense or p.event is not None
     tiny = 16 * np.finfo(np.float64).eps * max(abs(t), abs(end))
 
     def clock(time: float) -> Tensor:
@@ -139,11 +145,15 @@ def together(solver: OneStep, p: Problem) -> ODESolution:
 
     def hold(who: np.ndarray, k: Tensor) -> Tensor:
         """Hold samples still from now on; gives the masked derivative."""
+        nonlocal left_over
         moving[who] = False
+        left_over = bool(moving.any())
         field.moving = torch.tensor(moving, device=y.device).view((-1,) + (1,) * (y.dim() - 1))
         return torch.where(field.moving, k, 0.0)
 
     log, moving = Ledger(batch, t), np.ones(batch, dtype=bool)
+    order, controller = solver.order, solver.controller
+    left_over, wants_slope = True, watch or solver.slope != "none"
     accepted = rejected = 0
     last, good, ratio = math.nan, math.nan, None
     r1 = r2 = 1.0
@@ -158,25 +168,23 @@ def together(solver: OneStep, p: Problem) -> ODESolution:
 
     for target in ts[1:]:
         left = 0 if adaptive else solver.substeps(abs(target - t), abs(end - ts[0]))
-        while t != target and moving.any() and accepted + rejected < solver.max_steps:
-            if k is None and (watch or solver.slope != "none"):
+        while t != target and left_over and accepted + rejected < solver.max_steps:
+            if k is None and wants_slope:
                 k = slope(clock(t), y)
             gap = target - t
             landing = left == 1 if not adaptive else abs(gap) <= LAND * abs(dt)
             h = gap / left if not adaptive else gap if landing else dt
             a = step(t, h, y, k, watch)
             if adaptive:
-                r = (a.ratio.amax() if solver.norm == "max" else a.ratio.square().mean().sqrt()).item()
-                log.trace.append(np.float64(r))
-                factor = solver.controller(solver.order, (r, r1, r2))
+                r = (a.ratio.amax() if worst else a.ratio.square().mean().sqrt()).item()
+                log.trace.append(r)
+                factor = controller(order, (r, r1, r2))
                 if not r <= 1:
                     rejected += 1
                     dt = h * min(factor, 0.9)
                     if abs(dt) < tiny:
                         ratios = a.ratio.double().cpu().numpy()
-                        who = (
-                            moving & ~(ratios <= 1) if solver.norm == "max" else moving & ~(ratios < np.nanmax(ratios))
-                        )
+                        who = moving & ~(ratios <= 1) if worst else moving & ~(ratios < np.nanmax(ratios))
                         who = np.broadcast_to(who, batch)
                         (log.stalled if math.isfinite(r) else log.dead)[who] = True
                         settle(who)
