@@ -22,7 +22,8 @@ from benchmarks.cells import conv_problem, transformer_problem
 from benchmarks.record import write_record
 from zoo.adjoints.implicit import Implicit
 from zoo.solve import fixed_point, make_solver
-from zoo.solvers.base import Affine, iterate
+from zoo.solvers.base import Affine
+from zoo.solvers.loop import iterate
 
 try:
     from torchdeq import get_deq

@@ -13,7 +13,8 @@ from problems import PROBLEMS, linear, matrix, tanh
 import zoo
 from zoo.solve import make_solver
 from zoo.solvers import SOLVERS
-from zoo.solvers.base import Affine, Result, Solver, SolverModule, iterate
+from zoo.solvers.base import Affine, Result, Solver, SolverModule
+from zoo.solvers.loop import iterate
 
 NONLINEAR = SOLVERS.names(kind="fixed_point")
 LINEAR = SOLVERS.names(kind="linear")

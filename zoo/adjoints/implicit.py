@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from zoo.adjoints.base import Adjoint, needs_grad, refuse_second_order
-from zoo.solvers.base import Affine, Map, Solution, Solver, iterate
+from zoo.solvers.base import Affine, Map, Solution, Solver
 from zoo.solvers.krylov import GMRES, Neumann
+from zoo.solvers.loop import iterate
 from zoo.solvers.packing import resolution
 
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from zoo.adjoints.base import Adjoint, FirstOrder
-from zoo.solvers.base import Map, Solution, Solver, iterate
+from zoo.solvers.base import Map, Solution, Solver
+from zoo.solvers.loop import iterate
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,8 @@ from torch import Tensor
 from zoo.adjoints.base import Adjoint, wrong_pair
 from zoo.adjoints.frames import Frame
 from zoo.adjoints.recall import recall_autocast
-from zoo.solvers.base import Map, Solution, Solver, iterate
+from zoo.solvers.base import Map, Solution, Solver
+from zoo.solvers.loop import iterate
 from zoo.solvers.packing import resolution
 from zoo.solvers.reversible import Reversible as ReversibleSolver
 

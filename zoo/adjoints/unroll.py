@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from zoo.adjoints.base import Adjoint, wrong_pair
-from zoo.solvers.base import Map, Solution, Solver, iterate
+from zoo.solvers.base import Map, Solution, Solver
+from zoo.solvers.loop import iterate
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,8 +19,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from zoo.solvers.base import Affine, Solver, iterate
+from zoo.solvers.base import Affine, Solver
 from zoo.solvers.krylov import GMRES
+from zoo.solvers.loop import iterate
 from zoo.solvers.newton import Newton
 from zoo.solvers.ode import Attempt, Norm, Problem, Step
 from zoo.solvers.one_step import OneStep

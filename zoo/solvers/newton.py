@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from zoo.solvers.base import Affine, Map, Solver, iterate
+from zoo.solvers.base import Affine, Map, Solver
 from zoo.solvers.krylov import GMRES
+from zoo.solvers.loop import iterate
 
 
 class State(NamedTuple):

@@ -1,0 +1,263 @@
+"""`iterate`, the one loop that runs a fixed-point method.
+
+The loop owns stopping, the best iterate, frozen samples, statistics and taking finished samples out of the batch; a
+method owns nothing but the proposal of its next iterate. The loop decides on the host, from one read a step of two
+numbers a sample: ``|f(z) - z|`` and the scale that it is measured against.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zoo.solvers.base import Affine, Map, Result, Solution, Solver, Stats, take
+from zoo.solvers.history import release
+from zoo.solvers.packing import resolution
+
+
+class Counted:
+    """A map bound to its per-sample arguments that counts its calls and refuses a change of shape or dtype."""
+
+    def __init__(self, f: Map, args: tuple[Tensor, ...] | None, autocast: Any) -> None:
+        self.f, self.args, self.autocast = f, args or (), autocast or nullcontext()
+        self.calls = self.samples = 0
+
+    def __call__(self, z: Tensor) -> Tensor:
+        self.calls += 1
+        self.samples += z.shape[0]
+        with self.autocast:
+            fz = self.f(z, *self.args)
+        if fz.shape != z.shape or fz.dtype != z.dtype:
+            raise ValueError(
+                f"The map must keep its state's shape and dtype: given {tuple(z.shape)} {z.dtype}, it returned "
+                f"{tuple(fz.shape)} {fz.dtype}. Add a projection (or a .to(dtype)) at its end."
+            )
+        return fz
+
+    def product(self, linear: Map) -> Map:
+        """A product with a matrix, counted as an evaluation."""
+
+        def call(u: Tensor) -> Tensor:
+            self.calls += 1
+            self.samples += u.shape[0]
+            return linear(u)
+
+        return call
+
+
+class Ledger:
+    """Which samples are still being solved, and what was measured of each; on the host.
+
+    ``rows`` are the samples in hand, by their place in the whole batch; ``active``, ``best``, ``least`` likewise.
+    """
+
+    def __init__(self, batch: int, absolute: float, relative: float, restart: float, newest: bool) -> None:
+        self.absolute, self.relative, self.newest = absolute, relative, newest
+        self.restart = restart if math.isfinite(restart) else None
+        self.rows = np.arange(batch)
+        self.active = np.ones(batch, dtype=bool)
+        self.left = batch  # how many are active
+        self.best = np.full(batch, np.inf)  # the least residual of each, and at which step (of the whole batch)
+        self.best_at = np.zeros(batch, dtype=np.int64)
+        self.least = np.full(batch, np.inf)  # the least residual since the sample's history was last forgotten
+        self.steps = np.zeros(batch, dtype=np.int64)
+        self.converged, self.dead = np.zeros(batch, dtype=bool), np.zeros(batch, dtype=bool)
+        self.log: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+
+    def note(self, k: int, norm: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Take down step ``k``; returns which samples it improved, and whose residual has grown too much, if any."""
+        self.log.append((self.rows, norm, scale))
+        hit = norm <= self.absolute + self.relative * scale
+        better = np.isfinite(norm) if self.newest else norm < self.best
+        if self.left < len(self.rows):
+            hit &= self.active
+            better &= self.active
+        self.best[better] = norm[better]
+        self.best_at[self.rows[better]] = k
+        grown = None
+        if self.restart is not None:
+            over = norm > self.restart * self.least
+            if over.any():
+                grown = over
+                self.least[over] = np.inf
+            np.fmin(self.least, norm, out=self.least)
+        lost = None if math.isfinite(norm.sum()) else self.active & ~np.isfinite(norm)
+        if hit.any():
+            self.converged[self.rows[hit]] = True
+            self._settle(k, hit)
+        if lost is not None:
+            self.dead[self.rows[lost]] = True
+            self._settle(k, lost)
+        return better, grown
+
+    def _settle(self, k: int, which: np.ndarray) -> None:
+        self.steps[self.rows[which]] = k
+        self.active &= ~which
+        self.left = int(self.active.sum())
+
+    def cut(self) -> np.ndarray:
+        """Let go of the settled samples; returns the places of the others among those that were in hand."""
+        keep = np.flatnonzero(self.active)
+        self.rows, self.best, self.least = self.rows[keep], self.best[keep], self.least[keep]
+        self.active = np.ones(len(keep), dtype=bool)
+        return keep
+
+    def close(self, k: int) -> None:
+        """The samples that are still active took ``k`` steps."""
+        self.steps[self.rows[self.active]] = k
+
+    def stats(self, calls: Counted) -> Stats:
+        batch = len(self.steps)
+        trace = np.full((len(self.log), batch), np.nan)
+        with np.errstate(invalid="ignore", over="ignore"):  # infinity over infinity: a sample that has diverged
+            for k, (rows, norm, scale) in enumerate(self.log):
+                trace[k, rows] = norm / np.where(scale > 0, scale, np.where(norm > 0, norm, 1.0))
+        return Stats(
+            nfe=calls.calls,
+            steps=torch.from_numpy(self.steps),
+            residual=torch.from_numpy(trace[self.best_at, np.arange(batch)]),
+            converged=torch.from_numpy(self.converged),
+            trace=torch.from_numpy(trace),
+            sample_nfe=calls.samples,
+        )
+
+    @property
+    def result(self) -> Result:
+        if self.dead.any():
+            return Result.nonfinite
+        return Result.converged if self.converged.all() else Result.max_steps
+
+
+def iterate(
+    f: Map,
+    z0: Tensor,
+    solver: Solver,
+    *,
+    args: tuple[Tensor, ...] | None = None,
+    select: Literal["best", "last", "next"] = "best",
+    floor: float | None = None,
+    keep_state: bool = False,
+) -> Solution[Tensor]:
+    """Solve ``z = f(z)`` for every sample of a batch by itself.
+
+    A sample that has converged is frozen: its answer does not depend on its batch-mates. Where fewer than half of the
+    samples are left and ``args`` is given, the finished ones are taken out of the batch, so that they cost nothing.
+
+    Args:
+        f: the map, (B, N) -> (B, N), called as ``f(z, *args)``.
+        z0: the start, (B, N), finite.
+        solver: the method with its tolerances.
+        args: batch-first tensors that ``f`` needs for its samples and that are cut with them. None: ``f`` may hold
+            such tensors itself, and no sample ever leaves the batch.
+        select: ``best`` returns each sample's iterate of least residual, ``last`` its last one, ``next`` the one after
+            that, unmeasured, so that ``max_steps`` steps cost just as many evaluations (to backpropagate through them).
+        floor: least relative tolerance; by default the resolution of the map's dtype.
+        keep_state: put the method's last state into the solution, for what reuses it.
+
+    Returns:
+        the solution, with a value of shape (B, N).
+
+    Raises:
+        ValueError: the start is not finite, or the map changes shape or dtype.
+    """
+    device = z0.device.type
+    if torch.is_autocast_enabled(device):
+        # The map computes as its user asked for; the method's own products stay in the state's dtype.
+        own = torch.autocast(device, dtype=torch.get_autocast_dtype(device))
+        floor = resolution(f, z0) if floor is None else floor
+        with torch.autocast(device, enabled=False):
+            return _iterate(f, z0, solver, args, select, floor, keep_state, own)
+    return _iterate(f, z0, solver, args, select, resolution(f, z0) if floor is None else floor, keep_state, None)
+
+
+def _iterate(
+    f: Map,
+    z0: Tensor,
+    solver: Solver,
+    args: tuple[Tensor, ...] | None,
+    select: str,
+    floor: float,
+    keep_state: bool,
+    autocast: Any,
+) -> Solution[Tensor]:
+    batch, size = z0.shape
+    if batch == 0 or size == 0:
+        raise ValueError(f"Nothing to solve: the state has the shape {tuple(z0.shape)}; expected at least one sample.")
+    call = Counted(f, args, autocast)
+    target: Map = call
+    if isinstance(f, Affine):
+        target = Affine(call.product(f.linear), f.offset, f.transpose and call.product(f.transpose))
+    elif solver.linear:
+        target = Affine.of(call, z0)
+    offset_norm = torch.linalg.vector_norm(target.offset, dim=1) if isinstance(target, Affine) else None
+    ledger = Ledger(
+        batch, solver.atol * math.sqrt(size), max(solver.rtol, floor), solver.restart, newest=select != "best"
+    )
+    compact = args is not None and offset_norm is None
+    track = select != "best" or not solver.monotone
+
+    state = solver.init(target, z0)
+    best = z0  # of the samples in hand
+    value: Tensor | None = None  # of the whole batch, once samples have been let go
+    pending: Tensor | None = None  # None while every sample in hand is active
+    for k in range(solver.max_steps + 1):
+        scale = torch.linalg.vector_norm(state.z.detach(), dim=1) if offset_norm is None else offset_norm
+        norm, scale = _read(state.norm, scale)
+        if k == 0 and offset_norm is None and not math.isfinite(scale.sum()):
+            where = ", ".join(map(str, np.flatnonzero(~np.isfinite(scale))[:5]))
+            raise ValueError(f"The start is not finite in samples {where}; check the input for NaN.")
+        left = ledger.left
+        better, grown = ledger.note(k, norm, scale)
+        if track:
+            best = _keep(best, solver.value(state), better)
+        if k == solver.max_steps or not ledger.left:
+            ledger.close(k)
+            break
+        if grown is not None:
+            state = solver.forget(state, _to(grown, z0))
+        if compact and 2 * ledger.left <= len(ledger.rows):
+            value = best if value is None else _put(value, ledger.rows, best)
+            keep = _to(ledger.cut(), z0)
+            call.args, state, best, pending = take(call.args, keep), take(state, keep), best[keep], None
+        elif ledger.left < left:
+            pending = _to(ledger.active, z0)
+        if select == "next" and k == solver.max_steps - 1:
+            best = _keep(best, solver.propose(state)[0], ledger.active)  # type: ignore[attr-defined]
+            ledger.close(k + 1)
+            break
+        state = solver.step(target, state, pending)
+
+    if not track:
+        best = solver.value(state)
+    if value is not None:
+        best = _put(value, ledger.rows, best)
+    if not keep_state:
+        release(state)
+    return Solution(best, ledger.result, ledger.stats(call), state if keep_state else None)
+
+
+def _read(norm: Tensor, scale: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Two numbers a sample, to the host in one transfer."""
+    if norm.device.type != "cpu":
+        norm, scale = torch.stack((norm, scale)).detach().cpu()
+    return norm.detach().numpy().astype(np.float64), scale.detach().numpy().astype(np.float64)
+
+
+def _to(array: np.ndarray, like: Tensor) -> Tensor:
+    return torch.from_numpy(array.copy()).to(like.device)
+
+
+def _keep(best: Tensor, z: Tensor, mask: np.ndarray) -> Tensor:
+    """Put the masked rows of ``z`` into ``best``; by reference, without a copy, where that is every row."""
+    if mask.all():
+        return z
+    return torch.where(_to(mask, z)[:, None], z, best) if mask.any() else best
+
+
+def _put(value: Tensor, rows: np.ndarray, best: Tensor) -> Tensor:
+    return value.index_copy(0, _to(rows, value), best)
