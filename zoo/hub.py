@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from zoo.registry import UnknownName, check_options, unknown
+from zoo.solvers import SOLVERS
 
 if TYPE_CHECKING:
     from torch import nn
@@ -165,13 +166,15 @@ def recipe(name: str, data: str | None = None) -> dict[str, Any]:
 
 def overlay(base: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     """``new`` over ``base``, mapping by mapping. Where ``new`` gives another ``name``, the old one's options go, except
-    a solver's tolerances and budget, which mean the same for every solver."""
+    a solver's tolerances and budget, which mean the same for every solver of a kind."""
     out = copy.deepcopy(dict(base))
     for key, value in new.items():
         old = out.get(key)
         if isinstance(value, Mapping) and isinstance(old, Mapping):
             if "name" in value and value["name"] != old.get("name"):
-                old = {k: v for k, v in old.items() if k in CARRIED}
+                ode = {e.name for e in SOLVERS.entries(kind="ode")}
+                same = (value["name"] in ode) == (old.get("name") in ode)
+                old = {k: v for k, v in old.items() if same and k in CARRIED}
             out[key] = overlay(old, value)
         else:
             out[key] = copy.deepcopy(value)

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from zoo import penalties
-from zoo.solve import Spec, fixed_point, make_adjoint, make_solver
+from zoo.adjoints.base import Adjoint
+from zoo.solve import Spec, fixed_point, make_adjoint, make_solver, odeint
+from zoo.solvers import SOLVERS
 from zoo.solvers.base import Result, Stats
+from zoo.solvers.ode import ODESolver
 from zoo.solvers.packing import Tensors
+
+PROBLEMS = {  # what a module may pose: in words, and what solves and differentiates it
+    "fixed_point": ("fixed points", "anderson, broyden or picard", "implicit, phantom, jfb or unroll"),
+    "ode": ("ODEs", "dopri5, tsit5 or rk4", "unroll, checkpoint or backsolve"),
+}
 
 
 @dataclass(frozen=True)
@@ -25,13 +33,16 @@ class SolveRecord:
 class ImplicitMixin:
     """Beside ``nn.Module``: ``class Model(ImplicitMixin, nn.Module)``.
 
-    The model calls `configure_implicit` in its ``__init__`` and `solve` in its ``forward``.
+    The model calls `configure_implicit` in its ``__init__``, and `solve` or `integrate` in its ``forward``.
 
     Attributes:
+        problems: what the module poses, "fixed_point", "ode", or both; solvers and adjoints for neither are refused.
         solver, adjoint: what the next solve uses.
         eval_solver: used instead of ``solver`` in evaluation mode, unless None.
         last: how the newest solve went, None before the first. The one thing that a forward pass changes.
     """
+
+    problems: ClassVar[tuple[str, ...]] = ("fixed_point",)
 
     solver: Any = None
     adjoint: Any = None
@@ -48,34 +59,81 @@ class ImplicitMixin:
         """Choose the solver and the adjoint; what is None stays as it is. The weights are not touched.
 
         A solver or adjoint is a name, a mapping ``{"name": ..., option: value}`` or an instance. Where a new solver
-        leaves ``rtol``, ``atol`` or ``max_steps`` open, they carry over from the present one.
+        leaves ``rtol``, ``atol`` or ``max_steps`` open, they carry over from the present one, if both are for the same
+        kind of problem.
+
+        Raises:
+            UnknownName: no such solver, adjoint or option; the nearest is named.
+            ValueError: a solver or an adjoint for another kind of problem than the module poses.
         """
-        if solver is not None:
-            self.solver = make_solver(_carry_over(solver, self.solver))
-        if eval_solver is not None:
-            self.eval_solver = make_solver(_carry_over(eval_solver, self.solver))
-        if adjoint is not None:
-            self.adjoint = make_adjoint(adjoint)
+        made = make_solver(_carry_over(solver, self.solver)) if solver is not None else self.solver
+        evaluating = make_solver(_carry_over(eval_solver, made)) if eval_solver is not None else self.eval_solver
+        across = make_adjoint(adjoint) if adjoint is not None else self.adjoint
+        self._refuse_other_problems((made, evaluating), across)
+        self.solver, self.eval_solver, self.adjoint = made, evaluating, across
 
     def solve(self, f: Callable[..., Tensors], z0: Tensors, *, args: tuple[Tensor, ...] | None = None) -> Any:
         """The fixed point of ``f`` by this module's solver and adjoint; records `last`. See `zoo.fixed_point`."""
-        evaluating = self.eval_solver is not None and not self.training  # type: ignore[attr-defined]
-        solver = self.eval_solver if evaluating else self.solver
-        if solver is None or self.adjoint is None:
-            raise RuntimeError(
-                f"{type(self).__name__} has no solver yet: call configure_implicit(solver='anderson', "
-                "adjoint='implicit') in its __init__."
-            )
-        solution = fixed_point(f, z0, solver, self.adjoint, args=args)
+        solution = fixed_point(f, z0, self._present_solver("anderson", "implicit"), self.adjoint, args=args)
         self.last = SolveRecord(solution.result, solution.stats)
         penalties.observe(self, f, solution.value, args)
         return solution.value
+
+    def integrate(
+        self,
+        f: Callable[..., Tensors],
+        y0: Tensors,
+        ts: Tensor | Sequence[float],
+        *,
+        args: tuple[Tensor, ...] | None = None,
+        params: Iterable[Tensor] | None = None,
+        event: Callable[..., Tensor] | None = None,
+    ) -> Any:
+        """The states (T, B, ...) of ``dy/dt = f(t, y)`` at the times ``ts``; records `last`. See `zoo.solve.odeint`."""
+        solver = self._present_solver("dopri5", "unroll")
+        solution = odeint(f, y0, ts, solver, self.adjoint, args=args, params=params, event=event)
+        self.last = SolveRecord(solution.result, solution.stats)
+        return solution.value
+
+    def _present_solver(self, solver: str, adjoint: str) -> Any:
+        evaluating = self.eval_solver is not None and not self.training  # type: ignore[attr-defined]
+        present = self.eval_solver if evaluating else self.solver
+        if present is None or self.adjoint is None:
+            raise RuntimeError(
+                f"{type(self).__name__} has no solver yet: call configure_implicit(solver={solver!r}, "
+                f"adjoint={adjoint!r}) in its __init__."
+            )
+        return present
+
+    def _refuse_other_problems(self, solvers: Iterable[Any], adjoint: Any) -> None:
+        poses = " and ".join(PROBLEMS[p][0] for p in self.problems)
+        for solver in solvers:
+            kind = "ode" if isinstance(solver, ODESolver) else "fixed_point"
+            if solver is not None and kind not in self.problems:
+                raise ValueError(
+                    f"{type(self).__name__} poses {poses}; the solver {type(solver).__name__} is for "
+                    f"{PROBLEMS[kind][0]}. Use one such as {PROBLEMS[self.problems[0]][1]}."
+                )
+        if isinstance(adjoint, Adjoint) and not any(p in _serves(adjoint) for p in self.problems):
+            raise ValueError(
+                f"{type(self).__name__} poses {poses}; the adjoint {type(adjoint).__name__} cannot differentiate them. "
+                f"Use {PROBLEMS[self.problems[0]][2]}."
+            )
+
+
+def _serves(adjoint: Adjoint) -> list[str]:
+    """The problems whose entry point an adjoint has of its own."""
+    entries = {"fixed_point": "solve", "ode": "integrate"}
+    return [p for p, name in entries.items() if getattr(type(adjoint), name) is not getattr(Adjoint, name)]
 
 
 def _carry_over(spec: Spec | Any, present: Any) -> Spec | Any:
     if not isinstance(spec, str | Mapping) or present is None:
         return spec
     spec = {"name": spec} if isinstance(spec, str) else dict(spec)
+    kinds = {e.name: e.kind for e in SOLVERS.entries()}
+    if (kinds.get(str(spec.get("name"))) == "ode") != isinstance(present, ODESolver):
+        return spec  # steps in time and iterations are different budgets
     have = {f.name for f in fields(present)} if hasattr(present, "__dataclass_fields__") else set()
     kept = {k: getattr(present, k) for k in ("rtol", "atol", "max_steps") if k in have}
     return {**kept, **spec}

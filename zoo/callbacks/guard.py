@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import deque
 from typing import Any
@@ -41,9 +42,10 @@ class ResidualGuard(Callback):
             if module.last is None:
                 continue
             values = measures(module.last.stats)
-            self._watch(trainer, (name, "forward"), values["converged"], values["residual"], module)
+            # an ODE that did not reach its last time has no residual to excuse it
+            self._watch(trainer, (name, "forward"), values["converged"], values.get("residual", math.inf), module)
             if "nfe_backward" in values:
-                pair = values["converged_backward"], values["residual_backward"]
+                pair = values["converged_backward"], values.get("residual_backward", math.inf)
                 self._watch(trainer, (name, "backward"), *pair, module)
 
     def _watch(self, trainer: Trainer, key: tuple[str, str], converged: float, residual: float, module: Any) -> None:
@@ -61,6 +63,12 @@ class ResidualGuard(Callback):
         """What is wrong, in numbers, and what helps."""
         name, direction = key
         where = f" of {name!r}" if name else ""
+        if math.isinf(residual) and module.last.stats.accepted is not None:
+            return (
+                f"The integration{where} does not reach its last time: over the {self.window} steps before step "
+                f"{step}, {share:.0%} of the samples did. {module.last.result.value} Try --solver.max_steps "
+                f"{2 * module.solver.max_steps}, --solver.rtol {10 * module.solver.rtol:g}, or a lower --optim.lr."
+            )
         what = (
             f"The {direction} solve{where} does not converge: over the {self.window} steps before step {step}, "
             f"{share:.0%} of the samples met their tolerance and the mean relative residual was {residual:.2g}."

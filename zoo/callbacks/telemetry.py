@@ -13,20 +13,25 @@ from zoo.solvers.base import Stats
 
 
 def measures(stats: Stats) -> dict[str, float]:
-    """The numbers logged of one solve; all of them are on the host already."""
-    residual = stats.residual.double()
-    out = {
-        "nfe_forward": float(stats.nfe),
-        "residual": float(residual.mean()),
-        "residual_max": float(residual.max()),
-        "converged": float(stats.converged.double().mean()),
-        "steps_p95": float(torch.quantile(stats.steps.double(), 0.95)),
-    }
+    """The numbers logged of one solve; all of them are on the host already.
+
+    An integration in time has accepted and rejected steps instead of a residual, and ``converged`` is the share of the
+    samples that reached the last time.
+    """
+    out = {"nfe_forward": float(stats.nfe), "converged": float(stats.converged.double().mean())}
+    out["steps_p95"] = float(torch.quantile(stats.steps.double(), 0.95))
+    if stats.accepted is None:
+        residual = stats.residual.double()
+        out |= {"residual": float(residual.mean()), "residual_max": float(residual.max())}
+    else:
+        out["accepted"] = float(stats.accepted.double().mean())
+        out["rejected"] = float(stats.rejected.double().mean()) if stats.rejected is not None else 0.0
     if stats.backward:
         back = stats.backward[-1]
         out["nfe_backward"] = float(back.nfe)
-        out["residual_backward"] = float(back.residual.double().mean())
         out["converged_backward"] = float(back.converged.double().mean())
+        if back.accepted is None:
+            out["residual_backward"] = float(back.residual.double().mean())
     return out
 
 

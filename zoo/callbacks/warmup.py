@@ -48,6 +48,8 @@ class UnrollWarmup(Callback):
             from zoo.solvers import SOLVERS
 
             for _, module in implicit_modules(task.model):
+                if "fixed_point" not in module.problems:
+                    continue  # an ODE has no iterations to unroll in its place
                 self._own[module] = (module.solver, module.adjoint, module.eval_solver)
                 module.solver = SOLVERS.build({"name": "picard", "max_steps": task.warmup_depth})
                 module.adjoint = ADJOINTS.build("unroll")

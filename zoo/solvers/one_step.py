@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from zoo.registry import check_options
 from zoo.solvers.ode import Norm, ODESolution, ODESolver, Problem, Step
 from zoo.solvers.ode_loops import each, together
 
@@ -59,7 +61,7 @@ class OneStep(ODESolver):
         per_sample: every sample has its own steps, and where `integrate` is given ``args`` (``()`` if f needs none)
             finished samples leave the batch. Worth it where samples differ in stiffness; the host works a little more.
         norm: ``max`` over the samples of each one's error, or their root mean ``mean`` square, as torchdiffeq takes.
-        controller: how the step follows the error.
+        controller: how the step follows the error; a mapping of its options will do.
     """
 
     steps: int | None = None
@@ -76,6 +78,9 @@ class OneStep(ODESolver):
     def __post_init__(self) -> None:
         super().__post_init__()
         name = type(self).__name__
+        if isinstance(self.controller, Mapping):  # as configuration files give it
+            check_options(f"option of {name}'s controller", Controller, self.controller)
+            object.__setattr__(self, "controller", Controller(**self.controller))
         if self.steps is not None and self.step_size is not None:
             raise ValueError(f"{name}: give steps ({self.steps}) or step_size ({self.step_size}), not both.")
         for option in ("steps", "step_size", "first_step"):

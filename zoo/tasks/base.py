@@ -73,8 +73,11 @@ class Task(LightningModule, ABC):
         ):
             if value < least:
                 raise ValueError(f"task.{name} must be at least {least}; got {value}.")
-        if jacobian_weight > 0 and not implicit_modules(model):
-            raise ValueError(f"task.jacobian_weight is {jacobian_weight}, but {type(model).__name__} solves nothing.")
+        solves = any("fixed_point" in m.problems for _, m in implicit_modules(model))
+        for name, value in (("jacobian_weight", jacobian_weight), ("warmup_steps", warmup_steps)):
+            if value > 0 and not solves:
+                what = "solves ODEs, no fixed points" if implicit_modules(model) else "solves nothing"
+                raise ValueError(f"task.{name} is {value}, but {type(model).__name__} {what}; set it to 0.")
         self.model = model
         self.optim = optim or Optim()
         self.jacobian_weight, self.jacobian_every = jacobian_weight, jacobian_every
