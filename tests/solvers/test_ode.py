@@ -350,13 +350,16 @@ def van_der_pol(t, y, mu):
 
 def test_per_sample_steps_cost_what_the_samples_need():
     mu = torch.linspace(0.5, 15, 64, dtype=torch.float64)[:, None]
-    y0 = torch.tensor([2.0, 0.0], dtype=torch.float64).repeat(64, 1)
-    base = {"name": "dopri5", "rtol": 1e-5, "atol": 1e-5}
-    exact = odeint(van_der_pol, y0, [0.0, 2.0], {"name": "dopri8", "rtol": 1e-10, "atol": 1e-10}, args=(mu,)).value[-1]
-    whole = odeint(van_der_pol, y0, [0.0, 2.0], base, args=(mu,))
-    own = odeint(van_der_pol, y0, [0.0, 2.0], {**base, "per_sample": True}, args=(mu,))
-    assert own.stats.sample_nfe < whole.stats.sample_nfe / 1.5
-    assert (own.value[-1] - exact).abs().max() < 1e-3
+    y0 = 2 * torch.randn(64, 2, dtype=torch.float64)
+
+    def solve(tol, per_sample):
+        spec = {"name": "dopri5", "rtol": tol, "atol": tol, "per_sample": per_sample}
+        return odeint(van_der_pol, y0, [0.0, 3.0], spec, args=(mu,))
+
+    exact = solve(1e-10, True).value[-1]
+    whole, own = solve(1e-5, False), solve(1e-5, True)
+    assert own.stats.sample_nfe < whole.stats.sample_nfe / 3
+    assert (own.value[-1] - exact).abs().amax(1).median() < 1e-4
     assert own.stats.accepted.unique().numel() > 5
 
 
