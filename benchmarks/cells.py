@@ -42,10 +42,10 @@ class TransformerCell(nn.Module):
         return self.norm2(z + self.down(torch.relu(self.up(z))))
 
 
-def conv_problem() -> tuple[nn.Module, Tensor, Tensor]:
-    """64 channels, 16x16, batch 64: cell, injection, start."""
+def conv_problem(batch: int = 64) -> tuple[nn.Module, Tensor, Tensor]:
+    """64 channels, 16x16: cell, injection, start."""
     torch.manual_seed(0)
-    return ConvCell(), torch.randn(64, 64, 16, 16), torch.zeros(64, 64, 16, 16)
+    return ConvCell(), torch.randn(batch, 64, 16, 16), torch.zeros(batch, 64, 16, 16)
 
 
 def transformer_problem(width: int, batch: int, tokens: int) -> tuple[nn.Module, Tensor, Tensor]:

@@ -22,7 +22,7 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _over(a: Tensor, b: Tensor) -> Tensor:
-    """``a / b``, and 0 where ``b`` is 0: a sample that has broken down, or is exactly solved, stays where it is."""
+    """``a / b`` of (B, 1), and 0 where ``b`` is 0: a sample that has broken down, or is solved, stays where it is."""
     return torch.where(b == 0, torch.zeros_like(a), a / torch.where(b == 0, torch.ones_like(b), b))
 
 
@@ -121,30 +121,33 @@ class GMRES(LinearSolver):
             state = self._cycle(self.value(state), state.r)
         z, norm, r, directions, images, triangle, coefficients, fell = state
         k = images.count
-        p = _over(r, norm[:, None])
+        p = r
         if k > 0 and not bool(fell.all()):
-            p = torch.where(fell[:, None], p, images.rows[:, -1])
-        w = p - f.linear(p)
-        before = _norm(w)
+            p = torch.where(fell[:, None], r, images.newest * norm[:, None])
+        directions = directions.push(p)
+        w = (p - f.linear(p))[:, None]  # (B, 1, N)
         if k > 0:
-            h = images.dot(w)
-            w = torch.baddbmm(w[:, None, :], h[:, None, :], images.rows, alpha=-1)[:, 0]
+            rows = images.rows
+            h = torch.bmm(w, rows.transpose(1, 2))
+            w.baddbmm_(h, rows, alpha=-1)
             # Orthogonalise twice where much was taken off (Daniel et al. 1976): once leaves rounding errors in w.
-            if bool((_norm(w) < 0.5 * before).any()):
-                again = images.dot(w)
-                w = torch.baddbmm(w[:, None, :], again[:, None, :], images.rows, alpha=-1)[:, 0]
+            if bool((torch.linalg.vector_norm(h, dim=2) > 1.7 * torch.linalg.vector_norm(w, dim=2)).any()):
+                again = torch.bmm(w, rows.transpose(1, 2))
+                w.baddbmm_(again, rows, alpha=-1)
                 h = h + again
-            triangle[:, :k, k] = h
-        size = _norm(w)
-        # Nothing new: the image lies in the space already (an exactly solved or settled sample).
-        size = torch.where(size > 10 * torch.finfo(size.dtype).eps * before, size, torch.zeros_like(size))
-        w = _over(w, size[:, None])
-        triangle[:, k, k] = torch.where(size == 0, torch.ones_like(size), size)
-        take = _still(_dot(w, r), active)
+            triangle[:, :k, k] = h[:, 0]
+        w = w[:, 0]
+        # An image of rounding size lies in the space already (a solved or settled sample): it must not be blown up.
+        noise = (10 * torch.finfo(norm.dtype).eps * norm).clamp_min(torch.finfo(norm.dtype).tiny)
+        size = torch.maximum(_norm(w), noise)
+        triangle[:, k, k] = size
+        images = images.push(w, times=size.reciprocal()[:, None])
+        w = images.newest
+        take = _still(torch.bmm(w[:, None], r[:, :, None])[:, :, 0], active)
         coefficients[:, k] = take[:, 0]
-        r = r - take * w
+        r = torch.addcmul(r, w, take, value=-1)
         new = _norm(r)
-        return GMRESState(z, new, r, directions.push(p), images.push(w), triangle, coefficients, new <= 0.95 * norm)
+        return GMRESState(z, new, r, directions, images, triangle, coefficients, new <= 0.95 * norm)
 
     def value(self, state: GMRESState) -> Tensor:
         k = state.images.used
