@@ -4,6 +4,7 @@ This is the contents page. Names are imported when they are first asked for, so 
 imports no torch::
 
     zoo.fixed_point(f, z0, solver="anderson", adjoint="implicit")      the solve itself, differentiable
+    zoo.odeint(f, y0, ts, solver="dopri5", adjoint="unroll")           an ODE, likewise
     zoo.create_model("mdeq_tiny", solver="broyden")                    a model by name, a plain nn.Module
     zoo.list_models("mdeq*"), zoo.list_solvers(), zoo.list_adjoints()  what there is
 """
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from zoo.hub import list_models as list_models
     from zoo.implicit import ImplicitMixin as ImplicitMixin
     from zoo.solve import fixed_point as fixed_point
+    from zoo.solve import odeint as odeint
     from zoo.solvers.base import Result as Result
     from zoo.solvers.base import Solution as Solution
     from zoo.solvers.base import SolveError as SolveError
@@ -27,6 +29,7 @@ __version__ = "0.1.0"
 
 _HOME = {  # public name -> the module it lives in; a module without a name of its own is exported whole
     "fixed_point": "zoo.solve",
+    "odeint": "zoo.solve",
     "Solution": "zoo.solvers.base",
     "Result": "zoo.solvers.base",
     "SolveError": "zoo.solvers.base",
