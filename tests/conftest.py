@@ -22,7 +22,7 @@ if (spec := importlib.util.find_spec("zoo")) and (spec.origin or "").startswith(
 import hypothesis  # noqa: E402
 import torch  # noqa: E402
 
-torch.set_num_threads(min(2, os.cpu_count() or 1))  # small tensors: more threads wait for one another
+torch.set_num_threads(1)  # the tensors are small: more threads would only wait for one another
 hypothesis.settings.register_profile("zoo", derandomize=True, deadline=None, max_examples=15, database=None)
 hypothesis.settings.load_profile("zoo")
 
