@@ -85,7 +85,7 @@ def test_options_are_those_of_the_signature():
     def factory(a, *, b=1, **rest):
         return a, b, rest
 
-    assert option_names(factory) == ["a", "b"]
+    assert option_names(factory) == ("a", "b")
     check_options("option", factory, {"a": 1, "b": 2})
     with pytest.raises(UnknownName):
         check_options("option", factory, {"c": 2})

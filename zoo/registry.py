@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import fnmatch
+import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
@@ -110,9 +111,10 @@ class Registry(Generic[T]):
         return factory(**options)  # type: ignore[operator]
 
 
-def option_names(factory: Callable[..., Any]) -> list[str]:
+@functools.cache
+def option_names(factory: Callable[..., Any]) -> tuple[str, ...]:
     """The keyword options that a dataclass or a function takes."""
-    return [p.name for p in inspect.signature(factory).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    return tuple(p.name for p in inspect.signature(factory).parameters.values() if p.kind is not p.VAR_KEYWORD)
 
 
 def check_options(noun: str, factory: Callable[..., Any], options: Mapping[str, Any]) -> None:
