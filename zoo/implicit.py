@@ -114,14 +114,14 @@ class ImplicitMixin:
                     f"{type(self).__name__} poses {poses}; the solver {type(solver).__name__} is for "
                     f"{PROBLEMS[kind][0]}. Use one such as {PROBLEMS[self.problems[0]][1]}."
                 )
-        if isinstance(adjoint, Adjoint) and not any(p in _serves(adjoint) for p in self.problems):
+        if isinstance(adjoint, Adjoint) and not any(p in serves(adjoint) for p in self.problems):
             raise ValueError(
                 f"{type(self).__name__} poses {poses}; the adjoint {type(adjoint).__name__} cannot differentiate them. "
                 f"Use {PROBLEMS[self.problems[0]][2]}."
             )
 
 
-def _serves(adjoint: Adjoint) -> list[str]:
+def serves(adjoint: Adjoint) -> list[str]:
     """The problems whose entry point an adjoint has of its own."""
     entries = {"fixed_point": "solve", "ode": "integrate"}
     return [p for p, name in entries.items() if getattr(type(adjoint), name) is not getattr(Adjoint, name)]

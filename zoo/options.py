@@ -166,10 +166,12 @@ class Options:
             parser.add_function_arguments(thing, key, skip=skip, fail_untyped=False)
 
     def _add_inner(self, parser: LightningArgumentParser, given: Any) -> None:
-        """The linear solver inside an adjoint: ``--adjoint.solver NAME``, ``--adjoint.solver.rtol``."""
+        """The solver inside an adjoint: ``--adjoint.solver NAME``, ``--adjoint.solver.rtol``."""
         spec = {"name": given} if isinstance(given, str) else given
         if not isinstance(spec, Mapping) or "name" not in spec:
             spec = {**_inner_default(ADJOINTS[self.names["adjoint"]]), **(spec or {})}
+        if "name" not in spec:
+            return  # the adjoint takes the forward solver unless one is named
         self.inner = spec["name"]
         parser.add_class_arguments(SOLVERS[self.inner], "adjoint.solver", instantiate=False, fail_untyped=False)
         self._inner_defaults = {k: v for k, v in spec.items() if k != "name"}
@@ -239,8 +241,10 @@ def one_line(message: str) -> str:
 
 
 def _inner_default(adjoint: Any) -> dict[str, Any]:
-    """The solver that an adjoint has by default, as a spec."""
+    """The solver that an adjoint has by default, as a spec; empty where it has none of its own."""
     solver = adjoint().solver
+    if solver is None:
+        return {}
     path = f"{type(solver).__module__}:{type(solver).__qualname__}"
     name = next(e.name for e in SOLVERS.entries() if e.path == path)
     usual = type(solver)()

@@ -38,7 +38,7 @@ def test_every_variant_solves_and_every_parameter_gets_a_gradient(name: str) -> 
         {"augment": 3},
         {"dynamics": "second"},
         {"dynamics": "heavy_ball", "augment": 4},
-        {"channels": [4, 6, 8], "downsample": 0, "in_chans": 3, "act": "tanh"},
+        {"channels": [4, 8, 16], "downsample": 0, "in_chans": 3, "act": "tanh"},
         {"time": "hyper", "hidden": 0.5},
         {"time": "plain", "act": "tanh", "end": 2.0},
     ],

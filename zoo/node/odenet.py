@@ -77,6 +77,7 @@ class ODENet(nn.Module):
             every further stage halves the map.
         hidden: channels between the two convolutions of a field, as a multiple of those of its state.
         downsample: how often the stem halves the image before the first ODE.
+        padding: of the stem's first convolution; 1 keeps the border of small images, where it counts.
         groups: of group normalisation, at most.
         time: how the fields know the time: ``plain``, ``concat``, ``concat_squash`` or ``hyper``.
         augment: channels of zeros added to the state of each stage; 0 for the plain ODE-Net, 5 or 10 for ANODE.
@@ -97,6 +98,7 @@ class ODENet(nn.Module):
         channels: Sequence[int] = (64,),
         hidden: float = 1.0,
         downsample: int = 2,
+        padding: int = 0,
         groups: int = 32,
         time: Time = "concat",
         augment: int = 0,
@@ -107,16 +109,17 @@ class ODENet(nn.Module):
         global_pool: str = "avg",
     ) -> None:
         super().__init__()
-        if not channels or min(channels) < 1 or in_chans < 1 or downsample < 0 or not 0 <= dropout < 1:
+        if not channels or min(channels) < 1 or in_chans < 1 or min(downsample, padding) < 0 or not 0 <= dropout < 1:
             raise ValueError(
-                "An ODE-Net needs at least one stage of at least one channel, in_chans of at least 1, downsample of at "
-                f"least 0 and dropout in [0, 1); got channels={tuple(channels)}, in_chans={in_chans}, "
-                f"downsample={downsample}, dropout={dropout}."
+                "An ODE-Net needs at least one stage of at least one channel, in_chans of at least 1, downsample and "
+                f"padding of at least 0 and dropout in [0, 1); got channels={tuple(channels)}, in_chans={in_chans}, "
+                f"downsample={downsample}, padding={padding}, dropout={dropout}."
             )
         if dynamics not in DYNAMICS:
             raise ValueError(unknown("dynamics", dynamics, DYNAMICS))
-        self.in_chans, self.channels, self.downsample, self.dropout = in_chans, tuple(channels), downsample, dropout
-        self.stem = nn.Sequential(nn.Conv2d(in_chans, channels[0], 3))
+        self.in_chans, self.channels, self.dropout = in_chans, tuple(channels), dropout
+        self.downsample, self.padding = downsample, padding
+        self.stem = nn.Sequential(nn.Conv2d(in_chans, channels[0], 3, padding=padding))
         for _ in range(downsample):
             self.stem.append(halve(channels[0], channels[0], groups))
         self.blocks, self.down = nn.ModuleList(), nn.ModuleList()
@@ -176,7 +179,7 @@ class ODENet(nn.Module):
                 "with in_chans as many as the channels of the images, or convert the images."
             )
         halvings = self.downsample + len(self.channels) - 1
-        if (min(images.shape[-2:]) - 2) >> halvings < 1:
+        if (min(images.shape[-2:]) + 2 * self.padding - 2) >> halvings < 1:
             raise ValueError(
                 f"Images of {images.shape[-2]}x{images.shape[-1]} leave nothing behind a 3x3 convolution and "
                 f"{halvings} halvings; create the model with fewer (downsample, now {self.downsample})."
