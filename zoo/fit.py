@@ -360,5 +360,7 @@ def _keys(config: Mapping[str, Any]) -> list[str]:
     return [f"{s}.{k}" for s, options in config.items() if isinstance(options, Mapping) for k in options]
 
 
-if __name__ == "__main__":
-    raise SystemExit(main())
+if __name__ == "__main__":  # run the module that the others import: an error raised there is of its class, not of ours
+    from zoo import fit
+
+    raise SystemExit(fit.main())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -62,6 +64,14 @@ def test_what_does_not_fit_an_ode_is_refused_before_training(tmp_path, options, 
 def test_an_ode_solver_for_a_fixed_point_is_refused(tmp_path):
     with pytest.raises(UsageError, match="poses fixed points; the solver Dopri5 is for ODEs. Use one such as anderson"):
         cli.fit("test_mdeq", "digits", solver="dopri5", trainer=TRAINER, out=tmp_path / "run")
+
+
+def test_the_command_line_says_it_in_one_sentence(tmp_path):
+    command = [sys.executable, "-m", "zoo.fit", "--model", "test_odenet", "--solver", "picard"]
+    done = subprocess.run([*command, "--out", str(tmp_path / "run")], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.startswith("zoo.fit: error: ODEBlock poses ODEs; the solver Picard is for fixed points.")
+    assert "Traceback" not in done.stderr
 
 
 def test_a_budget_that_ends_before_the_last_time_is_warned_of():
