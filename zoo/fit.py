@@ -286,7 +286,13 @@ def help_text() -> str:
         ("adjoints (how gradients cross the solve)", ADJOINTS, None),
     ):
         lines += ["", f"{title}:"]
-        lines += [f"  {e.name:<24}{e.summary}" for e in table.entries() if kinds is None or e.kind in kinds]
+        entries = [e for e in table.entries() if kinds is None or e.kind in kinds]
+        lines += [f"  {e.name:<24}{e.summary}" for e in entries if ":" not in e.name]
+        for package in sorted(
+            {e.name.partition(":")[0] for e in entries if ":" in e.name}
+        ):  # another's methods: one line
+            methods = ", ".join(e.name.partition(":")[2] for e in entries if e.name.startswith(package + ":"))
+            lines.append(f"  {package + ':METHOD':<24}{methods}")
     lines += [
         "",
         "Start with:            python -m zoo.fit --model mdeq",

@@ -1,0 +1,38 @@
+"""Every experiment parses against the real signatures, and every kept result says what is needed to judge it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from zoo import hub
+from zoo.fit import resolve
+from zoo.options import Options
+
+FOLDER = Path(__file__).resolve().parents[1] / "experiments"
+EXPERIMENTS = sorted(FOLDER.glob("*.yaml"))
+RESULTS = sorted((FOLDER / "results").glob("*.json"))
+
+
+def test_there_are_experiments():
+    assert EXPERIMENTS
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
+def test_an_experiment_is_a_complete_configuration(path):
+    options = Options(resolve(["-c", str(path)]))
+    config = options.config()
+    card = hub.card(config["model"]["name"])
+    assert path.stem == f"{card.name}_{config['data']['name']}"
+    assert config["data"]["name"] in card.data
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda p: p.stem)
+def test_a_result_names_seed_commit_and_hardware(path):
+    record = json.loads(path.read_text())
+    text = json.dumps(record)
+    assert record.get("commit"), "without a commit nobody can repeat it"
+    assert "hardware" in text and "seed" in text and "torch" in text
+    assert "NaN" not in text
