@@ -288,9 +288,7 @@ def help_text() -> str:
         lines += ["", f"{title}:"]
         entries = [e for e in table.entries() if kinds is None or e.kind in kinds]
         lines += [f"  {e.name:<24}{e.summary}" for e in entries if ":" not in e.name]
-        for package in sorted(
-            {e.name.partition(":")[0] for e in entries if ":" in e.name}
-        ):  # another's methods: one line
+        for package in sorted({e.name.partition(":")[0] for e in entries if ":" in e.name}):
             methods = ", ".join(e.name.partition(":")[2] for e in entries if e.name.startswith(package + ":"))
             lines.append(f"  {package + ':METHOD':<24}{methods}")
     lines += [
