@@ -97,11 +97,12 @@ class Concat(TimeLayer):
             nn.init.uniform_(p, -bound, bound)
 
     def forward(self, t: Tensor, h: Tensor) -> Tensor:
-        out = self.base(h)
-        if not self.kernel:
-            return out + t * self.weight_t
-        ones = h.new_ones(1, 1, *h.shape[2:])
-        return out + t * F.conv2d(ones, self.weight_t, padding=self.kernel // 2)
+        if self.kernel:
+            seen = F.conv2d(h.new_ones(1, 1, *h.shape[2:]), self.weight_t, padding=self.kernel // 2)
+            return torch.addcmul(self.base(h), t, seen)
+        if t.dim():
+            return torch.addcmul(self.base(h), t, self.weight_t)
+        return F.linear(h, self.base.weight, torch.addcmul(self.base.bias, t, self.weight_t))
 
 
 class ConcatSquash(TimeLayer):
