@@ -27,15 +27,16 @@ ORDER = [
     ["implicit penalties"],
     ["layers"],
     ["deq", "node", "hypernet", "baselines"],
-    ["hub"],
+    ["hub folder checkpoint preprocess restore modelcard"],
     ["data", "tasks", "timm"],
+    ["pretrained"],
     ["figure", "run"],
     ["callbacks"],
-    ["options cli fit evaluate compare"],
+    ["options cli fit evaluate export compare"],
 ]
 RANK = {name: i for i, row in enumerate(ORDER) for group in row for name in group.split()}
 GROUP = {name: group for row in ORDER for group in row for name in group.split()}
-TORCH_FREE = ["zoo", "zoo.registry", "zoo.solvers", "zoo.adjoints", "zoo.data", "zoo.hub", "zoo.fit"]
+TORCH_FREE = ["zoo", "zoo.registry", "zoo.solvers", "zoo.adjoints", "zoo.data", "zoo.hub", "zoo.fit", "zoo.folder"]
 
 
 def modules() -> dict[str, Path]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import pytest
 import torch
 import yaml
 
 import zoo
-from zoo import hub
+from zoo import folder, hub
 from zoo.registry import UnknownName
 
 CARD = {
@@ -92,30 +90,44 @@ def test_a_wrong_argument_or_solver_names_the_nearest(write):
 
 
 def test_weights_are_checked_and_loaded(write, tmp_path):
-    from safetensors.torch import save_file
-
     hub.register_card(write())
     source = zoo.create_model("toy")
     with pytest.raises(UnknownName, match="'toy_small' has no trained weights"):
         zoo.create_model("toy", pretrained=True)
-    (tmp_path / "weights").mkdir()
-    file = tmp_path / "weights" / "toy.safetensors"
-    save_file(source.state_dict(), file)
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    place = tmp_path / "weights" / "toy_small.digits"
+    arguments = {**CARD["variants"]["toy_small"]["model"], "num_classes": 10}
+    specs = {"solver": CARD["solver"], "adjoint": CARD["adjoint"]}
+    saved = folder.write(
+        place, folder.Config(name="toy_small.digits", model=arguments, weights={}, **specs), source.state_dict()
+    )
+    file = place / folder.WEIGHTS
+    entry = {"file": "toy_small.digits/model.safetensors", "sha256": saved.weights["sha256"]}
     hub._cards.clear()
     hub._aliases.clear()
-    hub.register_card(write(weights={"toy_small": {"digits": {"file": file.name, "sha256": digest}}}))
+    hub.register_card(write(weights={"toy_small": {"digits": entry}}))
     assert zoo.list_models("toy*", pretrained=True) == ["toy_small.digits"]
     for name in ("toy", "toy.digits"):
-        loaded = zoo.create_model(name, pretrained=True).state_dict()
-        assert all(torch.equal(v, loaded[k]) for k, v in source.state_dict().items())
-    with pytest.raises(ValueError, match="do not fit the overridden model"):
-        zoo.create_model("toy", pretrained=True, num_classes=3)
+        loaded = zoo.create_model(name, pretrained=True)
+        assert all(torch.equal(v, loaded.state_dict()[k]) for k, v in source.state_dict().items())
+        assert (loaded.solver.max_steps, loaded.pretrained.name) == (7, "toy_small.digits")
+    other = zoo.create_model("toy", pretrained=True, num_classes=3, solver="anderson")
+    assert other.num_classes == 3
+    assert type(other.solver).__name__ == "Anderson"
+    assert torch.equal(other.stem[0].weight, source.stem[0].weight)
+    with pytest.raises(ValueError, match="do not fit the model: .* is .*, the model has"):
+        zoo.create_model("toy", pretrained=True, final_channels=16)
     file.write_bytes(file.read_bytes()[:-1] + b"x")
-    with pytest.raises(ValueError, match="is damaged: its sha256 is"):
+    with pytest.raises(ValueError, match="is damaged or was changed: its sha256 is"):
         zoo.create_model("toy", pretrained=True)
     file.unlink()
-    with pytest.raises(FileNotFoundError, match="which is missing"):
+    with pytest.raises(ValueError, match="which cannot be read"):
+        zoo.create_model("toy", pretrained=True)
+
+
+def test_weights_lie_below_the_folder_of_weights(write):
+    entry = {"file": "../elsewhere/model.safetensors", "sha256": "0"}
+    hub.register_card(write(weights={"toy_small": {"digits": entry}}))
+    with pytest.raises(hub.CardError, match="must be FOLDER/model.safetensors below"):
         zoo.create_model("toy", pretrained=True)
 
 

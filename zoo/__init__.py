@@ -6,6 +6,8 @@ imports no torch::
     zoo.fixed_point(f, z0, solver="anderson", adjoint="implicit")      the solve itself, differentiable
     zoo.odeint(f, y0, ts, solver="dopri5", adjoint="unroll")           an ODE, likewise
     zoo.create_model("mdeq_tiny", solver="broyden")                    a model by name, a plain nn.Module
+    zoo.load("mdeq_tiny.digits")                                       a trained one, by name, folder or hub
+    zoo.predict("mdeq_tiny.digits", "two.png").label                   ... and what it says about a picture
     zoo.list_models("mdeq*"), zoo.list_solvers(), zoo.list_adjoints()  what there is
 """
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from zoo.hub import create_model as create_model
     from zoo.hub import list_models as list_models
     from zoo.implicit import ImplicitMixin as ImplicitMixin
+    from zoo.pretrained import load as load
+    from zoo.pretrained import predict as predict
     from zoo.solve import fixed_point as fixed_point
     from zoo.solve import odeint as odeint
     from zoo.solvers.base import Result as Result
@@ -36,6 +40,8 @@ _HOME = {  # public name -> the module it lives in; a module without a name of i
     "ImplicitMixin": "zoo.implicit",
     "create_model": "zoo.hub",
     "list_models": "zoo.hub",
+    "load": "zoo.pretrained",
+    "predict": "zoo.pretrained",
     "penalties": "zoo.penalties",
 }
 

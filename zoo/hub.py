@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 import fnmatch
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from zoo import folder
 from zoo.registry import UnknownName, check_options, unknown
 from zoo.solvers import SOLVERS
 
@@ -66,7 +66,7 @@ class ModelCard:
         data: names of the data sets it trains on, the default first.
         aliases: other names of this variant.
         paper, licence, measured, published: for reports; numbers under ``measured`` come from our own runs.
-        weights: by data set: ``{file, sha256, model: {...}}``.
+        weights: by data set: ``{file, sha256}``, the file below ``zoo/weights``.
         recipes: the family's recipes as written; read them with `recipe`.
         source: the file this came from.
     """
@@ -208,22 +208,23 @@ def create_model(
 
     Raises:
         UnknownName: no such model, option, solver, adjoint or weights; the nearest is named.
+        WeightsError: the weights are damaged, or do not fit the overridden model.
     """
     c = card(name)
-    factory = c.load()
     tag = name.partition(".")[2]
     if tag and tag not in c.weights and tag not in c.data:
         raise UnknownName(unknown(f"data set of {c.name!r}", tag, [*c.data, *c.weights]))
-    weights = _weights(c, tag) if pretrained else {}
-    trained_on = tag or (weights and weights["tag"]) or None
-    config = dict(c.model)
-    specs = recipe(c.name, trained_on) if trained_on else {}
-    config |= {**specs.get("model", {}), **weights.get("model", {})}
+    if pretrained:
+        from zoo.restore import restore
+
+        place, sha256 = weights_of(c, tag)
+        return restore(place, sha256=sha256, solver=solver, adjoint=adjoint, **overrides)
+    factory = c.load()
+    specs = recipe(c.name, tag) if tag else {}
+    config = {**c.model, **specs.get("model", {})}
     check_options(f"argument of {c.name!r}", factory, overrides)
     model = factory(**config | overrides)
     configure(model, overlay({"solver": c.solver, "adjoint": c.adjoint}, specs), solver, adjoint)
-    if pretrained:
-        _load_weights(model, c, weights)
     return model
 
 
@@ -239,39 +240,22 @@ def configure(model: nn.Module, defaults: Mapping[str, Any], solver: Any = None,
     model.configure_implicit(**specs)  # which carries the tolerances over
 
 
-def _weights(c: ModelCard, tag: str) -> dict[str, Any]:
+def weights_of(c: ModelCard, tag: str = "") -> tuple[Path, str]:
+    """The folder of a card's weights, and their sha256; those of its first data set that has some, if none is named."""
     if not c.weights:
         have = list_models(pretrained=True)
         raise UnknownName(f"{c.name!r} has no trained weights. Those that have: {', '.join(have) or 'none yet'}.")
     tag = tag or next(iter(c.weights))
     if tag not in c.weights:
         raise UnknownName(unknown(f"weights of {c.name!r}", tag, c.weights))
-    return {"tag": tag, **c.weights[tag]}
-
-
-def _load_weights(model: nn.Module, c: ModelCard, weights: Mapping[str, Any]) -> None:
-    from safetensors.torch import load_file
-
-    file = HERE / "weights" / weights["file"]
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"The weights of {c.name!r} should lie in {file}, which is missing; reinstall the package."
+    root = (HERE / "weights").resolve()
+    file = (root / c.weights[tag]["file"]).resolve()
+    if not file.is_relative_to(root) or file.name != folder.WEIGHTS:
+        raise CardError(
+            f"{c.source}: weights.{c.name}.{tag}.file must be FOLDER/{folder.WEIGHTS} below {root}; "
+            f"got {c.weights[tag]['file']!r}."
         )
-    found = hashlib.sha256(file.read_bytes()).hexdigest()
-    if found != weights["sha256"]:
-        raise ValueError(f"{file} is damaged: its sha256 is {found}, the card of {c.name!r} says {weights['sha256']}.")
-    state = load_file(file)
-    own = model.state_dict()
-    wrong = [
-        f"{k} {tuple(v.shape)}, the model has {tuple(own[k].shape)}"
-        for k, v in state.items()
-        if k in own and own[k].shape != v.shape
-    ]
-    if wrong:
-        raise ValueError(
-            f"The weights of {c.name!r} do not fit the overridden model: {wrong[0]}. Build it as the card says."
-        )
-    model.load_state_dict(state, strict=True)
+    return file.parent, c.weights[tag]["sha256"]
 
 
 def _files(found: Any) -> list[Path]:

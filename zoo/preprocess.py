@@ -1,0 +1,146 @@
+"""From a picture to what a trained model expects: size, channels, mean and deviation; and the names of its answers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zoo.registry import unknown
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """``(x - mean) / std`` of pictures in [0, 1], resized to the size that the model was trained on.
+
+    Args:
+        size: height and width of the pictures.
+        mean, std: of the training pictures in [0, 1], one number for each channel.
+        white: the value of a full pixel in arrays of whole numbers; a picture of a file or of PIL has 255.
+        classes: the names of the answers in the order of the logits; empty: numbers.
+        data: the data set that they come from.
+        kind: "image".
+    """
+
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    white: int = 255
+    classes: tuple[str, ...] = ()
+    data: str = ""
+    kind: str = "image"
+
+    @property
+    def in_chans(self) -> int:
+        return len(self.mean)
+
+    @classmethod
+    def read(cls, given: Mapping[str, Any]) -> Preprocessing:
+        """From the mapping in a ``config.json``.
+
+        Raises:
+            ValueError: a key is unknown or missing, or of a wrong kind.
+        """
+        known = [f.name for f in dataclasses.fields(cls)]
+        for key in given:
+            if key not in known:
+                raise ValueError(f"preprocessing: {unknown('key', key, known)}")
+        if given.get("kind", "image") != "image":
+            raise ValueError(f"preprocessing of kind {given['kind']!r} is not known; known: 'image'.")
+        if missing := [k for k in ("size", "mean", "std") if k not in given]:
+            raise ValueError(f"preprocessing: the key {missing[0]!r} is missing.")
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+        made = cls(**values)
+        numbers = [*made.mean, *made.std, made.size, made.white]
+        if not all(isinstance(n, (int, float)) for n in numbers) or min(made.std) <= 0 or made.size < 1:
+            raise ValueError(
+                f"preprocessing: mean, std, size and white must be numbers, std and size positive: {given}."
+            )
+        if len(made.mean) != len(made.std):
+            raise ValueError(f"preprocessing: {len(made.mean)} means for {len(made.std)} deviations.")
+        return made
+
+    @classmethod
+    def of(cls, data: Any, name: str) -> Preprocessing:
+        """That of an image data set."""
+        return cls(
+            size=data.image_size,
+            mean=tuple(data.mean),
+            std=tuple(data.std),
+            white=data.white,
+            classes=tuple(data.classes),
+            data=name,
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for ``config.json``."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+
+    def __call__(self, images: Any) -> Tensor:
+        """One picture or several to a batch (B, in_chans, size, size).
+
+        Args:
+            images: a path, a PIL image, or an array or tensor (H, W), (H, W, C), (C, H, W) or (B, C, H, W), whole
+                numbers from 0 to ``white`` or floats in [0, 1]; or a list of these. Colour becomes grey, and grey is
+                repeated, where the model's channels ask for it.
+
+        Raises:
+            ValueError: a shape or values that cannot be a picture.
+        """
+        if isinstance(images, (list, tuple)):
+            if not images:
+                raise ValueError("No picture was given; the list is empty.")
+            return torch.cat([self(one) for one in images])
+        x = self._fit(self._unit(images))
+        mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (self.mean, self.std))
+        return (x - mean) / std
+
+    def _unit(self, image: Any) -> Tensor:
+        """Floats in [0, 1], (B, C, H, W)."""
+        white = self.white
+        if isinstance(image, (str, Path)):
+            from PIL import Image
+
+            with Image.open(image) as opened:
+                return self._unit(opened.convert("L" if self.in_chans == 1 else "RGB"))
+        if hasattr(image, "getbands"):  # PIL's, without importing it
+            image = np.asarray(image.convert("L" if self.in_chans == 1 else "RGB"))
+            white = 255
+        x = torch.from_numpy(np.ascontiguousarray(image)) if isinstance(image, np.ndarray) else torch.as_tensor(image)
+        if x.dim() == 2:
+            x = x[None, None]
+        elif x.dim() == 3:
+            last = x.shape[-1] in (1, 3) and x.shape[0] not in (1, 3)
+            x = (x.permute(2, 0, 1) if last else x)[None]
+        if x.dim() != 4 or x.shape[1] not in (1, 3) or min(x.shape) < 1:
+            raise ValueError(
+                f"A picture is (H, W), (H, W, C), (C, H, W), or (B, C, H, W) for several, with 1 or 3 channels; got "
+                f"{tuple(x.shape)}."
+            )
+        if x.is_floating_point():
+            white = 1
+        x = x.float()
+        low, high = float(x.min()), float(x.max())
+        if not (low >= 0 and high <= white):  # NaN is neither
+            raise ValueError(
+                f"Pixels must lie between 0 and {white}; got {low:g} to {high:g}. Give floats in [0, 1] that are not "
+                f"normalised yet, or whole numbers up to {self.white}."
+            )
+        return x / white
+
+    def _fit(self, x: Tensor) -> Tensor:
+        """The model's channels and size."""
+        if self.in_chans == 1 and x.shape[1] == 3:
+            x = (x * torch.tensor([0.299, 0.587, 0.114]).view(-1, 1, 1)).sum(1, keepdim=True)
+        elif self.in_chans == 3 and x.shape[1] == 1:
+            x = x.expand(-1, 3, -1, -1)
+        if x.shape[-2:] != (self.size, self.size):
+            x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True, align_corners=False)
+        return x

@@ -1,0 +1,63 @@
+"""Build a model as it was trained, from its configuration and weights, with another solver or classifier if asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from zoo import folder, hub
+from zoo.folder import Config, WeightsError
+from zoo.registry import UnknownName, check_options, unknown
+
+
+def restore(place: Path, *, sha256: str = "", solver: Any = None, adjoint: Any = None, **overrides: Any) -> nn.Module:
+    """The model of a folder of `zoo.folder`, with its weights; ``sha256`` is what a card says of them.
+
+    Raises:
+        WeightsError: the folder is damaged, of a newer format, or made for another model; nothing is loaded.
+    """
+    saved = folder.read(place)
+    if saved.name.partition(".")[0] not in hub.cards():
+        raise WeightsError(f"{place / folder.CONFIG}: name: {unknown('model', saved.name, hub.cards())}")
+    state = folder.read_weights(place, saved, sha256)
+    return build(saved, state, str(place), solver=solver, adjoint=adjoint, **overrides)
+
+
+def build(
+    saved: Config,
+    state: Mapping[str, Tensor],
+    what: str,
+    *,
+    solver: Any = None,
+    adjoint: Any = None,
+    **overrides: Any,
+) -> nn.Module:
+    """A model as it was trained, but for what is overridden; another ``num_classes`` gives it a new classifier.
+
+    The model's ``pretrained`` is ``saved``, which holds its preprocessing and its measured numbers.
+    """
+    c = hub.card(saved.name)
+    factory = c.load()
+    check_options(f"argument of {c.name!r}", factory, overrides)
+    classes = overrides.pop("num_classes", None)
+    try:
+        check_options(f"argument of {c.name!r}", factory, saved.model)
+        model = factory(**{**saved.model, **overrides})
+        hub.configure(model, {"solver": saved.solver, "adjoint": saved.adjoint})
+    except (UnknownName, TypeError, ValueError) as error:
+        if overrides:
+            raise
+        raise WeightsError(f"{what}: the configuration cannot be built: {error}") from error
+    folder.fill(model, state, what)
+    hub.configure(model, {}, solver, adjoint)
+    if classes is not None and classes != saved.model.get("num_classes"):
+        if not hasattr(model, "reset_classifier"):
+            raise ValueError(f"{type(model).__name__} has no classifier, so num_classes={classes} says nothing.")
+        model.reset_classifier(classes)
+        saved = replace(saved, preprocessing={k: v for k, v in saved.preprocessing.items() if k != "classes"})
+    model.pretrained = saved  # type: ignore[assignment]
+    return model
