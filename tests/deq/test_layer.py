@@ -1,0 +1,49 @@
+"""Any module as an equilibrium layer."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import zoo
+from zoo.deq import DEQ
+
+
+class Cell(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.norm = nn.Linear(8, 8), nn.LayerNorm(8)
+
+    def forward(self, z, x):
+        return self.norm(torch.relu(self.linear(z)) + x)
+
+
+def test_the_layer_is_at_the_cells_fixed_point():
+    layer, x = DEQ(Cell(), {"name": "anderson", "rtol": 1e-5}), torch.randn(4, 8)
+    z = layer(x)
+    torch.testing.assert_close(layer.cell(z, x), z, rtol=1e-3, atol=1e-3)
+    z.square().mean().backward()
+    assert all(p.grad is not None for p in layer.parameters())
+    assert layer.last.result is zoo.Result.converged
+
+
+def test_a_warm_start_takes_fewer_steps():
+    layer, x = DEQ(Cell()), torch.randn(4, 8)
+    z = layer(x)
+    cold = layer.last.stats.nfe
+    layer(x + 1e-4, z0=z.detach())
+    assert layer.last.stats.nfe < cold
+
+
+def test_it_stands_in_a_sequence_and_loads():
+    model = nn.Sequential(nn.Linear(5, 8), DEQ(Cell(), "broyden", "jfb"), nn.Linear(8, 2))
+    twin = nn.Sequential(nn.Linear(5, 8), DEQ(Cell(), "broyden", "jfb"), nn.Linear(8, 2))
+    twin.load_state_dict(model.state_dict())
+    x = torch.randn(3, 5)
+    torch.testing.assert_close(twin(x), model(x))
+
+
+def test_it_needs_an_input_or_a_start():
+    with pytest.raises(ValueError, match="z0"):
+        DEQ(Cell())()
