@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
+import shlex
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,3 +33,25 @@ def test_the_citation_names_the_version_and_the_changelog_is_open():
 
     assert re.search(rf"^version: {re.escape(zoo.__version__)}$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
     assert "## [Unreleased]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_readmes_tables_are_those_of_the_results():
+    """``python experiments/summary.py --write`` makes them anew."""
+    spec = importlib.util.spec_from_file_location("summary", ROOT / "experiments" / "summary.py")
+    summary = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(summary)
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert summary.fill(text) == text
+
+
+def test_readmes_commands_are_understood():
+    """Every ``python -m zoo.fit`` of README parses against the real options; training is tested elsewhere."""
+    from zoo.fit import resolve
+    from zoo.options import Options
+
+    lines = re.findall(r"^python -m zoo\.fit (.*?)(?:\s{2,}#.*)?$", "\n".join(blocks("sh")), flags=re.MULTILINE)
+    assert len(lines) >= 3
+    for line in lines:
+        words = shlex.split(line.partition(";")[0].partition(">")[0])
+        if "--resume" not in words and "--help" not in words:
+            Options(resolve([w for w in words if w != "--print_config"]))
