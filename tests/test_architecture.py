@@ -32,11 +32,21 @@ ORDER = [
     ["pretrained"],
     ["figure", "run"],
     ["callbacks"],
-    ["options cli fit evaluate export compare"],
+    ["options cli fit evaluate export compare theory"],
 ]
 RANK = {name: i for i, row in enumerate(ORDER) for group in row for name in group.split()}
 GROUP = {name: group for row in ORDER for group in row for name in group.split()}
-TORCH_FREE = ["zoo", "zoo.registry", "zoo.solvers", "zoo.adjoints", "zoo.data", "zoo.hub", "zoo.fit", "zoo.folder"]
+TORCH_FREE = [
+    "zoo",
+    "zoo.registry",
+    "zoo.solvers",
+    "zoo.adjoints",
+    "zoo.data",
+    "zoo.hub",
+    "zoo.fit",
+    "zoo.folder",
+    "zoo.compare.command",
+]
 
 
 def modules() -> dict[str, Path]:

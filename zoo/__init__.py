@@ -8,6 +8,7 @@ imports no torch::
     zoo.create_model("mdeq_tiny", solver="broyden")                    a model by name, a plain nn.Module
     zoo.load("mdeq_tiny.digits")                                       a trained one, by name, folder or hub
     zoo.predict("mdeq_tiny.digits", "two.png").label                   ... and what it says about a picture
+    zoo.compare(["mdeq_tiny", "timm:resnet18"], "digits")              models side by side, every number measured
     zoo.list_models("mdeq*"), zoo.list_solvers(), zoo.list_adjoints()  what there is
 """
 
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zoo import penalties as penalties
+    from zoo.compare import compare as compare
     from zoo.hub import create_model as create_model
     from zoo.hub import list_models as list_models
     from zoo.implicit import ImplicitMixin as ImplicitMixin
@@ -38,6 +40,7 @@ _HOME = {  # public name -> the module it lives in; a module without a name of i
     "Result": "zoo.solvers.base",
     "SolveError": "zoo.solvers.base",
     "ImplicitMixin": "zoo.implicit",
+    "compare": "zoo.compare",
     "create_model": "zoo.hub",
     "list_models": "zoo.hub",
     "load": "zoo.pretrained",

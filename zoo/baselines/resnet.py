@@ -1,0 +1,123 @@
+"""A small residual network: the explicit twin of the equilibrium and ODE image models.
+
+    z_{l+1} = z_l + F_l(z_l)
+
+Reference: He, Zhang, Ren and Sun, "Deep residual learning for image recognition", 2016,
+https://arxiv.org/abs/1512.03385. Unlike the published CIFAR networks, a shortcut that changes its size is a 1x1
+convolution (their option B), and the numbers of channels are free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions with batch normalisation around a shortcut."""
+
+    def __init__(self, c_in: int, c_out: int, stride: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(c_in, c_out, 3, stride, padding=1, bias=False),
+            nn.BatchNorm2d(c_out),
+            nn.ReLU(),
+            nn.Conv2d(c_out, c_out, 3, padding=1, bias=False),
+            nn.BatchNorm2d(c_out),
+        )
+        self.skip: nn.Module = nn.Identity()
+        if stride > 1 or c_in != c_out:
+            self.skip = nn.Sequential(nn.Conv2d(c_in, c_out, 1, stride, bias=False), nn.BatchNorm2d(c_out))
+
+    def forward(self, z: Tensor) -> Tensor:
+        return F.relu(self.body(z) + self.skip(z))
+
+
+class ResNet(nn.Module):
+    """Residual image classifier, with timm's conventions for a vision model.
+
+    Args:
+        num_classes: of the classifier; 0 leaves it out.
+        in_chans: channels of the images.
+        channels: of each stage; every further stage halves the map.
+        depth: blocks in a stage.
+        downsample: how often the stem halves the image.
+        dropout: probability of dropping pooled features in front of the classifier.
+        global_pool: ``avg`` or ``max``; or empty for none, with ``num_classes=0``.
+
+    Raises:
+        ValueError: sizes that cannot be.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        in_chans: int = 1,
+        channels: Sequence[int] = (32, 64),
+        depth: int = 2,
+        downsample: int = 0,
+        dropout: float = 0.0,
+        global_pool: str = "avg",
+    ) -> None:
+        super().__init__()
+        if not channels or min(channels) < 1 or min(in_chans, depth) < 1 or downsample < 0 or not 0 <= dropout < 1:
+            raise ValueError(
+                "A ResNet needs at least one stage of at least one channel, in_chans and depth of at least 1, "
+                f"downsample of at least 0 and dropout in [0, 1); got channels={tuple(channels)}, in_chans={in_chans}, "
+                f"depth={depth}, downsample={downsample}, dropout={dropout}."
+            )
+        self.in_chans, self.dropout = in_chans, dropout
+        self.stem = nn.Sequential()
+        for k in range(max(1, downsample)):
+            stride = 2 if k < downsample else 1
+            self.stem.append(nn.Conv2d(in_chans if k == 0 else channels[0], channels[0], 3, stride, 1, bias=False))
+            self.stem.extend([nn.BatchNorm2d(channels[0]), nn.ReLU()])
+        self.blocks = nn.Sequential()
+        c = channels[0]
+        for i, c_out in enumerate(channels):
+            for k in range(depth):
+                self.blocks.append(Block(c, c_out, 2 if i and k == 0 else 1))
+                c = c_out
+        self.num_features = c
+        self.reset_classifier(num_classes, global_pool)
+
+    def get_classifier(self) -> nn.Module:
+        """The last linear layer, or an identity where there is none."""
+        return self.classifier
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Put a new classifier on the features; 0 classes for the features themselves."""
+        pool = self.global_pool if global_pool is None else global_pool
+        if pool not in ("avg", "max", ""):
+            raise ValueError(f"global_pool must be 'avg', 'max' or '' for none; got {pool!r}.")
+        if num_classes < 0 or (num_classes and not pool):
+            raise ValueError(
+                f"A classifier of {num_classes} classes with global_pool={pool!r} cannot be: give num_classes=0 for "
+                "unpooled features, or global_pool='avg'."
+            )
+        self.num_classes, self.global_pool = num_classes, pool
+        like = self.stem[0].weight
+        self.classifier: nn.Module = nn.Identity()
+        if num_classes:
+            self.classifier = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """The last state (B, num_features, H, W) of images (B, in_chans, H, W)."""
+        if images.dim() != 4 or images.shape[1] != self.in_chans:
+            raise ValueError(
+                f"Expected images of shape (B, {self.in_chans}, H, W); got {tuple(images.shape)}. Create the model "
+                "with in_chans as many as the channels of the images, or convert the images."
+            )
+        return self.blocks(self.stem(images))
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """Pool a feature map and, unless ``pre_logits``, classify it: (B, num_classes)."""
+        if self.global_pool:
+            features = features.mean((2, 3)) if self.global_pool == "avg" else features.amax((2, 3))
+        return features if pre_logits else self.classifier(F.dropout(features, self.dropout, self.training))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, num_classes) of images (B, in_chans, H, W)."""
+        return self.forward_head(self.forward_features(images))

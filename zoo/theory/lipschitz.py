@@ -1,0 +1,140 @@
+"""Convergence against the Lipschitz constant: Banach's bound, what lies beyond 1, and spectral normalisation.
+
+Banach: if ``|f(a) - f(b)| <= L |a - b|`` with ``L < 1`` there is one fixed point, and ``|z_k - z*| <= L^k |z_0 - z*|``.
+For ``f(z) = tanh(W z + x)`` the constant is at most ``|W|_2``. It is measured here as the largest ratio over pairs of
+iterates and of points near the fixed point: a lower bound on L, and the one that the iteration meets.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from zoo.solve import fixed_point
+from zoo.theory import Scale
+
+CONSTANTS = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
+BEYOND = (0.5, 0.7, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 2.5, 3.0)
+SOLVERS = ("picard", "anderson", "broyden", "newton")
+CAP = 200
+
+
+def weight(n: int, constant: float, symmetric: bool) -> Tensor:
+    """A matrix (n, n) of spectral norm ``constant``, in float64."""
+    w = torch.randn(n, n, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    w = w + w.T if symmetric else w
+    return constant * w / torch.linalg.matrix_norm(w, 2)
+
+
+def iterates(w: Tensor, x: Tensor, count: int, linear: bool) -> list[Tensor]:
+    """``z_0 = 0, z_1, ...`` of plain iteration."""
+    z = [torch.zeros_like(x)]
+    for _ in range(count):
+        h = z[-1] @ w.T + x
+        z.append(h if linear else torch.tanh(h))
+    return z
+
+
+def rates(scale: Scale) -> list[dict[str, Any]]:
+    """By map and constant: the measured constant, the rate of convergence, and the error after each iteration."""
+    n, rows = scale.width, []
+    x = torch.randn(scale.batch, n, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    kinds = {"linear, symmetric W": (True, True), "tanh, symmetric W": (True, False), "tanh, random W": (False, False)}
+    for kind, (symmetric, linear) in kinds.items():
+        for constant in CONSTANTS:
+            w = weight(n, constant, symmetric)
+            z = iterates(w, x if linear else 0.1 * x, 3000, linear)
+            errors = torch.stack([torch.linalg.vector_norm(v - z[-1], dim=1) for v in z[:400]])  # (K, B)
+            share = errors / errors[0]
+            alive = (share > 1e-8).all(1)
+            last = max(2, int(alive.sum()) - 1)
+            ratios = errors[1 : last + 1] / errors[:last]
+            tail = (errors[last] / errors[last // 2]) ** (1 / (last - last // 2))
+            rows.append(
+                {
+                    "kind": kind,
+                    "constant": constant,
+                    "measured": float(ratios.max()),
+                    "rate": float(tail.max()),
+                    "error": share.amax(1)[: min(last + 1, 120)].tolist(),
+                }
+            )
+    return rows
+
+
+def beyond(scale: Scale) -> list[dict[str, Any]]:
+    """By solver and spectral norm of a random W: evaluations, and the share of samples that converged."""
+    n, rows = scale.width, []
+    x = 0.2 * torch.randn(scale.batch, n, dtype=torch.float64, generator=torch.Generator().manual_seed(6))
+    for constant in BEYOND:
+        w = weight(n, constant, symmetric=False)
+        radius = float(torch.linalg.eigvals(w).abs().max())
+        for solver in SOLVERS:
+            spec = {"name": solver, "rtol": 1e-6, "atol": 0.0, "max_steps": CAP}
+            with torch.no_grad():
+                stats = fixed_point(
+                    lambda z, x, w=w: torch.tanh(z @ w.T + x), torch.zeros_like(x), spec, args=(x,)
+                ).stats
+            share = float(stats.converged.double().mean())
+            rows.append({"norm": constant, "radius": radius, "solver": solver, "nfe": stats.nfe, "converged": share})
+    return rows
+
+
+class Cell(nn.Module):
+    """``tanh(W z + U x)``, with ``|W|_2`` free, or held at ``bound`` by spectral normalisation."""
+
+    def __init__(self, n: int, bound: float | None) -> None:
+        super().__init__()
+        self.inner, self.inject = nn.Linear(n, n, bias=False), nn.Linear(n, n)
+        nn.init.orthogonal_(self.inner.weight, gain=0.5)
+        self.bound = bound
+        if bound is not None:
+            self.inner = spectral_norm(self.inner, n_power_iterations=3)
+
+    @property
+    def weight(self) -> Tensor:
+        return self.inner.weight * (1.0 if self.bound is None else self.bound)
+
+    def forward(self, z: Tensor, x: Tensor, w: Tensor) -> Tensor:
+        return torch.tanh(z @ w.T + self.inject(x))
+
+
+def trained(scale: Scale, bound: float | None) -> list[dict[str, float]]:
+    """Norm of W, evaluations and converged share while a small equilibrium model learns a steep target."""
+    torch.manual_seed(7)
+    n, rows = min(scale.width, 16), []
+    x = torch.randn(8 * scale.batch, n)
+    target = torch.sign(x @ torch.randn(n, n))  # steep: the model gains by a W that amplifies
+    cell, read = Cell(n, bound), nn.Linear(n, n)
+    optimiser = torch.optim.Adam([*cell.parameters(), *read.parameters()], lr=1e-2)
+    spec = {"name": "picard", "rtol": 1e-4, "atol": 0.0, "max_steps": 100}
+    for step in range(scale.steps // 2):
+        w = cell.weight
+        solution = fixed_point(lambda z, w=w: cell(z, x, w), torch.zeros(len(x), n), spec, "implicit")
+        loss = nn.functional.mse_loss(read(solution.value), target)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        rows.append(
+            {
+                "step": step,
+                "loss": float(loss.detach()),
+                "norm": float(torch.linalg.matrix_norm(w.detach(), 2)),
+                "nfe": solution.stats.nfe,
+                "converged": float(solution.stats.converged.double().mean()),
+            }
+        )
+    return rows
+
+
+def measure(scale: Scale) -> dict[str, Any]:
+    """The rates, the solvers beyond a norm of 1, and training with and without spectral normalisation."""
+    return {
+        "rates": rates(scale),
+        "beyond": beyond(scale),
+        "cap": CAP,
+        "training": {"free": trained(scale, None), "spectral normalisation, |W| = 0.95": trained(scale, 0.95)},
+    }

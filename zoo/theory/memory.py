@@ -1,0 +1,125 @@
+"""Memory between the forward and the backward pass, against depth: an explicit network pays for every layer.
+
+A chain of ``L`` maps keeps what each of them needs for its derivative, ``O(L)``. The implicit function theorem needs
+the map at the fixed point alone, and the adjoint ODE the last state alone: ``O(1)``.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from zoo.solve import fixed_point, odeint
+from zoo.theory import Scale
+
+
+class Held(TorchDispatchMode):
+    """Counts the bytes that operators under it made and that are still alive; storages that existed before count not.
+
+    ``torch.autograd.graph.saved_tensors_hooks`` sees what is packed into a graph only, and nothing where an adjoint
+    uses such hooks itself; what stays alive is what a training step pays for.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._made: dict[int, tuple[StorageWeakRef, int]] = {}
+        self._foreign: dict[int, Any] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for tensor in tree_leaves((args, kwargs)):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                if storage._cdata not in self._made:
+                    self._foreign[storage._cdata] = storage  # kept alive, so that its address stays its own
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                if storage._cdata not in self._foreign:
+                    self._made[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+        return out
+
+    def bytes(self) -> int:
+        """Of the storages that are alive now."""
+        gc.collect()
+        return sum(size for ref, size in self._made.values() if not ref.expired())
+
+
+def held_bytes(forward: Callable[[], Tensor]) -> int:
+    """Bytes that stay alive behind ``forward()`` while its result does: what is kept for the backward pass."""
+    with Held() as mode:
+        value = forward()
+    held = mode.bytes()
+    del value
+    return held
+
+
+def exponent(x: Sequence[float], y: Sequence[float]) -> float:
+    """The ``p`` of ``y ~ x^p`` by least squares on a log-log scale, over the upper half of the ``x``."""
+    half = len(x) // 2 if len(x) > 3 else 0
+    a = torch.tensor([math.log(v) for v in x[half:]], dtype=torch.float64)
+    b = torch.tensor([math.log(max(v, 1e-300)) for v in y[half:]], dtype=torch.float64)
+    a, b = a - a.mean(), b - b.mean()
+    return float((a * b).sum() / a.square().sum())
+
+
+def ways(scale: Scale) -> dict[str, Callable[[int], Callable[[], Tensor]]]:
+    """The forward passes that are compared: label -> depth -> a call that returns the last state."""
+    torch.manual_seed(0)
+    n, b = scale.width, scale.batch
+    x = 0.1 * torch.randn(b, n)  # small: tanh stays steep, so that no iteration settles before its budget is spent
+    layers = nn.ModuleList(nn.Linear(n, n) for _ in range(max(scale.depths)))
+    cell = layers[0]
+    for layer in layers:
+        nn.init.orthogonal_(layer.weight, gain=0.95)
+        nn.init.zeros_(layer.bias)
+    zero = torch.zeros(b, n)
+
+    def f(z: Tensor, x: Tensor) -> Tensor:
+        return torch.tanh(cell(z) + x)
+
+    def field(t: Tensor, y: Tensor) -> Tensor:
+        return torch.tanh(cell(y))
+
+    def explicit(depth: int) -> Tensor:
+        z = zero
+        for layer in layers[:depth]:
+            z = torch.tanh(layer(z) + x)
+        return z
+
+    def deq(depth: int, adjoint: str, solver: str = "picard") -> Tensor:
+        spec = {"name": solver, "max_steps": depth, "rtol": 1e-30, "atol": 1e-30}  # never met: the depth is the budget
+        return fixed_point(f, zero, spec, adjoint, args=(x,)).value
+
+    def ode(depth: int, adjoint: str) -> Tensor:
+        params = tuple(cell.parameters()) if adjoint == "backsolve" else None
+        return odeint(field, x, (0.0, 1.0), {"name": "rk4", "steps": depth}, adjoint, params=params).value[-1]
+
+    return {
+        "explicit, L layers": lambda k: lambda: explicit(k),
+        "DEQ, unrolled": lambda k: lambda: deq(k, "unroll"),
+        "DEQ, implicit": lambda k: lambda: deq(k, "implicit"),
+        "DEQ, phantom": lambda k: lambda: deq(k, "phantom"),
+        "DEQ, jfb": lambda k: lambda: deq(k, "jfb"),
+        "DEQ, Anderson, implicit": lambda k: lambda: deq(k, "implicit", "anderson"),
+        "ODE, unrolled": lambda k: lambda: ode(k, "unroll"),
+        "ODE, checkpoint": lambda k: lambda: ode(k, "checkpoint"),
+        "ODE, backsolve": lambda k: lambda: ode(k, "backsolve"),
+    }
+
+
+def measure(scale: Scale) -> dict[str, Any]:
+    """Bytes held for the backward pass by depth, and the exponent of their growth, for each way."""
+    out: dict[str, Any] = {"depths": list(scale.depths), "batch": scale.batch, "width": scale.width, "ways": {}}
+    for label, way in ways(scale).items():
+        held = [held_bytes(way(k)) for k in scale.depths]
+        out["ways"][label] = {"bytes": held, "exponent": exponent(scale.depths, held)}
+    return out
