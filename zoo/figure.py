@@ -38,7 +38,11 @@ def training_figure(rows: Rows, file: Path, title: str) -> None:
     measured = [("nfe_forward", "forward", "val"), ("nfe_backward", "backward", "train")]
     _panel(axes[1, 0], rows, "evaluations of f a step", measured, find=_summed)
     residuals = [("residual", "forward", "val"), ("residual_backward", "backward", "train")]
-    _panel(axes[1, 1], rows, "relative residual", residuals, find=_worst, log=True)
+    if any(_worst(row, "residual") for row in rows) or not any(_modules(row, "accepted") for row in rows):
+        _panel(axes[1, 1], rows, "relative residual", residuals, find=_worst, log=True)
+    else:  # integrated in time
+        steps = [("accepted", "accepted", "val"), ("rejected", "rejected", "train")]
+        _panel(axes[1, 1], rows, "steps in time a solve", steps, find=_summed)
     for axis in axes[1]:
         axis.set_xlabel("training step")
     figure.savefig(file)

@@ -20,6 +20,8 @@ import yaml
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from zoo.solvers import SOLVERS
+
 PACKAGES = ("torch", "lightning", "torchmetrics", "timm", "torchdiffeq", "numpy", "jsonargparse")
 
 
@@ -218,7 +220,8 @@ def closing(results: Mapping[str, Any], folder: Path, short: str, others: Sequen
         ("training time", f"{spell(results['seconds'])}   ({results['epochs']} epochs, {results['steps']} steps)")
     )
     if "nfe_forward" in test:
-        text = f"{test['nfe_forward']:.1f} forward at the test, {test['converged']:.0%} of the samples converged"
+        ended = "reached the last time" if "accepted" in test and "residual" not in test else "converged"
+        text = f"{test['nfe_forward']:.1f} forward at the test, {test['converged']:.0%} of the samples {ended}"
         if "nfe_forward" in train:
             back = f" + {train['nfe_backward']:.1f} backward" if "nfe_backward" in train else ""
             text = f"{train['nfe_forward']:.1f} forward{back} a training step; {text}"
@@ -226,7 +229,9 @@ def closing(results: Mapping[str, Any], folder: Path, short: str, others: Sequen
     lines.append(("run folder", f"{folder}   (training.png, results.json, metrics.csv, config.yaml, checkpoints/)"))
     commands = [f"--model {short} --data {others[0]}"] if others else []
     if results["solver"]:
-        other = "anderson" if results["solver"]["name"] != "anderson" else "broyden"
+        name = results["solver"]["name"]
+        usual = ("dopri5", "tsit5") if name in SOLVERS.names(kind="ode") else ("anderson", "broyden")
+        other = usual[0] if name != usual[0] else usual[1]
         commands.append(f"--model {short} --data {data} --solver {other}")
     commands.append(f"--resume {folder} --trainer.max_epochs {epochs}")
     lines += [("try next" if i == 0 else "", f"python -m zoo.fit {c}") for i, c in enumerate(commands)]

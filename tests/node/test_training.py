@@ -41,6 +41,13 @@ def test_an_ode_net_trains_and_its_solves_are_measured(tmp_path, solver, adjoint
     assert float(row["solver/nfe_forward"]) > 0 and float(row["solver/accepted"]) > 0
 
 
+def test_what_to_try_next_is_another_ode_solver(tmp_path, capsys):
+    cli.fit("test_odenet", "digits", trainer=TRAINER, out=tmp_path / "run")
+    said = capsys.readouterr().out
+    assert "100% of the samples reached the last time" in said
+    assert "--data digits --solver tsit5" in said
+
+
 @pytest.mark.parametrize("solver", ["anderson", "dopri5"])
 def test_the_bridge_trains_as_either(tmp_path, solver):
     results = cli.fit("test_steady", "digits", solver=solver, trainer=TRAINER, out=tmp_path / "run")
