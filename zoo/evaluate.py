@@ -160,36 +160,32 @@ def measure(
 
 
 def table(rows: list[dict[str, Any]]) -> None:
-    """Print the measurements."""
+    """Print the measurements, the verdict first, so that a narrow terminal shows it."""
     from rich.console import Console
     from rich.table import Table
 
     out = Table(box=None, pad_edge=False)
-    for title, side in (
-        ("model", "left"), ("metric", "left"), ("measured", "right"), ("card", "right"), ("tolerance", "right"),
-        ("evaluations", "right"), ("converged", "right"), ("samples", "right"), ("seconds", "right"), ("holds", "left"),
-    ):  # fmt: skip
-        out.add_column(title, justify=side, no_wrap=True)  # type: ignore[arg-type]
+    out.add_column("model", overflow="fold", min_width=12)
+    out.add_column("holds", no_wrap=True)
+    for title in ("metric", "measured", "card", "nfe", "converged", "samples", "seconds"):
+        out.add_column(title, justify="left" if title == "metric" else "right", no_wrap=True)
     for row in rows:
         if "error" in row:
-            out.add_row(row["name"], "", "", "", "", "", "", "", "", "failed")
+            out.add_row(row["name"], "failed")
             continue
-        test, digits = row["test"], 4
-        verdict = {True: "yes", False: "NO", None: "not compared"}[row["holds"]]
+        test = row["test"]
         out.add_row(
             row["name"] if row["name"].endswith(f".{row['data']}") else f"{row['name']} on {row['data']}",
+            {True: "yes", False: "NO", None: "-"}[row["holds"]],
             row["metric"],
-            f"{row['measured']:.{digits}f}",
-            "" if row["card"] is None else f"{row['card']:.{digits}f}",
-            "" if row["tolerance"] is None else f"{row['tolerance']:.{digits}f}",
+            f"{row['measured']:.4f}",
+            "" if row["card"] is None else f"{row['card']:.4f} +- {row['tolerance']:.4f}",
             f"{test['nfe_forward']:.1f}" if "nfe_forward" in test else "",
             f"{test['converged']:.0%}" if "converged" in test else "",
             f"{row['samples']:,}",
             f"{row['seconds']:.1f}",
-            verdict,
         )
-    console = Console(width=None if sys.stdout.isatty() else 140)
-    console.print(out)
+    Console(width=None if sys.stdout.isatty() else 140, highlight=False).print(out)
 
 
 def main(argv: Iterable[str] | None = None) -> int:

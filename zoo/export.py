@@ -151,8 +151,8 @@ def push(place: str | Path, repository: str, *, private: bool = False) -> str:
         )
     except Exception as error:  # the hub's own classes differ by version
         raise WeightsError(
-            f"{place} was not pushed to {repository}: {str(error).splitlines()[0]}. Is there a network, and did you "
-            "log in with `hf auth login`?"
+            f"{place} was not pushed to {repository}: {str(error).splitlines()[0].rstrip('.')}. Is there a network, "
+            "and did you log in with `hf auth login`?"
         ) from error
     return f"hf-hub:{repository}"
 

@@ -113,7 +113,7 @@ class Preprocessing:
         if hasattr(image, "getbands"):  # PIL's, without importing it
             image = np.asarray(image.convert("L" if self.in_chans == 1 else "RGB"))
             white = 255
-        x = torch.from_numpy(np.ascontiguousarray(image)) if isinstance(image, np.ndarray) else torch.as_tensor(image)
+        x = torch.from_numpy(np.array(image)) if isinstance(image, np.ndarray) else torch.as_tensor(image)
         if x.dim() == 2:
             x = x[None, None]
         elif x.dim() == 3:

@@ -1,0 +1,106 @@
+"""Measuring trained models again: the shipped numbers hold, and what does not hold is said."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+
+from zoo import evaluate, hub
+from zoo.folder import WeightsError
+from zoo.registry import UnknownName
+
+DIGITS = [n for n in hub.list_models(pretrained=True) if n.endswith(".digits")]
+
+
+@pytest.mark.parametrize("name", DIGITS)
+def test_the_number_of_a_shipped_model_holds(name):
+    row = evaluate.evaluate(name)
+    assert row["holds"] is True, row
+    assert row["card"] == hub.card(name).measured["digits"]["accuracy"]
+    assert row["samples"] == 359
+    assert row["test"]["converged"] == 1.0
+    assert row["source"].endswith(".yaml")
+    assert row["measured"] >= 0.98
+
+
+def test_batches_do_not_decide_the_number():
+    one, many = (evaluate.evaluate("mdeq_tiny.digits", batch_size=b)["measured"] for b in (17, 359))
+    assert one == many
+
+
+def test_a_folder_is_compared_with_its_own_number():
+    row = evaluate.evaluate(str(hub.HERE / "weights" / "mdeq_tiny.digits"))
+    assert (row["holds"], row["source"]) == (True, "config.json")
+
+
+def test_part_of_the_data_or_other_data_are_compared_with_nothing():
+    row = evaluate.evaluate("mdeq_tiny.digits", limit=2, batch_size=20)
+    assert (row["holds"], row["card"], row["samples"]) == (None, None, 40)
+
+
+def test_data_that_do_not_fit_are_refused():
+    with pytest.raises(WeightsError, match="The model has in_chans 1, cifar10 has 3"):
+        evaluate.evaluate("mdeq_tiny.digits", data="cifar10")
+    with pytest.raises(UnknownName, match="Did you mean 'digits'"):
+        evaluate.evaluate("mdeq_tiny.digits", data="digit")
+
+
+def test_a_wrong_number_fails(monkeypatch, capsys):
+    card = hub.card("mdeq_tiny")
+    wrong = {"digits": {**card.measured["digits"], "accuracy": 0.5}}
+    monkeypatch.setitem(hub._cards, "mdeq_tiny", dataclasses.replace(card, measured=wrong))
+    assert evaluate.main(["--model", "mdeq_tiny.digits"]) == 1
+    said = capsys.readouterr()
+    assert "NO" in said.out
+    assert "mdeq_tiny.digits: the accuracy is 0.98" in said.err
+    assert "says 0.5000 +- 0.0028" in said.err
+
+
+def test_the_table_and_the_report(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(hub, "list_models", lambda pattern="*", pretrained=False: DIGITS)
+    assert evaluate.main(["--all", "--json", str(tmp_path / "report.json")]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in DIGITS)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert [row["name"] for row in report["rows"]] == DIGITS
+    assert report["environment"]["versions"]["torch"]
+    assert evaluate.main(["--model", DIGITS[0], "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"][0]["holds"] is True
+
+
+def test_one_that_cannot_be_measured_costs_one_row(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(hub, "list_models", lambda pattern="*", pretrained=False: [str(tmp_path), DIGITS[0]])
+    assert evaluate.main(["--all", "--json", str(tmp_path / "report.json")]) == 1
+    rows = json.loads((tmp_path / "report.json").read_text())["rows"]
+    assert "is no model folder" in rows[0]["error"]
+    assert rows[1]["holds"] is True
+    assert "failed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ([], "say which: --model NAME, or --all"),
+        (["--model", "mdeq_tiny", "--all"], "say which"),
+        (["--model", "mdeq_tini.digits"], "Did you mean 'mdeq_tiny'"),
+        (["--model", "test_mdeq"], "'test_mdeq' has no trained weights. Those that have: "),
+        (["--model", "mdeq_tiny.digit"], "Did you mean 'digits'"),
+        (["--model", "mdeq_tiny.digits", "--data", "mnits"], "Did you mean 'mnist'"),
+    ],
+)
+def test_a_wrong_command_is_one_sentence(argv, said, capsys):
+    assert evaluate.main(argv) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("module", ["zoo.evaluate", "zoo.export"])
+def test_help_needs_no_torch(module):
+    code = f"import sys, {module} as m; m.parser().format_help(); sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,170 @@
+"""From a training run to a folder that can be published."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import torch
+import yaml
+from trained import run as train
+
+import zoo
+from zoo import export, folder, hub
+from zoo.folder import WeightsError
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("run") / "run")
+
+
+@pytest.fixture(scope="module")
+def made(trained, tmp_path_factory):
+    return export.export(trained, tmp_path_factory.mktemp("made") / "test_mdeq.digits")
+
+
+def test_the_folder_holds_the_runs_best_weights_and_facts(trained, made):
+    assert sorted(p.name for p in made.place.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    results = json.loads((trained / "results.json").read_text())
+    saved = folder.read(made.place)
+    assert saved == made.config
+    assert saved.name == "test_mdeq.digits"
+    assert saved.metrics["accuracy"] == pytest.approx(results["test"]["accuracy"], abs=1e-6)
+    assert (saved.metrics["metric"], saved.metrics["samples"]) == ("accuracy", 359)
+    assert saved.training["seed"] == results["seed"]
+    assert saved.training["recipe"]["trainer"]["max_epochs"] == 1
+    assert "root" not in saved.training["recipe"]["data"]
+    assert saved.licence == hub.card("test_mdeq").licence
+    assert saved.versions["torch"]
+    x = torch.randn(3, 1, 8, 8)
+    assert torch.equal(zoo.load(made.place)(x), zoo.load(trained)(x))
+
+
+def test_the_model_card_is_one_that_hubs_read(made):
+    text = (made.place / "README.md").read_text()
+    _, front, body = text.split("---\n", 2)
+    front = yaml.safe_load(front)
+    assert front["license"] == "apache-2.0"
+    result = front["model-index"][0]["results"][0]
+    assert result["metrics"][0] == {"type": "accuracy", "value": round(made.config.metrics["accuracy"], 5)}
+    assert "python -m zoo.evaluate --model test_mdeq.digits" in body
+    assert hub.card("test_mdeq").paper["url"] in body
+
+
+def test_the_lines_for_the_card_are_a_card(made, tmp_path):
+    lines = yaml.safe_load(made.entry)
+    measured = lines["measured"]["test_mdeq"]["digits"]
+    assert measured["accuracy"] == round(made.config.metrics["accuracy"], 5)
+    assert measured["tolerance"] == 0.0028  # one of 359
+    weights = lines["weights"]["test_mdeq"]["digits"]
+    assert weights == {"file": "test_mdeq.digits/model.safetensors", "sha256": made.config.weights["sha256"]}
+
+
+def test_the_results_hold_the_curve(made, tmp_path, trained):
+    file = export.write_results(made, tmp_path / "results")
+    assert file.name == "test_mdeq_digits.json"
+    results = json.loads(file.read_text())
+    assert results["weights"]["sha256"] == made.config.weights["sha256"]
+    assert len(results["curve"]["val/accuracy"]) == results["epochs"] == 1
+    assert results["data_sha256"]
+
+
+def test_two_exports_are_the_same_bytes(trained, made, tmp_path):
+    again = export.export(trained / "checkpoints" / "best.ckpt", tmp_path / "again")
+    for name in ("model.safetensors", "config.json", "README.md"):
+        assert (again.place / name).read_bytes() == (made.place / name).read_bytes()
+
+
+def test_float16_halves_the_file_and_keeps_the_number(trained, made, tmp_path):
+    half = export.export(trained, tmp_path / "half", half=True)
+    assert half.config.weights["dtype"] == "float16"
+    assert half.config.weights["bytes"] < 0.7 * made.config.weights["bytes"]
+    assert abs(half.config.metrics["accuracy"] - made.config.metrics["accuracy"]) <= half.config.metrics["tolerance"]
+    loaded = zoo.load(half.place)
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+
+
+def test_a_number_that_does_not_hold_is_not_published(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "measure", lambda *a, **k: ({"accuracy": 0.999}, 0.0, 359, "accuracy"))
+    with pytest.raises(
+        WeightsError, match="is 0.9990 stored as float16; its results.json says .* Export without --half"
+    ):
+        export.export(trained, tmp_path / "no", half=True)
+    assert not (tmp_path / "no").exists()
+
+
+def test_what_cannot_be_exported_says_so(made, trained, tmp_path):
+    with pytest.raises(WeightsError, match="is a model folder already"):
+        export.export(made.place, tmp_path / "a")
+    with pytest.raises(WeightsError, match="holds 'mdeq_tiny.digits', not 'test_mdeq.digits'"):
+        state = zoo.create_model("test_mdeq").state_dict()
+        folder.write(hub.HERE / "weights" / "mdeq_tiny.digits", made.config, state)
+    with pytest.raises(WeightsError, match="NaN or infinity as float16"):
+        folder.write(tmp_path / "b", made.config, {"w": torch.full((2,), 1e6)}, half=True)
+    assert not (tmp_path / "b").exists()
+    with pytest.raises(WeightsError, match="is a file; choose a folder"):
+        (tmp_path / "c").touch()
+        folder.write(tmp_path / "c", made.config, {})
+
+
+def test_pushing_hands_over_three_files(made, monkeypatch):
+    said = []
+
+    class Api:
+        def create_repo(self, name, **options):
+            said.append(("create", name, options))
+
+        def upload_folder(self, **options):
+            said.append(("upload", Path(options["folder_path"]), options["repo_id"], options["allow_patterns"]))
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    assert export.push(made.place, "someone/mdeq", private=True) == "hf-hub:someone/mdeq"
+    assert said == [
+        ("create", "someone/mdeq", {"private": True, "exist_ok": True}),
+        ("upload", made.place, "someone/mdeq", ["model.safetensors", "config.json", "README.md"]),
+    ]
+
+
+def test_a_push_without_a_network_says_what_to_do(made):
+    with pytest.raises(WeightsError, match="was not pushed to someone/mdeq: .*hf auth login"):
+        export.push(made.place, "someone/mdeq")  # the tests are offline
+
+
+def test_the_command(trained, tmp_path, capsys):
+    place = tmp_path / "x"
+    assert export.main(["--ckpt", str(trained), "--to", str(place), "--results", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "test_mdeq.digits: test accuracy" in out
+    assert yaml.safe_load(out[out.index("measured:") :])["weights"]["test_mdeq"]["digits"]["sha256"]
+    assert export.main(["--ckpt", str(tmp_path / "none"), "--to", str(place)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("zoo.export: error: ")
+    assert error.count("\n") == 1
+
+
+def test_the_shipped_results_are_those_of_the_shipped_weights():
+    """Numbers of cards come from results that a run wrote, with the hash of the weights that lie here."""
+    results = hub.HERE.parent / "experiments" / "results"
+    if not results.is_dir():
+        pytest.skip("an installed package has no experiments")
+    for name in hub.list_models(pretrained=True):
+        card, data = hub.card(name), name.partition(".")[2]
+        measured = card.measured[data]
+        run = json.loads((results / measured["results"]).read_text())
+        assert run["weights"]["sha256"] == card.weights[data]["sha256"], name
+        assert run["measured"]["accuracy"] == pytest.approx(measured["accuracy"], abs=1e-5), name
+        assert run["status"] == "finished"
+        assert card.licence
+
+
+def test_the_curve_reads_what_a_run_writes(tmp_path):
+    file = tmp_path / "metrics.csv"
+    with file.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerows([["step", "train/loss", "val/accuracy"], [1, 2.0, ""], [2, 1.0, 0.5], [4, "", 0.75]])
+    assert export._curve(file) == {"step": [2, 4], "val/accuracy": [0.5, 0.75]}
+    assert export._curve(tmp_path / "none.csv") == {}
