@@ -314,6 +314,7 @@ def test_names_and_options_are_checked():
         (torch.zeros(2, 3, dtype=torch.int64), torch.tanh, TypeError, "floating dtype"),
         (torch.full((2, 3), torch.nan), torch.tanh, ValueError, "not finite in samples 0, 1"),
         (torch.zeros(2, 3), lambda z: z[:, :2], ValueError, "shaped like the one it was given"),
+        (torch.zeros(2, 3), lambda z: z.double(), ValueError, "given torch.float32, it returned torch.float64"),
         ([], torch.tanh, TypeError, "tuple of tensors"),
         ((torch.zeros(2, 3), torch.zeros(3, 3)), lambda z: z, ValueError, "share batch size"),
     ],

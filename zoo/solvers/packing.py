@@ -83,7 +83,14 @@ class Packed:
     packing: Packing
 
     def __call__(self, flat: Tensor, *args: Tensor) -> Tensor:
-        return self.packing.pack(self.f(self.packing.unpack(flat), *args))
+        z = self.f(self.packing.unpack(flat), *args)
+        first = z if isinstance(z, Tensor) else z[0]
+        if first.dtype != self.packing.dtype and not torch.is_autocast_enabled(flat.device.type):
+            raise ValueError(
+                f"The map must keep its state's dtype: given {self.packing.dtype}, it returned {first.dtype}. Start "
+                f"from a z0 of {first.dtype}, or add .to({self.packing.dtype}) at the map's end."
+            )
+        return self.packing.pack(z)
 
 
 def resolution(f: Any, z: Tensor) -> float:
