@@ -27,7 +27,7 @@ ORDER = [
     ["implicit penalties"],
     ["layers"],
     ["deq", "node", "hypernet", "baselines"],
-    ["hub folder checkpoint preprocess restore modelcard"],
+    ["hub folder download checkpoint preprocess restore modelcard"],
     ["data", "tasks", "timm"],
     ["pretrained"],
     ["figure", "run"],

@@ -90,6 +90,7 @@ def test_one_that_cannot_be_measured_costs_one_row(monkeypatch, tmp_path, capsys
         (["--model", "test_mdeq"], "'test_mdeq' has no trained weights. Those that have: "),
         (["--model", "mdeq_tiny.digit"], "Did you mean 'digits'"),
         (["--model", "mdeq_tiny.digits", "--data", "mnits"], "Did you mean 'mnist'"),
+        (["--model", "mdeq_tiny.digits", "--solver", "brojden"], "Did you mean 'broyden'"),
     ],
 )
 def test_a_wrong_command_is_one_sentence(argv, said, capsys):

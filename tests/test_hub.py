@@ -124,6 +124,21 @@ def test_weights_are_checked_and_loaded(write, tmp_path):
         zoo.create_model("toy", pretrained=True)
 
 
+def test_large_weights_come_from_a_hub(write, tmp_path, monkeypatch):
+    import huggingface_hub
+
+    asked = []
+
+    def snapshot(name, *, revision, allow_patterns):
+        asked.append((name, revision))
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    hub.register_card(write(weights={"toy_small": {"digits": {"hub": "someone/toy@v2", "sha256": "0"}}}))
+    assert hub.weights_of(hub.card("toy")) == (tmp_path, "0")
+    assert asked == [("someone/toy", "v2")]
+
+
 def test_weights_lie_below_the_folder_of_weights(write):
     entry = {"file": "../elsewhere/model.safetensors", "sha256": "0"}
     hub.register_card(write(weights={"toy_small": {"digits": entry}}))
@@ -143,6 +158,8 @@ def test_weights_lie_below_the_folder_of_weights(write):
         ({"variants": {"toy.small": {}}}, "a name has no dot"),
         ({"variants": {"toy_small": {"modle": {}}}}, "variants.toy_small.modle: No key named 'modle'"),
         ({"solver": {"max_steps": 3}}, "solver of 'toy_small' needs a 'name'"),
+        ({"weights": {"toy_smal": {}}}, "weights.toy_smal: No variant named 'toy_smal'"),
+        ({"weights": {"toy_small": {"digits": {"file": "x"}}}}, "must hold 'sha256' and either 'file' or 'hub'"),
         ({"recipes": {"toy_smal": {}}}, "recipes.toy_smal: No variant named 'toy_smal'"),
         ({"recipes": {"*": {"*": {"optimm": {}}}}}, "recipes.*.*.optimm: No key named 'optimm'. Did you mean 'optim'"),
         ({"variants": {"mdeq_tiny": {}}}, "the name 'mdeq_tiny' is taken by"),

@@ -31,6 +31,7 @@ from zoo.callbacks.progress import EpochLines
 from zoo.callbacks.seeding import StepSeed
 from zoo.callbacks.telemetry import SolverTelemetry
 from zoo.callbacks.warmup import UnrollWarmup
+from zoo.checkpoint import read_checkpoint
 from zoo.data import DATA
 from zoo.data.files import DataError
 from zoo.figure import training_figure
@@ -152,7 +153,7 @@ def load_run(path: str | Path, which: str = "best") -> Task:
     folder = Path(path)
     request = resolve([f"--config={folder / 'config.yaml'}"])
     task, _, _ = build(Options(replace(request, out=None)), request.seed)
-    saved = torch.load(folder / "checkpoints" / f"{which}.ckpt", map_location="cpu", weights_only=True)
+    saved = read_checkpoint(folder / "checkpoints" / f"{which}.ckpt")
     task.load_state_dict(saved["state_dict"])
     return task.eval()
 
@@ -297,10 +298,9 @@ def _folder(request: Request, options: Options) -> Path:
 def _resumed(request: Request, folder: Path) -> list[dict[str, float]]:
     """Check the checkpoint, bring the best one along, and return the metrics up to it."""
     try:
-        saved = torch.load(request.resume, map_location="cpu", weights_only=True)
-        step = int(saved["global_step"])
-    except Exception as error:
-        raise UsageError(f"{request.resume} is no usable checkpoint ({str(error).splitlines()[0]})") from error
+        step = int(read_checkpoint(request.resume).get("global_step", 0))  # type: ignore[arg-type]
+    except ValueError as error:
+        raise UsageError(f"cannot resume: {_sentence(error)}") from error
     was = request.resume.parents[1]  # type: ignore[union-attr]
     if was.resolve() != folder.resolve() and (was / "checkpoints" / "best.ckpt").is_file():
         shutil.copy2(was / "checkpoints" / "best.ckpt", folder / "checkpoints" / "best.ckpt")

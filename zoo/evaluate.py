@@ -19,6 +19,7 @@ from zoo import hub
 from zoo.data import DATA
 from zoo.folder import WeightsError
 from zoo.registry import UnknownName, unknown
+from zoo.solvers import SOLVERS
 
 if TYPE_CHECKING:
     from torch import nn
@@ -48,7 +49,6 @@ def parser() -> argparse.ArgumentParser:
     )
     out.add_argument("--data.batch_size", dest="batch_size", type=int, default=256, metavar="N")
     out.add_argument("--solver", metavar="NAME", help="another solver than it was trained with")
-    out.add_argument("--adjoint", metavar="NAME", help=argparse.SUPPRESS)  # says nothing where no gradient is taken
     out.add_argument("--limit", type=int, metavar="N", help="only the first N batches; no number is checked then")
     out.add_argument("--json", metavar="FILE", help="write the measurements there as JSON; - for the terminal")
     return out
@@ -197,9 +197,10 @@ def main(argv: Iterable[str] | None = None) -> int:
         names = hub.list_models(pretrained=True) if given.all else [given.model]
         if given.data and given.data not in DATA:
             raise UnknownName(unknown("data set", given.data, DATA.names()))
-        if _is_name(names[0] if names else ""):
-            for name in names:
-                hub.weights_of(hub.card(name), name.partition(".")[2])
+        if given.solver and given.solver not in SOLVERS:
+            raise UnknownName(unknown("solver", given.solver, SOLVERS.names()))
+        if given.model and _is_name(given.model):
+            hub.weights_of(hub.card(given.model), given.model.partition(".")[2])
     except (UnknownName, hub.CardError) as error:
         print(f"{PROG}: error: {error}", file=sys.stderr)
         return 2

@@ -66,7 +66,7 @@ class ModelCard:
         data: names of the data sets it trains on, the default first.
         aliases: other names of this variant.
         paper, licence, measured, published: for reports; numbers under ``measured`` come from our own runs.
-        weights: by data set: ``{file, sha256}``, the file below ``zoo/weights``.
+        weights: by data set: ``{file, sha256}``, the file below ``zoo/weights``; or ``{hub, sha256}``, a repository.
         recipes: the family's recipes as written; read them with `recipe`.
         source: the file this came from.
     """
@@ -248,14 +248,19 @@ def weights_of(c: ModelCard, tag: str = "") -> tuple[Path, str]:
     tag = tag or next(iter(c.weights))
     if tag not in c.weights:
         raise UnknownName(unknown(f"weights of {c.name!r}", tag, c.weights))
+    entry = c.weights[tag]
+    if "hub" in entry:  # too large to come with the package
+        from zoo.download import download
+
+        return download(entry["hub"]), entry["sha256"]
     root = (HERE / "weights").resolve()
-    file = (root / c.weights[tag]["file"]).resolve()
+    file = (root / entry["file"]).resolve()
     if not file.is_relative_to(root) or file.name != folder.WEIGHTS:
         raise CardError(
             f"{c.source}: weights.{c.name}.{tag}.file must be FOLDER/{folder.WEIGHTS} below {root}; "
-            f"got {c.weights[tag]['file']!r}."
+            f"got {entry['file']!r}."
         )
-    return file.parent, c.weights[tag]["sha256"]
+    return file.parent, entry["sha256"]
 
 
 def _files(found: Any) -> list[Path]:
@@ -294,6 +299,7 @@ def _read(path: Path) -> tuple[list[ModelCard], dict[str, str]]:
             raise CardError(f"{path}: {key} must be 'package.module:Class'; got {raw[key]!r}.")
     _names(path, "data", raw["data"])
     _check_recipes(path, raw)
+    _check_weights(path, raw)
     for key, target in raw.get("aliases", {}).items():
         if target not in raw["variants"]:
             raise CardError(f"{path}: aliases.{key}: {unknown('variant', str(target), raw['variants'])}")
@@ -358,3 +364,15 @@ def _check_recipes(path: Path, raw: Mapping[str, Any]) -> None:
             raise CardError(f"{path}: recipes.{variant} must map data sets (or '*') to recipes; got {by_data!r}.")
         for data, sections in by_data.items():
             _check(path, f"recipes.{variant}.{data}.", sections or {}, dict.fromkeys(SECTIONS, dict))
+
+
+def _check_weights(path: Path, raw: Mapping[str, Any]) -> None:
+    for variant, by_data in raw.get("weights", {}).items():
+        if variant not in raw["variants"]:
+            raise CardError(f"{path}: weights.{variant}: {unknown('variant', str(variant), raw['variants'])}")
+        for data, entry in by_data.items():
+            keys = set(entry) if isinstance(entry, dict) else set()
+            if keys not in ({"file", "sha256"}, {"hub", "sha256"}):
+                raise CardError(
+                    f"{path}: weights.{variant}.{data} must hold 'sha256' and either 'file' or 'hub'; got {entry!r}."
+                )

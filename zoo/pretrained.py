@@ -8,7 +8,6 @@ zoo.predict("mdeq_tiny.digits", "two.png").label
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +20,11 @@ from torch import nn
 from zoo import hub
 from zoo.checkpoint import read_checkpoint
 from zoo.data import DATA
-from zoo.folder import CONFIG, PICKLES, README, WEIGHTS, Config, WeightsError
+from zoo.download import download
+from zoo.folder import CONFIG, PICKLES, WEIGHTS, Config, WeightsError
 from zoo.implicit import implicit_modules
 from zoo.preprocess import Preprocessing
 from zoo.restore import build, restore
-
-_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 
 
 @dataclass(frozen=True)
@@ -88,30 +86,6 @@ def load(
     if place.is_file() or (place / "config.yaml").is_file():
         return _from_run(place, **options).eval()
     return restore(place, **options).eval()
-
-
-def download(repository: str) -> Path:
-    """The folder of a repository on the Hugging Face Hub, by its cache; nothing but the three known files is fetched.
-
-    Raises:
-        WeightsError: it cannot be had, and is not in the cache; says where it was looked for.
-    """
-    if not _REPOSITORY.fullmatch(repository) or ".." in repository:
-        raise WeightsError(f"'hf-hub:' wants 'organisation/name', or 'organisation/name@revision'; got {repository!r}.")
-    import huggingface_hub
-
-    name, _, revision = repository.partition("@")
-    try:
-        place = huggingface_hub.snapshot_download(
-            name, revision=revision or None, allow_patterns=[WEIGHTS, CONFIG, README]
-        )
-    except Exception as error:  # the hub's own classes differ by version: a missing network, repository, or permission
-        raise WeightsError(
-            f"hf-hub:{repository} is neither reachable nor in the cache {huggingface_hub.constants.HF_HUB_CACHE} "
-            f"({str(error).splitlines()[0] if str(error) else type(error).__name__}). With a network: "
-            f"hf download {name}"
-        ) from error
-    return Path(place)
 
 
 def _from_run(place: Path, *, solver: Any, adjoint: Any, **overrides: Any) -> nn.Module:

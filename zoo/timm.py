@@ -86,7 +86,9 @@ def _configurations(card: hub.ModelCard) -> dict[str, dict[str, Any]]:
         "origin_url": card.paper.get("url"),
     }
     out = {}
-    for tag in card.weights:
+    for tag, entry in card.weights.items():
+        if "file" not in entry:  # on a hub: nothing is fetched by an import
+            continue
         place, _ = hub.weights_of(card, tag)
         saved = json.loads((place / folder.CONFIG).read_text(encoding="utf-8"))
         pictures, model = saved["preprocessing"], saved["model"]
