@@ -22,7 +22,7 @@ def test_the_number_of_a_shipped_model_holds(name):
     assert row["holds"] is True, row
     assert row["card"] == hub.card(name).measured["digits"]["accuracy"]
     assert row["samples"] == 359
-    assert row["test"]["converged"] == 1.0
+    assert row["test"].get("converged", 1.0) == 1.0  # an explicit model solves nothing
     assert row["source"].endswith(".yaml")
     assert row["measured"] >= 0.98
 
