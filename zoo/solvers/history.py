@@ -82,7 +82,9 @@ class History(NamedTuple):
 def release(state: Any) -> None:
     """Hand the history buffers of a finished solve to the next one of the same shape."""
     for part in state if isinstance(state, tuple) else ():
-        if isinstance(part, History) and part.buffer.device.type == "cpu" and not part.buffer.requires_grad:
+        if not isinstance(part, History) or part.buffer.is_inference():
+            continue  # a buffer made under inference_mode must not be written outside of it
+        if part.buffer.device.type == "cpu" and not part.buffer.requires_grad:
             batch, size, n = part.buffer.shape
             spares = _spare.setdefault((batch, size, n, part.buffer.dtype), [])
             if size == part.size and len(spares) < _SPARES:
