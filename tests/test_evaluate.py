@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from trained import run as train
 
 from zoo import evaluate, hub
 from zoo.folder import WeightsError
@@ -35,6 +36,11 @@ def test_batches_do_not_decide_the_number():
 def test_a_folder_is_compared_with_its_own_number():
     row = evaluate.evaluate(str(hub.HERE / "weights" / "mdeq_tiny.digits"))
     assert (row["holds"], row["source"]) == (True, "config.json")
+
+
+def test_a_run_is_compared_with_its_own_test(tmp_path):
+    row = evaluate.evaluate(str(train(tmp_path / "run")))
+    assert (row["holds"], row["name"]) == (True, "test_mdeq.digits")
 
 
 def test_part_of_the_data_or_other_data_are_compared_with_nothing():

@@ -190,6 +190,14 @@ def test_the_cards_hash_goes_before_the_folders(monkeypatch, tmp_path, place):
         zoo.create_model("mdeq_tiny.digits", pretrained=True)
 
 
+def test_a_configuration_that_asks_for_terabytes_takes_no_memory(place):
+    saved = folder.read(place)
+    for channels in ([8_000_000, 8_000_000], [8 * 10**12, 8], [10**30, 8]):
+        change(place, model={**saved.model, "channels": channels})
+        with pytest.raises(WeightsError, match="do not fit the model|cannot be built"):
+            zoo.load(place)
+
+
 @pytest.mark.parametrize(
     ("keys", "said"),
     [

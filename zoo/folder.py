@@ -148,9 +148,20 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
     """Put weights into a model: all of them and no others, or none.
 
     Raises:
-        WeightsError: a tensor is missing, one is too many, or a shape differs; the model is untouched.
+        WeightsError: they do not fit (see `check`); the model is untouched.
     """
-    own = model.state_dict()
+    check(model.state_dict(), state, what)
+    model.load_state_dict(dict(state), strict=True)
+
+
+def check(own: Mapping[str, Tensor], state: Mapping[str, Tensor], what: str) -> None:
+    """Compare the names and shapes of a model's state with those of weights; an empty ``own`` is not compared.
+
+    Raises:
+        WeightsError: a tensor is missing, one is too many, or a shape differs.
+    """
+    if not own:
+        return
     wrong = [f"{k} is missing" for k in own if k not in state]
     wrong += [f"{k} is unknown to the model" for k in state if k not in own]
     wrong += [
@@ -164,7 +175,6 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
             f"The weights of {what} do not fit the model: {wrong[0]}{more}. Leave the arguments that set its sizes as "
             "they were in training; only num_classes may differ, which gives it a new classifier."
         )
-    model.load_state_dict(dict(state), strict=True)
 
 
 def write(place: Path, config: Config, state: Mapping[str, Tensor], readme: str = "", *, half: bool = False) -> Config:

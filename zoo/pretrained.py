@@ -8,6 +8,7 @@ zoo.predict("mdeq_tiny.digits", "two.png").label
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,6 +102,7 @@ def _from_run(place: Path, *, solver: Any, adjoint: Any, **overrides: Any) -> nn
             f"{run} is no run folder: its config.yaml is missing or does not say how the model was made."
         ) from error
     state = read_checkpoint(file)["state_dict"]
+    metrics = _measured(run) if file.name == "best.ckpt" else {}
     weights = {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}
     specs = {k: config.get(k) or {} for k in ("solver", "adjoint")}
     saved = Config(
@@ -108,9 +110,18 @@ def _from_run(place: Path, *, solver: Any, adjoint: Any, **overrides: Any) -> nn
         model=arguments,
         weights={"sha256": ""},
         preprocessing=preprocessing_of(data),
+        metrics=metrics,
         **specs,
     )
     return build(saved, weights, str(file), solver=solver, adjoint=adjoint, **overrides)
+
+
+def _measured(run: Path) -> dict[str, Any]:
+    """The numbers of the test at the end of a run, which used the best weights; empty where it did not get there."""
+    try:
+        return dict(json.loads((run / "results.json").read_text(encoding="utf-8"))["test"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def preprocessing_of(data: str) -> dict[str, Any]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from zoo import folder, hub
@@ -44,11 +45,15 @@ def build(
     factory = c.load()
     check_options(f"argument of {c.name!r}", factory, overrides)
     classes = overrides.pop("num_classes", None)
+    arguments = {**saved.model, **overrides}
     try:
         check_options(f"argument of {c.name!r}", factory, saved.model)
-        model = factory(**{**saved.model, **overrides})
+        folder.check(_shapes(factory, arguments), state, what)  # before memory is taken for what the file asks for
+        model = factory(**arguments)
         hub.configure(model, {"solver": saved.solver, "adjoint": saved.adjoint})
-    except (UnknownName, TypeError, ValueError) as error:
+    except WeightsError:
+        raise
+    except (UnknownName, TypeError, ValueError, RuntimeError, OverflowError, MemoryError) as error:
         if overrides:
             raise
         raise WeightsError(f"{what}: the configuration cannot be built: {error}") from error
@@ -61,3 +66,12 @@ def build(
         saved = replace(saved, preprocessing={k: v for k, v in saved.preprocessing.items() if k != "classes"})
     model.pretrained = saved  # type: ignore[assignment]
     return model
+
+
+def _shapes(factory: Callable[..., nn.Module], arguments: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The state of a model without memory behind it; empty where its class computes with values when it is made."""
+    try:
+        with torch.device("meta"):
+            return factory(**arguments).state_dict()
+    except (NotImplementedError, RuntimeError):
+        return {}
