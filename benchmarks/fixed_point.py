@@ -70,6 +70,28 @@ def peers(f: Any, z0: Tensor, name: str, rtol: float, cap: int) -> Tensor:
 
 
 @torch.no_grad()
+def traffic(name: str, z: Tensor, evaluations: int) -> float:
+    """Seconds of the large operations that a method cannot do without, on vectors like ``z``: the floor of a solve."""
+    rows = torch.randn(len(z), 40, z.shape[1])
+    w, out = torch.randn_like(z), torch.empty_like(z)
+    norm = lambda: torch.linalg.vector_norm(w, dim=1)  # noqa: E731
+    start = clock()
+    for k in range(1, evaluations):
+        n = min(k, 5) if name == "anderson" else k
+        kept, weights = rows[:, :n], rows[:, :1, :n].contiguous()
+        torch.bmm(w[:, None], kept.transpose(1, 2))  # the products with what is kept
+        torch.bmm(weights, kept)  # and its combination
+        torch.sub(w, z, out=out)  # the residual, or the product with I - J
+        rows[:, n - 1].copy_(out)  # one vector kept (anderson and gmres: two)
+        norm(), norm()
+        if name != "broyden":
+            rows[:, n].copy_(w)
+        if name != "anderson":
+            torch.addcmul(z, w, weights[:, 0, :1], out=out)
+    return clock() - start
+
+
+@torch.no_grad()
 def forward_row(what: str, problem: Any, name: str, turns: int, goal: float | None) -> Row:
     """Overhead, evaluations and residual of one solver on one cell."""
     f, z0 = flat_map(problem)
@@ -92,6 +114,10 @@ def forward_row(what: str, problem: Any, name: str, turns: int, goal: float | No
             f"{side}_evaluations": calls,
             f"{side}_residual": rest,
         }
+    if name != "picard":
+        bare = row["zoo_ms"] / 1e3 / row["zoo_overhead"]
+        floor = statistics.median(traffic(name, z0, int(row["zoo_evaluations"])) for _ in range(turns))
+        row["floor_overhead"] = 1 + floor / bare
     return row
 
 
@@ -105,7 +131,7 @@ def adjoint_row(what: str, problem: Any, name: str, turns: int, goal: float | No
     g = torch.randn_like(z)
     product = lambda u: torch.autograd.grad(fz, z, u, retain_graph=True)[0]  # noqa: E731
     row: Row = {"what": f"implicit backward by {name}, {what}", "goal_overhead": goal}
-    seen: dict[str, list[tuple[float, int]]] = {"zoo": []} | ({"torchdeq": []} if get_solver else {})
+    seen: dict[str, list[tuple[float, int, float]]] = {"zoo": []} | ({"torchdeq": []} if get_solver else {})
     with torch.no_grad():
         for turn in range(turns + 1):
             for side, runs in seen.items():
@@ -119,7 +145,9 @@ def adjoint_row(what: str, problem: Any, name: str, turns: int, goal: float | No
                     peers(lambda u, timed=timed: timed(u) + g, torch.zeros_like(g), "anderson", 1e-3, 30)
                 total = clock() - start
                 if turn:
-                    runs.append((total / timed.seconds, timed.calls))
+                    runs.append((total / timed.seconds, timed.calls, timed.seconds))
+    floor = statistics.median(traffic(name, z0, seen["zoo"][0][1]) for _ in range(turns))
+    row["floor_overhead"] = 1 + floor / statistics.median(r[2] for r in seen["zoo"])
     for side, runs in seen.items():
         row |= {f"{side}_overhead": statistics.median(r[0] for r in runs), f"{side}_products": runs[0][1]}
     row["torchdeq_solver"] = "anderson"

@@ -52,21 +52,22 @@ def runs(records: dict[str, dict[str, Any]]) -> str:
 
 
 def speed(records: dict[str, dict[str, Any]]) -> str:
-    """Solvers and gradients beside the peers."""
+    """Solvers and gradients beside TorchDEQ."""
     rows = []
     for r in records.get("bench_fixed_point", {}).get("rows", []):
+        goal = number(r.get("goal_overhead"), "<= {:.2f}")
         if "zoo_overhead" in r:
-            rows.append(
-                [
-                    r["what"],
-                    "overhead over the bare evaluations",
-                    f"{r['zoo_overhead']:.2f}",
-                    number(r.get("torchdeq_overhead"), "{:.2f}"),
-                ]  # noqa: E501
-            )
+            own, peer, form = r["zoo_overhead"], r.get("torchdeq_overhead"), "{:.2f}"
+            measure = "overhead"
         elif "speedup" in r:
-            rows.append([r["what"], "CPU ms", f"{r['zoo_ms']:.0f}", number(r.get("torchdeq_ms"), "{:.0f}")])
-    return table(["what", "measure", "zoo", "TorchDEQ 0.1.0"], rows)
+            own, peer, form, goal = r["zoo_ms"], r.get("torchdeq_ms"), "{:.1f}", f">= {r['goal_speedup']}x faster"
+            measure = f"CPU ms ({r['speedup']:.2f}x faster)"
+        else:
+            continue
+        rows.append(
+            [r["what"], measure, goal, number(r.get("floor_overhead"), "{:.2f}"), form.format(own), number(peer, form)]
+        )
+    return table(["what", "measure", "goal", "floor", "zoo", "TorchDEQ 0.1.0"], rows)
 
 
 def ode_speed(records: dict[str, dict[str, Any]]) -> str:
