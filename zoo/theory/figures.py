@@ -23,8 +23,7 @@ def memory(m: Mapping[str, Any], folder: Path) -> Picture:
     caption = (
         f"Memory between forward and backward pass against depth, {m['batch']} samples of {m['width']} numbers in "
         "float32. Explicit chains keep every layer (exponent 1); the implicit function theorem and the adjoint ODE "
-        "keep one state (exponent 0). Anderson's result of up to 4 iterations is a view of its "
-        "history, which it keeps alive."
+        "keep one state (exponent 0)."
     )
     return write(figure, folder, "theory_memory", caption)
 

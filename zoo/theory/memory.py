@@ -6,60 +6,16 @@ the map at the fixed point alone, and the adjoint ODE the last state alone: ``O(
 
 from __future__ import annotations
 
-import gc
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from zoo.compare.count import held_bytes
 from zoo.solve import fixed_point, odeint
 from zoo.theory import Scale
-
-
-class Held(TorchDispatchMode):
-    """Counts the bytes that operators under it made and that are still alive; storages that existed before count not.
-
-    ``torch.autograd.graph.saved_tensors_hooks`` sees what is packed into a graph only, and nothing where an adjoint
-    uses such hooks itself; what stays alive is what a training step pays for.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._made: dict[int, tuple[StorageWeakRef, int]] = {}
-        self._foreign: dict[int, Any] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        for tensor in tree_leaves((args, kwargs)):
-            if isinstance(tensor, Tensor):
-                storage = tensor.untyped_storage()
-                if storage._cdata not in self._made:
-                    self._foreign[storage._cdata] = storage  # kept alive, so that its address stays its own
-        out = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor):
-                storage = tensor.untyped_storage()
-                if storage._cdata not in self._foreign:
-                    self._made[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
-        return out
-
-    def bytes(self) -> int:
-        """Of the storages that are alive now."""
-        gc.collect()
-        return sum(size for ref, size in self._made.values() if not ref.expired())
-
-
-def held_bytes(forward: Callable[[], Tensor]) -> int:
-    """Bytes that stay alive behind ``forward()`` while its result does: what is kept for the backward pass."""
-    with Held() as mode:
-        value = forward()
-    held = mode.bytes()
-    del value
-    return held
 
 
 def exponent(x: Sequence[float], y: Sequence[float]) -> float:

@@ -1,0 +1,235 @@
+"""Comparisons: exact counts, rows that survive crashes, tables that say why a cell is blank."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from types import ModuleType
+
+import pytest
+import torch
+from torch import nn
+
+import zoo
+from zoo.compare import command, runner
+from zoo.compare.count import Flops, evaluations, held_bytes
+from zoo.compare.report import write_report
+from zoo.compare.runner import Job, budget_options, jobs_of, run_all
+from zoo.compare.table import cells, notes, summarise, to_csv
+from zoo.fit import UsageError
+from zoo.implicit import ImplicitMixin
+from zoo.registry import UnknownName
+
+
+class Layer(ImplicitMixin, nn.Module):
+    """``z = tanh(W z + x)``, or the same as a field."""
+
+    def __init__(self, n, solver, adjoint):
+        super().__init__()
+        self.w = nn.Linear(n, n)
+        self.problems = ("fixed_point", "ode")
+        self.configure_implicit(solver, adjoint)
+
+    def forward(self, x):
+        return self.solve(lambda z, x: torch.tanh(0.3 * self.w(z) + x), torch.zeros_like(x), args=(x,))
+
+
+class Flow(Layer):
+    def forward(self, x):
+        return self.integrate(lambda t, y: torch.tanh(self.w(y)), x, (0.0, 1.0))[-1]
+
+
+def test_flops_of_known_layers_are_exact():
+    linear, conv = nn.Linear(5, 7), nn.Conv2d(3, 4, 3, padding=1)
+    with Flops() as counter:
+        linear(torch.randn(2, 5))
+    assert counter.total == 2 * 2 * 5 * 7
+    with Flops() as counter:
+        conv(torch.randn(2, 3, 6, 6))
+    assert counter.total == 2 * (2 * 6 * 6) * (3 * 3 * 3) * 4
+    x = torch.randn(2, 5, requires_grad=True)
+    with Flops() as counter:
+        linear(x).sum().backward()
+    assert counter.total == 3 * (2 * 2 * 5 * 7)  # the backward pass: to the input, and to the weight
+
+
+def test_flops_of_implicit_backward_passes():
+    x, once = torch.randn(3, 6), 2 * 3 * 6 * 6
+    adjoint = {"name": "implicit", "solver": {"name": "neumann", "max_steps": 4, "rtol": 1e-30, "atol": 1e-30}}
+    model = Layer(6, {"name": "picard", "max_steps": 5, "rtol": 1e-30, "atol": 1e-30}, adjoint)
+    with Flops() as counter, evaluations(model, counter) as seen:
+        out = model(x)
+    assert counter.total == model.last.stats.nfe * once == seen.flops
+    assert seen.flops / seen.samples == 2 * 6 * 6
+    with Flops() as counter:
+        out.sum().backward()
+    products = model.last.stats.backward[-1].nfe
+    assert products > 0 and counter.total in {(products + k) * once for k in (0, 1, 2)}  # and one for the weight
+
+
+@pytest.mark.parametrize("model", [Layer(6, "anderson", "implicit"), Flow(6, {"name": "rk4", "steps": 3}, "unroll")])
+def test_evaluations_are_counted_by_the_sample(model):
+    with Flops() as counter, evaluations(model, counter) as seen, torch.no_grad():
+        model(torch.randn(3, 6))
+    assert seen.flops / seen.samples == 2 * 6 * 6
+    if isinstance(model, Flow):
+        assert seen.samples == 3 * model.last.stats.nfe
+    assert "solve" not in vars(model)
+
+
+def test_held_bytes_do_not_count_what_solvers_keep_for_later():
+    model = Layer(6, {"name": "anderson", "max_steps": 3, "rtol": 1e-30, "atol": 1e-30}, "implicit")
+    few = held_bytes(lambda: model(torch.zeros(3, 6)))
+    model.configure_implicit({"name": "anderson", "max_steps": 30, "rtol": 1e-30, "atol": 1e-30})
+    assert held_bytes(lambda: model(torch.zeros(3, 6))) <= few + 30 * 3 * 8  # the trace of the residuals
+
+
+@pytest.mark.parametrize(
+    "text, options",
+    [
+        ("60s", {"max_epochs": -1, "max_time": "00:00:01:00"}),
+        ("90 min", {"max_epochs": -1, "max_time": "00:01:30:00"}),
+        ("3 epochs", {"max_epochs": 3}),
+        (5, {"max_epochs": 5}),
+    ],
+)
+def test_budgets(text, options):
+    assert budget_options(text) == options
+
+
+@pytest.mark.parametrize("text", ["fast", "0", "-3s", "1.5x"])
+def test_no_budget(text):
+    with pytest.raises(UsageError, match="60s"):
+        budget_options(text)
+
+
+def test_what_cannot_run_becomes_a_row_that_says_so():
+    jobs = jobs_of(["mdeq_tinny", "resnet_tiny", "timm:resnet18"], "digits", [0, 1], None, ["picard"], ["jfb"], {})
+    assert len(jobs) == 6 and [j.seed for j in jobs] == [0, 0, 0, 1, 1, 1]
+    assert "Did you mean 'mdeq_tiny'" in jobs[0].error and not jobs[1].error
+    assert jobs[1].solver is None  # an explicit model has none to be replaced
+    assert jobs[2].model_options() == {"name": "timm", "arch": "resnet18"}
+    with pytest.raises(UnknownName, match="digits"):
+        jobs_of(["mdeq_tiny"], "digit", [0], None, [], [], {})
+    with pytest.raises(UnknownName, match="optim"):
+        jobs_of(["mdeq_tiny"], "digits", [0], None, [], [], {"optimm": {}})
+
+
+def test_solvers_and_adjoints_side_by_side():
+    jobs = jobs_of(["mdeq_tiny"], "digits", [0], "1 epochs", ["anderson", "picard"], ["implicit", "jfb"], {})
+    assert [(j.solver, j.adjoint) for j in jobs] == [
+        ("anderson", "implicit"), ("anderson", "jfb"), ("picard", "implicit"), ("picard", "jfb"),
+    ]  # fmt: skip
+    assert len({j.key for j in jobs}) == 4
+
+
+def finished(job, score=0.9):
+    values = {"score": score, "seconds": 3.0, "parameters": 10}
+    return {**runner.failure(job, ""), "status": "finished", "metric": "accuracy", "values": values,
+            "reasons": {"nfe_forward": "an explicit model solves nothing"}}  # fmt: skip
+
+
+def test_a_comparison_resumes_and_tries_again_what_failed(tmp_path, monkeypatch):
+    jobs = jobs_of(["resnet_tiny", "timm:resnet18"], "digits", [0, 1], None, [], [], {})
+    ran = []
+
+    def first(job, folder, timeout):
+        ran.append(job.label)
+        return runner.failure(job, "boom") if job.model == "resnet_tiny" and job.seed == 0 else finished(job)
+
+    monkeypatch.setattr(runner, "run_one", first)
+    rows = run_all(jobs, tmp_path, say=lambda line: None)
+    assert len(ran) == 4 and [r["status"] for r in rows] == ["failed", "finished", "finished", "finished"]
+    with (tmp_path / "rows.jsonl").open("a") as stream:
+        stream.write('{"key": "cut o')  # the disk was full
+
+    monkeypatch.setattr(runner, "run_one", lambda job, *rest: ran.append(job.label) or finished(job, 0.8))
+    rows = run_all(jobs, tmp_path, say=lambda line: None)
+    assert ran[4:] == ["resnet_tiny, seed 0"] and all(r["status"] == "finished" for r in rows)
+
+
+@pytest.mark.parametrize("body, said", [("echo oh no; exit 3", "exit code 3: oh no"), ("kill -9 $$", "want of memory")])
+def test_a_crash_costs_one_row(tmp_path, monkeypatch, body, said):
+    program = tmp_path / "python"
+    program.write_text(f"#!/bin/sh\n{body}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    (row,) = run_all([Job("resnet_tiny", "digits")], tmp_path / "out", say=lambda line: None)
+    assert row["status"] != "finished" and said in row["error"] and not row["values"]
+    if "kill" in body:
+        assert "batches of 64; out of memory with batches of 32" in row["note"]
+
+
+def test_a_run_that_takes_too_long_is_stopped(tmp_path, monkeypatch):
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\nexec sleep 20\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    (row,) = run_all([Job("resnet_tiny", "digits")], tmp_path / "out", timeout=0.3, say=lambda line: None)
+    assert "--timeout" in row["error"]
+
+
+def test_rows_over_seeds_and_blank_cells(tmp_path):
+    a, b = Job("resnet_tiny", "digits", 0), Job("resnet_tiny", "digits", 1)
+    runs = [finished(a, 0.9), finished(b, 0.8), runner.failure(Job("mdeq_tiny", "digits"), "boom")]
+    rows = summarise(runs)
+    assert rows[0]["values"]["score"] == pytest.approx(0.85) and rows[0]["std"]["score"] == pytest.approx(0.0707, 1e-2)
+    assert (rows[0]["seeds"], rows[1]["status"], rows[1]["error"]) == ([0, 1], "failed", "boom")
+    head, text, why = cells(rows)
+    assert head == ["", "resnet_tiny", "mdeq_tiny"]
+    table = {line[0]: line[1:] for line in text}
+    assert table["test accuracy"] == ["0.85 +- 0.071", ""] and table["NFE forward"] == ["", ""]
+    said = notes(rows, why)
+    assert "mdeq_tiny, seed 0: boom" in said and "resnet_tiny, blank: an explicit model solves nothing" in said
+    lines = list(csv.DictReader(io.StringIO(to_csv(rows))))
+    assert lines[1]["score"] == "" and lines[0]["parameters"] == "10" and "explicit" in lines[0]["missing"]
+    files = write_report(rows, tmp_path, "compare")
+    assert all(f.is_file() for f in files) and (tmp_path / "figures" / "compare_pareto.png").is_file()
+    page = (tmp_path / "compare.html").read_text()
+    assert 'title="an explicit model solves nothing"' in page and "data:image/svg+xml" in page
+    assert json.loads((tmp_path / "compare.json").read_text())["rows"][1]["values"] == {}
+
+
+@pytest.mark.parametrize("model, solver", [("test_mdeq", "anderson"), ("test_resnet_twin", None)])
+def test_a_row_from_end_to_end(tmp_path, monkeypatch, model, solver):
+    from zoo.compare import measure, worker
+
+    monkeypatch.setattr(measure, "SECONDS", 0.0)
+    monkeypatch.setattr(measure, "LEAST", 1)
+    quick = {"max_epochs": 1, "limit_train_batches": 2, "limit_val_batches": 1, "limit_test_batches": 1}
+    quick |= {"accelerator": "cpu", "devices": 1, "log_every_n_steps": 1}
+    options = {"trainer": quick, "data": {"batch_size": 8}}
+    if solver:
+        options["task"] = {"warmup_steps": 0}
+    row = worker.work(Job(model, "digits", 0, solver, None, options), tmp_path)
+    assert row["status"] == "finished" and row["metric"] == "accuracy"
+    missing = {"peak_bytes"} if solver else {"peak_bytes", "nfe_forward", "nfe_forward_p95", "nfe_backward",
+                                             "nfe_backward_p95", "converged", "residual"}  # fmt: skip
+    assert set(row["reasons"]) == missing, row["reasons"]
+    assert all(v > 0 for k, v in row["values"].items() if k not in ("score", "converged"))
+    if solver:
+        assert row["values"]["flops_forward"] > row["values"]["flops_evaluation"]
+        assert row["curves"]["residuals"] and row["curves"]["anytime"]["budget"] and row["curves"]["nfe"]["nfe"]
+
+
+def test_the_package_is_module_and_function(monkeypatch, tmp_path):
+    assert isinstance(zoo.compare, ModuleType) and callable(zoo.compare) and zoo.compare is sys.modules["zoo.compare"]
+    monkeypatch.setattr(runner, "run_one", lambda job, *rest: finished(job))
+    rows = zoo.compare(["resnet_tiny"], "digits", seeds=[0, 1], out=tmp_path, say=None)
+    assert rows[0]["seeds"] == [0, 1]
+
+
+def test_the_command_line(tmp_path, capsys, monkeypatch):
+    done = subprocess.run([sys.executable, "-m", "zoo.compare", "--help"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and "timm:NAME" in done.stdout
+    monkeypatch.setattr(runner, "run_one", lambda job, *rest: finished(job))
+    asked = "--models resnet_tiny --data digits --budget 3 epochs --optim-options lr=0.1 --out".split()
+    assert command.main([*asked, str(tmp_path)]) == 0
+    assert "resnet_tiny" in capsys.readouterr().out and (tmp_path / "compare.csv").is_file()
+    assert command.main([]) == 2 and "--models" in capsys.readouterr().err
+    assert command.main(["--models", "resnet_tiny", "--budget", "soon", "--out", str(tmp_path)]) == 2
+    (tmp_path / "file").touch()
+    assert command.main(["--models", "resnet_tiny", "--out", str(tmp_path / "file" / "x")]) == 2

@@ -1,0 +1,257 @@
+"""What is measured of a trained model, each number by itself: where one cannot be had, its reason is kept instead."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.compare.count import Flops, evaluations, held_bytes
+from zoo.implicit import implicit_modules
+from zoo.run import read_metrics
+from zoo.solvers.ode import ODESolver
+from zoo.tasks.base import Task
+
+EXPLICIT = "an explicit model solves nothing"
+BUDGETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+SECONDS = 1.5  # spent on each timing, at least `LEAST` repetitions
+LEAST = 5
+
+
+class Bench:
+    """One trained task on a device, and the batches to measure it with.
+
+    Args:
+        task: the task with its trained model.
+        data: the data module it was trained on.
+    """
+
+    def __init__(self, task: Task, data: Any) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.task = task.to(self.device)
+        self.model: Any = task.model
+        self.modules: list[Any] = [m for _, m in implicit_modules(self.model)]
+        data.prepare_data()
+        data.setup()
+        self.train = [self._move(b) for b in _first(data.train_dataloader(), 4)]
+        self.test = [self._move(b) for b in _first(data.test_dataloader(), 8)]
+        self.size = len(self.train[0][0])
+
+    def _move(self, batch: Any) -> Any:
+        return tuple(t.to(self.device) for t in batch)
+
+    def solved(self) -> list[Any]:
+        """The stats of each module's last solve."""
+        return [m.last.stats for m in self.modules if m.last is not None]
+
+    def loss(self, i: int = 0) -> Tensor:
+        """Of a training batch, without the Jacobian penalty."""
+        return self.task.score(self.train[i % len(self.train)], "train").loss
+
+    def parameters(self) -> dict[str, float]:
+        return {"parameters": sum(p.numel() for p in self.model.parameters())}
+
+    def checkpoint(self) -> dict[str, float]:
+        """Bytes of the weights as a file."""
+        stream = io.BytesIO()
+        torch.save(self.model.state_dict(), stream)
+        return {"checkpoint_bytes": stream.tell()}
+
+    def forward_flops(self) -> dict[str, float]:
+        """Per sample: of one evaluation of the map (an explicit model: of the model), and of the whole forward pass."""
+        self.model.eval()
+        x = self.test[0][0]
+        with torch.no_grad(), Flops() as counter, evaluations(self.model, counter) as seen:
+            self.model(x)
+        whole = counter.total / len(x)
+        return {"flops_forward": whole, "flops_evaluation": seen.flops / seen.samples if seen.samples else whole}
+
+    def step_flops(self) -> dict[str, float]:
+        """Per sample, of a training step: forward and backward."""
+        self.model.train()
+        with Flops() as counter:
+            self.loss().backward()
+        self.model.zero_grad()
+        return {"flops_step": counter.total / self.size}
+
+    def forward_solves(self) -> dict[str, Any]:
+        """Over batches of the test split: evaluations, converged share and residual."""
+        self.model.eval()
+        nfe, converged, residual = [], [], []
+        with torch.no_grad():
+            for batch in self.test:
+                self.model(batch[0])
+                nfe.append(float(sum(s.nfe for s in self.solved())))
+                converged += [s.converged.double().mean().item() for s in self.solved()]
+                residual += [s.residual.double().mean().item() for s in self.solved() if s.accepted is None]
+        out: dict[str, Any] = {"nfe_forward": statistics.mean(nfe), "nfe_forward_p95": quantile(nfe, 0.95)}
+        out["converged"] = statistics.mean(converged)
+        out["residual"] = statistics.mean(residual) if residual else "an integration in time has no residual"
+        return out
+
+    def backward_solves(self) -> dict[str, Any]:
+        """Over training batches: evaluations of the backward solves."""
+        self.model.train()
+        nfe = []
+        for i in range(len(self.train)):
+            self.loss(i).backward()
+            self.model.zero_grad()
+            backward = [s.backward[-1].nfe for s in self.solved() if s.backward]
+            if backward:
+                nfe.append(float(sum(backward)))
+        if not nfe:
+            why = f"the adjoint {type(self.modules[0].adjoint).__name__.lower()} makes no solve of its own backward"
+            return {"nfe_backward": why, "nfe_backward_p95": why}
+        return {"nfe_backward": statistics.mean(nfe), "nfe_backward_p95": quantile(nfe, 0.95)}
+
+    def step_time(self) -> dict[str, float]:
+        """Milliseconds of a training step: forward, backward, and letting go of the gradients."""
+        self.model.train()
+
+        def step(i: int) -> None:
+            self.loss(i).backward()
+            self.model.zero_grad()
+
+        taken = self._times(step)
+        return {"step_ms": quantile(taken, 0.5), "step_ms_p95": quantile(taken, 0.95)}
+
+    def latency(self) -> dict[str, float]:
+        """Milliseconds for one sample, and samples a second in batches of the training's size, in evaluation."""
+        self.model.eval()
+        with torch.no_grad():
+            x = self.test[0][0]
+            one = self._times(lambda i: self.model(x[i % len(x)][None]))
+            many = self._times(lambda i: self.model(x[: self.size]))
+        rate = min(self.size, len(x)) / (quantile(many, 0.5) / 1e3)
+        return {"latency_ms": quantile(one, 0.5), "latency_ms_p95": quantile(one, 0.95), "throughput": rate}
+
+    def memory(self) -> dict[str, Any]:
+        """Bytes per sample between forward and backward; on a GPU also the peak of a training step."""
+        self.model.train()
+        out: dict[str, Any] = {"held_bytes": held_bytes(self.loss) / self.size}
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            self.loss().backward()
+            self.model.zero_grad()
+            out["peak_bytes"] = torch.cuda.max_memory_allocated()
+        else:
+            out["peak_bytes"] = "measured on a GPU only"
+        return out
+
+    def _times(self, call: Callable[[int], Any]) -> list[float]:
+        """Milliseconds of repeated calls, behind two that are not counted."""
+        taken: list[float] = []
+        begun = time.perf_counter()
+        while len(taken) < LEAST + 2 or time.perf_counter() - begun < SECONDS:
+            start = time.perf_counter()
+            call(len(taken))
+            if self.device.type == "cuda":
+                torch.cuda.synchronize()
+            taken.append(1e3 * (time.perf_counter() - start))
+        return taken[2:]
+
+    def residuals(self) -> list[float]:
+        """Median residual over a test batch after each evaluation; a sample that is done keeps its last one."""
+        self.model.eval()
+        with torch.no_grad():
+            self.model(self.test[0][0])
+        traces = [s.trace for s in self.solved() if s.accepted is None and s.trace.numel()]
+        if not traces:
+            return []
+        trace = traces[0].double().clone()
+        for k in range(1, len(trace)):
+            trace[k] = torch.where(trace[k].isnan(), trace[k - 1], trace[k])
+        return trace.median(dim=1).values.tolist()
+
+    def anytime(self) -> dict[str, list[float]]:
+        """Accuracy on test batches by the steps that the solver may take."""
+        solvers = [m.solver for m in self.modules]
+        if not solvers or any(isinstance(s, ODESolver) for s in solvers) or self.test[0][1].dtype.is_floating_point:
+            return {}
+        kept = [m.eval_solver for m in self.modules]
+        self.model.eval()
+        score = []
+        try:
+            for budget in BUDGETS:
+                for module in self.modules:
+                    module.eval_solver = dataclasses.replace(module.solver, max_steps=budget)
+                with torch.no_grad():
+                    right = [float((self.model(x).argmax(-1) == y).double().mean()) for x, y in self.test]
+                score.append(statistics.mean(right))
+        finally:
+            for module, solver in zip(self.modules, kept, strict=True):
+                module.eval_solver = solver
+        return {"budget": list(BUDGETS), "score": score}
+
+
+def measure(task: Task, data: Any) -> tuple[dict[str, float], dict[str, str], dict[str, Any]]:
+    """All numbers of a trained model, why others are missing, and curves."""
+    bench = Bench(task, data)
+    values: dict[str, float] = {}
+    reasons: dict[str, str] = {}
+    solves = {"nfe_forward": "", "nfe_forward_p95": "", "converged": "", "residual": ""}
+    backward = {"nfe_backward": "", "nfe_backward_p95": ""}
+    parts: list[tuple[Callable[[], dict[str, Any]], tuple[str, ...]]] = [
+        (bench.parameters, ("parameters",)),
+        (bench.checkpoint, ("checkpoint_bytes",)),
+        (bench.forward_flops, ("flops_forward", "flops_evaluation")),
+        (bench.step_flops, ("flops_step",)),
+        (bench.memory, ("held_bytes", "peak_bytes")),
+        (bench.step_time, ("step_ms", "step_ms_p95")),
+        (bench.latency, ("latency_ms", "latency_ms_p95", "throughput")),
+    ]
+    if bench.modules:
+        parts += [(bench.forward_solves, tuple(solves)), (bench.backward_solves, tuple(backward))]
+    else:
+        reasons |= dict.fromkeys([*solves, *backward], EXPLICIT)
+    for part, names in parts:
+        for name, value in _attempt(part, names).items():
+            if isinstance(value, str):
+                reasons[name] = value
+            else:
+                values[name] = float(value)
+    curves = {"residuals": bench.residuals, "anytime": bench.anytime}
+    shapes = {name: found for name, curve in curves.items() if (found := _attempt(curve, ()))}
+    return values, reasons, shapes
+
+
+def _attempt(part: Callable[[], Any], names: tuple[str, ...]) -> Any:
+    """What a measurement gives; where it fails, the reason for each of its numbers. Memory running out is no reason."""
+    try:
+        return part()
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:
+        text = str(error).strip().splitlines()[0] if str(error).strip() else ""
+        return dict.fromkeys(names, f"{type(error).__name__}: {text}"[:200])
+
+
+def training_curves(file: Path) -> dict[str, Any]:
+    """Evaluations and validation score over the training steps, thinned to 200 points."""
+    nfe: list[tuple[float, float]] = []
+    for row in read_metrics(file):
+        found = [v for k, v in row.items() if k.startswith("solver/") and k.endswith("nfe_forward")]
+        if found:
+            nfe.append((row["step"], sum(found)))
+    every = max(1, len(nfe) // 200)
+    return {"nfe": {"step": [s for s, _ in nfe[::every]], "nfe": [n for _, n in nfe[::every]]}} if nfe else {}
+
+
+def quantile(values: list[float], q: float) -> float:
+    return float(torch.quantile(torch.tensor(values, dtype=torch.float64), q))
+
+
+def _first(loader: Any, count: int) -> list[Any]:
+    out = []
+    for batch in loader:
+        out.append(batch)
+        if len(out) == count:
+            break
+    return out

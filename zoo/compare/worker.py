@@ -1,0 +1,93 @@
+"""The process of one row: train as ``python -m zoo.fit`` does, then measure. Started by `zoo.compare.runner`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zoo import cli, hub
+from zoo.compare.measure import measure, training_curves
+from zoo.compare.runner import Job, failure
+from zoo.fit import Request, resolve
+from zoo.options import Options
+from zoo.run import environment, new_folder, write_json
+
+
+def work(job: Job, folder: Path) -> dict[str, Any]:
+    """Train (or load the weights that ``name.tag`` stands for) and measure; the row of a comparison."""
+    trained = job.model in hub.list_models(pretrained=True)
+    request = request_of(job)
+    curves: dict[str, Any] = {}
+    if trained:
+        from zoo.evaluate import measure as tested
+
+        task, data, _ = cli.build(Options(request), job.seed)
+        specs = {k: getattr(job, k) for k in ("solver", "adjoint") if getattr(job, k)}
+        task.model = hub.create_model(job.model, pretrained=True, **specs)
+        test, _, _, _ = tested(task.model, hub.card(job.model), job.data, root=None, batch_size=256, limit=None)
+        values: dict[str, Any] = {}
+        reasons = {"seconds": "the weights were loaded, not trained here"}
+    else:
+        run = new_folder(folder / "runs", f"{job.model.replace(':', '_')}_{job.key}")
+        results = cli.run(replace(request, out=run))
+        test, values, reasons = results["test"], {"seconds": results["seconds"], "epochs": results["epochs"]}, {}
+        task, data, _ = cli.build(Options(request), job.seed)
+        best = run / "checkpoints" / "best.ckpt"
+        saved = best if best.is_file() else run / "checkpoints" / "last.ckpt"
+        if saved.is_file():
+            state = torch.load(saved, map_location="cpu", weights_only=True)["state_dict"]
+            task.load_state_dict(state)
+        curves = training_curves(run / "metrics.csv")
+    metric = task.monitor.partition("/")[2]
+    values["score"], values["test_loss"] = test.get(metric), test.get("loss")
+    measured, why, shapes = measure(task, data)
+    return {
+        "key": job.key,
+        **asdict(job),
+        "status": "finished",
+        "error": "",
+        "metric": metric,
+        "maximise": task.maximise,
+        "values": {k: v for k, v in {**values, **measured}.items() if v is not None},
+        "reasons": {**reasons, **why},
+        "curves": {**curves, **shapes},
+        "environment": environment(),
+    }
+
+
+def request_of(job: Job) -> Request:
+    """The run of a job, as the command line would give it."""
+    sections = {"model": job.model_options(), "data": {"name": job.data}}
+    sections |= {k: {"name": getattr(job, k)} for k in ("solver", "adjoint") if getattr(job, k)}
+    for section, values in job.options.items():
+        sections[section] = {**sections.get(section, {}), **values}
+    sections.setdefault("trainer", {}).setdefault("enable_progress_bar", True)
+    argv = [f"--seed={job.seed}"]
+    for section, values in sections.items():
+        argv += [f"--{section}.{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in values.items()]
+    return resolve(argv)
+
+
+def main(argv: list[str]) -> int:
+    job, folder, answer = Job(**json.loads(argv[0])), Path(argv[1]), Path(argv[2])
+    try:
+        row = work(job, folder)
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        row = failure(job, str(error).splitlines()[0], "out of memory")
+    except Exception as error:
+        traceback.print_exc()
+        full = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+        text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        row = failure(job, text, "out of memory" if full else "failed")
+    write_json(answer, row)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
