@@ -41,7 +41,7 @@ def runs(records: dict[str, dict[str, Any]]) -> str:
                 r["data"],
                 f"{r['parameters']:,}",
                 number(100 * test["accuracy"], "{:.2f} %"),
-                f"{number(train.get('nfe_forward'))} + {number(train.get('nfe_backward'))}",
+                " + ".join(n for k in ("nfe_forward", "nfe_backward") if (n := number(train.get(k)))),
                 number(test.get("nfe_forward")),
                 f"{r['seconds'] / 60:.1f} min",
                 f"[json](experiments/results/{name}.json)",
