@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import zoo
+from zoo.solvers import history
 
 
 @pytest.mark.parametrize("solver", ["anderson", "broyden"])
@@ -35,3 +36,9 @@ def test_a_value_is_not_overwritten_by_the_next_solve(solver, steps):
         kept = first.clone()
         solve(torch.randn(3, 7))
     torch.testing.assert_close(first, kept, rtol=0, atol=0)
+
+
+def test_only_a_few_buffers_are_kept_however_many_shapes_there_were():
+    for batch in range(1, 20):
+        zoo.fixed_point(torch.tanh, torch.ones(batch, 3), "anderson")
+    assert len(history._spares) <= history._MOST

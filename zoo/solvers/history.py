@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-# Freed history buffers of the CPU, by shape and dtype. A fresh buffer of tens of megabytes costs a page fault for
-# every 4 KiB when it is first written, which was more than all arithmetic of a solve; a GPU's allocator caches itself.
-_spare: dict[tuple[Any, ...], list[Tensor]] = {}
-_SPARES = 4
+# The history buffers of the newest finished solves on the CPU. A fresh buffer of tens of megabytes costs a page fault
+# for every 4 KiB when it is first written, more than all arithmetic of a solve; a GPU's allocator caches by itself.
+_spares: list[Tensor] = []
+_MOST = 6
+_lock = threading.Lock()
 
 
 class History(NamedTuple):
@@ -30,8 +32,11 @@ class History(NamedTuple):
         batch, n = like.shape
         if torch.is_grad_enabled():
             return cls(like.new_empty(batch, 0, n), size, 0)
-        spare = _spare.get((batch, size, n, like.dtype)) if like.device.type == "cpu" else None
-        return cls(spare.pop() if spare else like.new_empty(batch, size, n), size, 0)
+        with _lock:
+            for i, spare in enumerate(_spares):
+                if spare.shape == (batch, size, n) and spare.dtype == like.dtype and spare.device == like.device:
+                    return cls(_spares.pop(i), size, 0)
+        return cls(like.new_empty(batch, size, n), size, 0)
 
     @property
     def used(self) -> int:
@@ -80,15 +85,14 @@ class History(NamedTuple):
 
 
 def release(state: Any) -> None:
-    """Hand the history buffers of a finished solve to the next one of the same shape."""
+    """Hand the history buffers of a finished solve to the next one of the same shape; only the newest few are kept."""
     for part in state if isinstance(state, tuple) else ():
         if not isinstance(part, History) or part.buffer.is_inference():
             continue  # a buffer made under inference_mode must not be written outside of it
         if part.buffer.device.type == "cpu" and not part.buffer.requires_grad:
-            batch, size, n = part.buffer.shape
-            spares = _spare.setdefault((batch, size, n, part.buffer.dtype), [])
-            if size == part.size and len(spares) < _SPARES:
-                spares.append(part.buffer)
+            with _lock:
+                _spares.append(part.buffer)
+                del _spares[:-_MOST]
 
 
 def write(matrix: Tensor, place: Any, values: Tensor | float) -> Tensor:
