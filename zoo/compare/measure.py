@@ -43,6 +43,13 @@ class Bench:
         self.train = [self._move(b) for b in _first(data.train_dataloader(), 4)]
         self.test = [self._move(b) for b in _first(data.test_dataloader(), 8)]
         self.size = len(self.train[0][0])
+        self._buffers = {k: v.clone() for k, v in self.model.named_buffers()}
+
+    def restore(self) -> None:
+        """Undo what training steps did to running statistics: measuring must not change what is measured."""
+        with torch.no_grad():
+            for name, buffer in self.model.named_buffers():
+                buffer.copy_(self._buffers[name])
 
     def _move(self, batch: Any) -> Any:
         return tuple(t.to(self.device) for t in batch)
@@ -212,11 +219,13 @@ def measure(task: Task, data: Any) -> tuple[dict[str, float], dict[str, str], di
     else:
         reasons |= dict.fromkeys([*solves, *backward], EXPLICIT)
     for part, names in parts:
+        bench.restore()
         for name, value in _attempt(part, names).items():
             if isinstance(value, str):
                 reasons[name] = value
             else:
                 values[name] = float(value)
+    bench.restore()
     curves = {"residuals": bench.residuals, "anytime": bench.anytime}
     shapes = {name: found for name, curve in curves.items() if (found := _attempt(curve, ()))}
     return values, reasons, shapes
