@@ -136,7 +136,7 @@ def timing(m: Mapping[str, Any], folder: Path) -> Picture:
         figure,
         folder,
         "theory_timing",
-        f"Time of a training step against depth, one thread, the fastest of {m['repeats']}.",
+        f"Time of a training step against depth, processor time of one thread, the fastest of {m['repeats']}.",
     )
 
 

@@ -1,5 +1,7 @@
 """Time of a training step (forward and backward) against depth, iterations, or steps in time, on one thread.
 
+It is the processor's time, not the clock's: on a busy machine the clock also measures what other processes do.
+
 The same map everywhere, so that a layer, an iteration and a stage of the ODE cost the same arithmetic; what differs is
 the backward pass and what a method does beside evaluating the map.
 """
@@ -29,10 +31,10 @@ def measure(scale: Scale) -> dict[str, Any]:
 
 
 def fastest(forward: Any, repeats: int) -> float:
-    """Seconds of ``forward().square().sum().backward()``: the fastest, as other processes only add to it."""
+    """Seconds of ``forward().square().sum().backward()``: the fastest of them."""
     taken = []
     for _ in range(repeats + 2):
-        start = time.perf_counter()
+        start = time.process_time()
         forward().square().sum().backward()
-        taken.append(time.perf_counter() - start)
+        taken.append(time.process_time() - start)
     return min(taken[2:])
