@@ -126,6 +126,12 @@ def test_solvers_and_adjoints_side_by_side():
     assert len({j.key for j in jobs}) == 4
 
 
+def test_one_model_is_not_named_in_every_column():
+    jobs = jobs_of(["mdeq_tiny"], "digits", [0], None, ["anderson", "picard"], [], {})
+    head, _, _ = cells(summarise([finished(j) for j in jobs]))
+    assert head == ["", "anderson", "picard"]
+
+
 def finished(job, score=0.9):
     values = {"score": score, "seconds": 3.0, "parameters": 10}
     return {**runner.failure(job, ""), "status": "finished", "metric": "accuracy", "values": values,

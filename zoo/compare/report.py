@@ -17,7 +17,7 @@ Row = Mapping[str, Any]
 def show(rows: Sequence[Row]) -> None:
     """Print the table, and what it cannot say."""
     head, text, why = cells(rows)
-    terminal(f"Compared on {rows[0]['data']}", head, text)
+    terminal(_title(rows), head, text)
     for note in notes(rows, why):
         print(f"  {note}")
 
@@ -27,7 +27,7 @@ def write_report(rows: Sequence[Row], folder: Path, name: str) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     head, text, why = cells(rows)
     pictures = draw(rows, folder / "figures", name)
-    title = f"Models compared on {rows[0]['data']}"
+    title = _title(rows)
     remarks = notes(rows, why)
     write_json(folder / f"{name}.json", {"data": rows[0]["data"], "rows": list(rows)})
     (folder / f"{name}.csv").write_text(to_csv(rows), encoding="utf-8")
@@ -88,7 +88,11 @@ def _pareto(rows: Sequence[Row], folder: Path, name: str) -> Picture | None:
         axis.set(xscale="log" if wide else "linear", xlabel=title)
         axis.margins(x=0.15, y=0.15)
     axes[0, 0].set_ylabel(f"test {metric}{' (%)' if unit == 100 else ''}")
-    legend(axes[0, 1], min(3, len(rows)))
+    handles, labels = axes[0, 1].get_legend_handles_labels()
+    if not handles:  # weights that were loaded have no training time
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        axes[0, 1].text(0.5, 0.5, "not measured", transform=axes[0, 1].transAxes, ha="center", color="0.4")
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(rows)), frameon=False, fontsize=8)
     caption = (
         f"Test {metric} against what it costs; bars are one standard deviation over seeds. Up and to the left wins."
     )
@@ -149,6 +153,11 @@ def _training(rows: Sequence[Row], folder: Path, name: str) -> Picture | None:
     axis.set(xlabel="training step", ylabel="evaluations a forward pass", ylim=(0, None))
     legend(axis, 2)
     return write(figure, folder, f"{name}_training", "Evaluations of the map over the training (first seed).")
+
+
+def _title(rows: Sequence[Row]) -> str:
+    names = {r["model"] for r in rows}
+    return f"{names.pop() if len(names) == 1 else 'Models'} compared on {rows[0]['data']}"
 
 
 def _foot(rows: Sequence[Row]) -> str:

@@ -261,4 +261,7 @@ def _outcome(row: Mapping[str, Any]) -> str:
     if row["status"] != "finished":
         return f"{row['status']}: {row['error']}"
     score, name = row["values"].get("score"), row.get("metric", "score")
-    return f"{name} {score:.4g} in {row['values'].get('seconds', 0):.0f} s of training" if score is not None else "done"
+    if score is None:
+        return "done"
+    seconds = row["values"].get("seconds")
+    return f"{name} {score:.4g}" + (f" in {seconds:.0f} s of training" if seconds is not None else "")

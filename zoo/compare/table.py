@@ -54,7 +54,9 @@ def summarise(rows: Sequence[Row]) -> list[dict[str, Any]]:
     for row in rows:
         groups.setdefault((row["model"], row["data"], row["solver"], row["adjoint"]), []).append(row)
     out = []
+    one = len(groups) > 1 and len({model for model, *_ in groups}) == 1  # then only what differs is worth its room
     for (model, data, solver, adjoint), runs in groups.items():
+        chosen = [p for p in (solver, adjoint) if p]
         good = [r for r in runs if r["status"] == "finished"]
         bad = [r for r in runs if r["status"] != "finished"]
         values: dict[str, float] = {}
@@ -72,6 +74,7 @@ def summarise(rows: Sequence[Row]) -> list[dict[str, Any]]:
         newest = good[0] if good else {}
         out.append(
             {
+                "label": " ".join(chosen if one and chosen else [model, *chosen]),
                 "model": model,
                 "data": data,
                 "solver": solver,
@@ -95,7 +98,7 @@ def summarise(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 def label(row: Row) -> str:
     """What a row is called: the model, and the solver and adjoint where they were asked for."""
-    return " ".join(p for p in (row["model"], row["solver"], row["adjoint"]) if p)
+    return str(row["label"])
 
 
 def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]], list[list[str]]]:

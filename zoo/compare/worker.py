@@ -32,7 +32,7 @@ def work(job: Job, folder: Path) -> dict[str, Any]:
         task.model = hub.create_model(job.model, pretrained=True, **specs)
         test, _, _, _ = tested(task.model, hub.card(job.model), job.data, root=None, batch_size=256, limit=None)
         values: dict[str, Any] = {}
-        reasons = {"seconds": "the weights were loaded, not trained here"}
+        reasons = dict.fromkeys(("seconds", "epochs"), "the weights were loaded, not trained here")
     else:
         run = new_folder(folder / "runs", f"{job.model.replace(':', '_')}_{job.key}")
         results = cli.run(replace(request, out=run))
