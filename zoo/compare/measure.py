@@ -190,8 +190,8 @@ class Bench:
                 for module in self.modules:
                     module.eval_solver = dataclasses.replace(module.solver, max_steps=budget)
                 with torch.no_grad():
-                    right = [float((self.model(x).argmax(-1) == y).double().mean()) for x, y in self.test]
-                score.append(statistics.mean(right))
+                    right = torch.cat([self.model(x).argmax(-1) == y for x, y in self.test])
+                score.append(float(right.double().mean()))
         finally:
             for module, solver in zip(self.modules, kept, strict=True):
                 module.eval_solver = solver

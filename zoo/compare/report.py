@@ -65,7 +65,6 @@ def _pareto(rows: Sequence[Row], folder: Path, name: str) -> Picture | None:
     rows = [r for r in rows if "score" in r["values"]]
     if not rows:
         return None
-    figure, axes = panels(1, 3, width=4.3, height=4.3)
     metric = rows[0]["metric"]
     unit = 100.0 if metric == "accuracy" else 1.0
     places = (
@@ -73,6 +72,10 @@ def _pareto(rows: Sequence[Row], folder: Path, name: str) -> Picture | None:
         ("seconds", 1.0, "training time (s)"),
         ("parameters", 1e3, "parameters (thousands)"),
     )
+    places = tuple(p for p in places if any(p[0] in r["values"] for r in rows))  # loaded weights have no training time
+    if not places:
+        return None
+    figure, axes = panels(1, len(places), width=4.3, height=4.3)
     for axis, (key, scale, title) in zip(axes[0], places, strict=True):
         for i, row in enumerate(rows):
             if key not in row["values"]:
@@ -88,10 +91,7 @@ def _pareto(rows: Sequence[Row], folder: Path, name: str) -> Picture | None:
         axis.set(xscale="log" if wide else "linear", xlabel=title)
         axis.margins(x=0.15, y=0.15)
     axes[0, 0].set_ylabel(f"test {metric}{' (%)' if unit == 100 else ''}")
-    handles, labels = axes[0, 1].get_legend_handles_labels()
-    if not handles:  # weights that were loaded have no training time
-        handles, labels = axes[0, 0].get_legend_handles_labels()
-        axes[0, 1].text(0.5, 0.5, "not measured", transform=axes[0, 1].transAxes, ha="center", color="0.4")
+    handles, labels = axes[0, -1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(rows)), frameon=False, fontsize=8)
     caption = (
         f"Test {metric} against what it costs; bars are one standard deviation over seeds. Up and to the left wins."
@@ -130,6 +130,8 @@ def _solves(rows: Sequence[Row], folder: Path, name: str) -> Picture | None:
         score = [100 * v for v in curve["score"]]
         axes[0, 1].plot(curve["budget"], score, label=label(row), **style(order[label(row)]))
     axes[0, 1].set(xlabel="steps that the solver may take", ylabel="test accuracy (%)")
+    low, high = axes[0, 1].get_ylim()
+    axes[0, 1].set_ylim(min(low, high - 5), high)  # a few samples more or less are no feature
     for axis in axes[0]:
         legend(axis, 2)
     caption = (

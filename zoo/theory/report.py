@@ -33,7 +33,8 @@ def run(out: Path | None, scale: Scale, say: Callable[[str], None]) -> dict[str,
             results[name] = importlib.import_module(f"zoo.theory.{name}").measure(scale)
         seconds[name] = round(time.perf_counter() - start, 1)
     results["table"] = {"head": list(HEAD), "rows": table(results)}
-    results["seconds"], results["environment"] = seconds, environment()
+    results["seconds"] = seconds
+    results["environment"] = {k: v for k, v in environment().items() if k != "command"}  # it holds a machine's folders
     if out is None:
         return results
     write_json(out / "theory.json", results)
