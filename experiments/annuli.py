@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from zoo.node.fields import MLPField
 from zoo.node.odenet import ODEBlock
-from zoo.run import commit, hardware
+from zoo.run import environment
 
 HERE = Path(__file__).parent / "results"
 DISC, RING = 0.5, (1.0, 1.5)
@@ -153,7 +153,8 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     figure(shown, runs, args.out / "annuli.png")
     rows = {k: [{a: b for a, b in r.items() if a != "curve"} for r in v] for k, v in runs.items()}
-    facts = {"experiment": "annuli", "steps": args.steps, "commit": commit(), "hardware": hardware(), "runs": rows}
+    where = {k: v for k, v in environment().items() if k in ("versions", "hardware", "commit")}
+    facts = {"experiment": "annuli", "steps": args.steps, **where, "runs": rows}
     (args.out / "annuli.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
