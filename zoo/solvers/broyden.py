@@ -41,7 +41,8 @@ class Broyden(FixedPointSolver):
         window: steps kept; when full, all are dropped and the method starts again from Picard. Costs one state each.
 
         singular: least ``|1 - c_n|``: bounds a step to the inverse of it, times the unscaled one.
-        restart: growth of a sample's residual over its least at which it forgets its steps.
+        restart: growth of a sample's residual over its least at which it forgets its steps. Far above 1: on its way the
+            residual may well rise a hundredfold for a step or two, and the steps seen then are worth keeping.
 
     Raises:
         ValueError: a window below 1.
@@ -51,7 +52,7 @@ class Broyden(FixedPointSolver):
 
     window: int = 30
     singular: float = 1e-2
-    restart: float = 100.0
+    restart: float = 1e4
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -131,15 +131,19 @@ class GMRES(LinearSolver):
             h = torch.bmm(w, rows.transpose(1, 2))
             w.baddbmm_(h, rows, alpha=-1)
             # Orthogonalise twice where much was taken off (Daniel et al. 1976): once leaves rounding errors in w.
-            if bool((torch.linalg.vector_norm(h, dim=2) > 1.7 * torch.linalg.vector_norm(w, dim=2)).any()):
+            size = _norm(w[:, 0])
+            if bool((_norm(h[:, 0]) > 1.7 * size).any()):
                 again = torch.bmm(w, rows.transpose(1, 2))
                 w.baddbmm_(again, rows, alpha=-1)
                 h = h + again
+                size = _norm(w[:, 0])
             triangle[:, :k, k] = h[:, 0]
+        else:
+            size = _norm(w[:, 0])
         w = w[:, 0]
         # An image of rounding size lies in the space already (a solved or settled sample): it must not be blown up.
         noise = (10 * torch.finfo(norm.dtype).eps * norm).clamp_min(torch.finfo(norm.dtype).tiny)
-        size = torch.maximum(_norm(w), noise)
+        size = torch.maximum(size, noise)
         triangle[:, k, k] = size
         images = images.push(w, times=size.reciprocal()[:, None])
         w = images.newest
