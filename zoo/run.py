@@ -197,6 +197,9 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+TWIN = "resnet_tiny"  # the explicit model that a classifier is best compared with
+
+
 def closing(results: Mapping[str, Any], folder: Path, short: str, others: Sequence[str], epochs: int) -> str:
     """The last lines of a run: what it reached, what it took, where it lies, what to try next.
 
@@ -234,7 +237,10 @@ def closing(results: Mapping[str, Any], folder: Path, short: str, others: Sequen
         other = usual[0] if name != usual[0] else usual[1]
         commands.append(f"--model {short} --data {data} --solver {other}")
     commands.append(f"--resume {folder} --trainer.max_epochs {epochs}")
-    lines += [("try next" if i == 0 else "", f"python -m zoo.fit {c}") for i, c in enumerate(commands)]
+    commands = [f"python -m zoo.fit {c}" for c in commands]
+    if "accuracy" in test and results["model"] != TWIN:
+        commands.append(f"python -m zoo.compare --models {results['model']} {TWIN} --data {data}")
+    lines += [("try next" if i == 0 else "", c) for i, c in enumerate(commands)]
     return "\n" + "\n".join(f"{label:<16}{text}" for label, text in lines)
 
 
