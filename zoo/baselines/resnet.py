@@ -14,6 +14,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.layers.head import ImageClassifier, check_images
+
 
 class Block(nn.Module):
     """Two 3x3 convolutions with batch normalisation around a shortcut."""
@@ -35,7 +37,7 @@ class Block(nn.Module):
         return F.relu(self.body(z) + self.skip(z))
 
 
-class ResNet(nn.Module):
+class ResNet(ImageClassifier, nn.Module):
     """Residual image classifier, with timm's conventions for a vision model.
 
     Args:
@@ -68,7 +70,7 @@ class ResNet(nn.Module):
                 f"downsample of at least 0 and dropout in [0, 1); got channels={tuple(channels)}, in_chans={in_chans}, "
                 f"depth={depth}, downsample={downsample}, dropout={dropout}."
             )
-        self.in_chans, self.dropout = in_chans, dropout
+        self.in_chans, self.head_dropout = in_chans, dropout
         self.stem = nn.Sequential()
         for k in range(max(1, downsample)):
             stride = 2 if k < downsample else 1
@@ -83,41 +85,7 @@ class ResNet(nn.Module):
         self.num_features = c
         self.reset_classifier(num_classes, global_pool)
 
-    def get_classifier(self) -> nn.Module:
-        """The last linear layer, or an identity where there is none."""
-        return self.classifier
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Put a new classifier on the features; 0 classes for the features themselves."""
-        pool = self.global_pool if global_pool is None else global_pool
-        if pool not in ("avg", "max", ""):
-            raise ValueError(f"global_pool must be 'avg', 'max' or '' for none; got {pool!r}.")
-        if num_classes < 0 or (num_classes and not pool):
-            raise ValueError(
-                f"A classifier of {num_classes} classes with global_pool={pool!r} cannot be: give num_classes=0 for "
-                "unpooled features, or global_pool='avg'."
-            )
-        self.num_classes, self.global_pool = num_classes, pool
-        like = self.stem[0].weight
-        self.classifier: nn.Module = nn.Identity()
-        if num_classes:
-            self.classifier = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
-
     def forward_features(self, images: Tensor) -> Tensor:
         """The last state (B, num_features, H, W) of images (B, in_chans, H, W)."""
-        if images.dim() != 4 or images.shape[1] != self.in_chans:
-            raise ValueError(
-                f"Expected images of shape (B, {self.in_chans}, H, W); got {tuple(images.shape)}. Create the model "
-                "with in_chans as many as the channels of the images, or convert the images."
-            )
+        check_images(images, self.in_chans)
         return self.blocks(self.stem(images))
-
-    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        """Pool a feature map and, unless ``pre_logits``, classify it: (B, num_classes)."""
-        if self.global_pool:
-            features = features.mean((2, 3)) if self.global_pool == "avg" else features.amax((2, 3))
-        return features if pre_logits else self.classifier(F.dropout(features, self.dropout, self.training))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, num_classes) of images (B, in_chans, H, W)."""
-        return self.forward_head(self.forward_features(images))

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 
 from zoo.implicit import ImplicitMixin
 from zoo.layers.dropout import check_probability, dropout_mask
+from zoo.layers.head import ImageClassifier, check_images
 from zoo.layers.norm import group_norm, is_weight_normed, weight_norm
 
 EXPANSION = 4  # of the head's bottlenecks: channels out to channels within
@@ -230,11 +231,7 @@ class Multiscale(ImplicitMixin, nn.Module, ABC):
         return {"stem": r"^stem", "blocks": [(r"^cell", None)]}
 
     def _check(self, images: Tensor) -> None:
-        if images.dim() != 4 or images.shape[1] != self.in_chans:
-            raise ValueError(
-                f"Expected images of shape (B, {self.in_chans}, H, W); got {tuple(images.shape)}. Create the model "
-                "with in_chans as many as the channels of the images, or convert the images."
-            )
+        check_images(images, self.in_chans)
         height, width = images.shape[-2:]
         halvings = len(self.channels) - 1
         stem = [-(-s // 2**self.downsample) for s in (height, width)]  # strided convolutions round up
@@ -255,7 +252,7 @@ class Multiscale(ImplicitMixin, nn.Module, ABC):
             )
 
 
-class MDEQ(Multiscale):
+class MDEQ(ImageClassifier, Multiscale):
     """Multiscale deep equilibrium image classifier, with timm's conventions for a vision model.
 
     The defaults are the published TINY configuration for CIFAR-10.
@@ -317,26 +314,6 @@ class MDEQ(Multiscale):
         ]
         self.reset_classifier(num_classes, global_pool)
 
-    def get_classifier(self) -> nn.Module:
-        """The last linear layer, or an identity where there is none."""
-        return self.classifier
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Put a new classifier on the features; 0 classes for the features themselves."""
-        pool = self.global_pool if global_pool is None else global_pool
-        if pool not in ("avg", "max", ""):
-            raise ValueError(f"global_pool must be 'avg', 'max' or '' for none; got {pool!r}.")
-        if num_classes < 0 or (num_classes and not pool):
-            raise ValueError(
-                f"A classifier of {num_classes} classes with global_pool={pool!r} cannot be: give num_classes=0 for "
-                "unpooled features, or global_pool='avg'."
-            )
-        self.num_classes, self.global_pool = num_classes, pool
-        like = self.final[0].weight
-        self.classifier: nn.Module = nn.Identity()
-        if num_classes:
-            self.classifier = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
-
     def forward_features(self, images: Tensor) -> Tensor:
         """The head's feature map at the coarsest resolution, (B, num_features, H_n, W_n)."""
         z = self.equilibrium(images)
@@ -344,13 +321,3 @@ class MDEQ(Multiscale):
         for i, down in enumerate(self.down, start=1):
             h = self.widen[i](z[i]) + down(h)
         return self.final(h)
-
-    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        """Pool a feature map and, unless ``pre_logits``, classify it: (B, num_classes)."""
-        if self.global_pool:
-            features = features.mean((2, 3)) if self.global_pool == "avg" else features.amax((2, 3))
-        return features if pre_logits else self.classifier(features)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, num_classes) of images (B, in_chans, H, W)."""
-        return self.forward_head(self.forward_features(images))

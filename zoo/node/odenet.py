@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.implicit import ImplicitMixin
+from zoo.layers.head import ImageClassifier, check_images
 from zoo.node.fields import ConvField, SecondOrder, Time, norm
 from zoo.registry import unknown
 
@@ -65,7 +66,7 @@ class ODEBlock(ImplicitMixin, nn.Module):
         return f"end={self.end}, augment={self.augment}, velocity={self.velocity}"
 
 
-class ODENet(nn.Module):
+class ODENet(ImageClassifier, nn.Module):
     """ODE-Net image classifier, with timm's conventions for a vision model.
 
     The defaults are the published configuration for MNIST: 208,266 parameters.
@@ -117,7 +118,7 @@ class ODENet(nn.Module):
             )
         if dynamics not in DYNAMICS:
             raise ValueError(unknown("dynamics", dynamics, DYNAMICS))
-        self.in_chans, self.channels, self.dropout = in_chans, tuple(channels), dropout
+        self.in_chans, self.channels, self.head_dropout = in_chans, tuple(channels), dropout
         self.downsample, self.padding = downsample, padding
         self.stem = nn.Sequential(nn.Conv2d(in_chans, channels[0], 3, padding=padding))
         for _ in range(downsample):
@@ -143,26 +144,6 @@ class ODENet(nn.Module):
         for block in self.blocks:
             block.configure_implicit(solver, adjoint, eval_solver=eval_solver)
 
-    def get_classifier(self) -> nn.Module:
-        """The last linear layer, or an identity where there is none."""
-        return self.classifier
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Put a new classifier on the features; 0 classes for the features themselves."""
-        pool = self.global_pool if global_pool is None else global_pool
-        if pool not in ("avg", "max", ""):
-            raise ValueError(f"global_pool must be 'avg', 'max' or '' for none; got {pool!r}.")
-        if num_classes < 0 or (num_classes and not pool):
-            raise ValueError(
-                f"A classifier of {num_classes} classes with global_pool={pool!r} cannot be: give num_classes=0 for "
-                "unpooled features, or global_pool='avg'."
-            )
-        self.num_classes, self.global_pool = num_classes, pool
-        like = self.norm.weight
-        self.classifier: nn.Module = nn.Identity()
-        if num_classes:
-            self.classifier = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
-
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Timm's grouping of parameters by depth: the stem, the stages, the rest."""
         return {"stem": r"^stem", "blocks": [(r"^(?:blocks|down)\.(\d+)", None)]}
@@ -173,11 +154,7 @@ class ODENet(nn.Module):
         Raises:
             ValueError: other channels than ``in_chans``, or images too small for the halvings.
         """
-        if images.dim() != 4 or images.shape[1] != self.in_chans:
-            raise ValueError(
-                f"Expected images of shape (B, {self.in_chans}, H, W); got {tuple(images.shape)}. Create the model "
-                "with in_chans as many as the channels of the images, or convert the images."
-            )
+        check_images(images, self.in_chans)
         halvings = self.downsample + len(self.channels) - 1
         if (min(images.shape[-2:]) + 2 * self.padding - 2) >> halvings < 1:
             raise ValueError(
@@ -188,18 +165,6 @@ class ODENet(nn.Module):
         for i, block in enumerate(self.blocks):
             y = block(self.down[i - 1](y) if i else y)
         return F.relu(self.norm(y))
-
-    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        """Pool a feature map and, unless ``pre_logits``, classify it: (B, num_classes)."""
-        if self.global_pool:
-            features = features.mean((2, 3)) if self.global_pool == "avg" else features.amax((2, 3))
-        if pre_logits:
-            return features
-        return self.classifier(F.dropout(features, self.dropout, self.training))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, num_classes) of images (B, in_chans, H, W)."""
-        return self.forward_head(self.forward_features(images))
 
 
 def halve(c_in: int, c_out: int, groups: int) -> nn.Sequential:

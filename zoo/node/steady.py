@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from zoo.adjoints.backsolve import Backsolve
 from zoo.adjoints.unroll import Unroll
 from zoo.implicit import ImplicitMixin, SolveRecord, serves
+from zoo.layers.head import ImageClassifier, check_images
 from zoo.node.fields import activation, norm
 from zoo.penalties import observe
 from zoo.solve import fixed_point
@@ -175,7 +176,7 @@ def _residual(f: nn.Module, z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     return first, second
 
 
-class SteadyNet(nn.Module):
+class SteadyNet(ImageClassifier, nn.Module):
     """Image classifier on an equilibrium that a DEQ's solver or an ODE's finds, with timm's conventions.
 
     Args:
@@ -220,39 +221,7 @@ class SteadyNet(nn.Module):
         """Choose the solver, of fixed points or of ODEs, and the adjoint; see `ImplicitMixin.configure_implicit`."""
         self.equilibrium.configure_implicit(solver, adjoint, eval_solver=eval_solver)
 
-    def get_classifier(self) -> nn.Module:
-        """The last linear layer, or an identity where there is none."""
-        return self.classifier
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Put a new classifier on the features; 0 classes for the features themselves."""
-        pool = self.global_pool if global_pool is None else global_pool
-        if pool not in ("avg", "max", "") or num_classes < 0 or (num_classes and not pool):
-            raise ValueError(
-                f"global_pool must be 'avg' or 'max', or '' for none with num_classes=0; got {pool!r} with "
-                f"num_classes={num_classes}."
-            )
-        self.num_classes, self.global_pool = num_classes, pool
-        self.classifier: nn.Module = nn.Identity()
-        if num_classes:
-            like = self.norm.weight
-            self.classifier = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
-
     def forward_features(self, images: Tensor) -> Tensor:
         """The equilibrium, normalised, (B, channels, H', W'), of images (B, in_chans, H, W)."""
-        if images.dim() != 4 or images.shape[1] != self.in_chans:
-            raise ValueError(
-                f"Expected images of shape (B, {self.in_chans}, H, W); got {tuple(images.shape)}. Create the model "
-                "with in_chans as many as the channels of the images, or convert the images."
-            )
+        check_images(images, self.in_chans)
         return self.norm(self.equilibrium(self.stem(images)))
-
-    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        """Pool a feature map and, unless ``pre_logits``, classify it: (B, num_classes)."""
-        if self.global_pool:
-            features = features.mean((2, 3)) if self.global_pool == "avg" else features.amax((2, 3))
-        return features if pre_logits else self.classifier(features)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, num_classes) of images (B, in_chans, H, W)."""
-        return self.forward_head(self.forward_features(images))
