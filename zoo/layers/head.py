@@ -61,6 +61,6 @@ def check_images(images: Tensor, in_chans: int) -> None:
     """Raise ValueError for anything but a batch of images with ``in_chans`` channels."""
     if images.dim() != 4 or images.shape[1] != in_chans:
         raise ValueError(
-            f"Expected images of shape (B, {in_chans}, H, W); got {tuple(images.shape)}. Create the model with in_chans "
-            "as many as the channels of the images, or convert the images."
+            f"Expected images of shape (B, {in_chans}, H, W); got {tuple(images.shape)}. Create the model with "
+            "in_chans as many as the channels of the images, or convert the images."
         )
