@@ -11,11 +11,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
-import subprocess
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
@@ -26,6 +23,7 @@ import torchdiffeq
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from zoo.run import environment
 from zoo.solve import make_adjoint, make_solver, odeint
 
 SEED = 0
@@ -341,20 +339,10 @@ def main() -> None:
         found = part()
         rows |= found
         print(json.dumps(found, indent=1), flush=True)
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    info = Path("/proc/cpuinfo")
-    names = (
-        [line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line]
-        if info.exists()
-        else []
-    )
-    cpu = (names or [platform.processor()])[0]
-    peers = {name: version(name) for name in ("torchdiffeq", "torchode") if find_spec(name)}
     report = {
         "benchmark": "ode", "command": "python -m benchmarks.ode" + " --compile" * options.compile, "seed": SEED,
-        "commit": commit, "hardware": f"{cpu}, 1 thread, a machine shared with other jobs: ratios hold, times do not",
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, **peers},
-        "pairs": options.pairs, "rows": rows,
+        "timing": "one thread, ratios of interleaved pairs", **environment("torchode"), "pairs": options.pairs,
+        "rows": rows,
     }  # fmt: skip
     path = ROOT / "experiments" / "results" / "bench_ode.json"
     path.parent.mkdir(parents=True, exist_ok=True)

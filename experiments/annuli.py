@@ -153,8 +153,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     figure(shown, runs, args.out / "annuli.png")
     rows = {k: [{a: b for a, b in r.items() if a != "curve"} for r in v] for k, v in runs.items()}
-    where = {k: v for k, v in environment().items() if k in ("versions", "hardware", "commit")}
-    facts = {"experiment": "annuli", "steps": args.steps, **where, "runs": rows}
+    facts = {"experiment": "annuli", "steps": args.steps, **environment(), "runs": rows}
     (args.out / "annuli.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 

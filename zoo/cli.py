@@ -175,7 +175,7 @@ def run(request: Request) -> dict[str, Any]:
         trainer = _trainer(options, request, folder, keeper, log)
         if rank() == 0:
             write_yaml(folder / "config.yaml", saved)
-            write_json(folder / "environment.json", environment())
+            write_json(folder / "environment.json", {"command": " ".join(sys.argv), **environment()})
             print(_opening(task, options, trainer, folder, request), flush=True)
         record = _Record(folder, options, request, task, data, trainer, keeper, log)
         try:

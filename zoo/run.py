@@ -8,7 +8,6 @@ import math
 import os
 import platform
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -137,16 +136,22 @@ def new_folder(root: Path, name: str) -> Path:
     return folder
 
 
-def environment() -> dict[str, Any]:
-    """What the run ran on: versions, hardware, commit, command."""
+def environment(*peers: str) -> dict[str, Any]:
+    """What a number was measured on: versions (of ``peers`` too, where they are installed), hardware, commit.
+
+    No word of the machine's folders: what this returns is kept beside published numbers.
+    """
     from zoo import __version__
 
     return {
         "time": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "command": " ".join(sys.argv),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "versions": {"zoo": __version__, **{name: _version(name) for name in PACKAGES}},
+        "versions": {
+            "zoo": __version__,
+            **{name: _version(name) for name in PACKAGES},
+            **{name: v for name in peers if (v := _version(name))},
+        },
         "hardware": hardware(),
         "commit": commit(),
     }

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.adjoints.base import Adjoint, leaves, refuse_second_order
+from zoo.adjoints.base import Adjoint, refuse_second_order
 from zoo.adjoints.recall import recall_autocast
 from zoo.solvers.base import Map, Result
+from zoo.solvers.graph import leaves
 from zoo.solvers.ode import ODESolver, ODEStats, integrate
 from zoo.solvers.one_step import OneStep
 from zoo.solvers.packing import Packed
@@ -194,14 +195,7 @@ def _check(f: Map, y0: Tensor, t: float, args: Sequence[Tensor], params: Sequenc
         dy = f(torch.full((), t, dtype=y.dtype, device=y.device), y, *bound)
     own = {id(x) for x in (y, *bound)} | known
     stop = {p.grad_fn for p in params if p.grad_fn is not None}
-    missing, seen, todo = 0, set(), [dy.grad_fn]
-    while todo:
-        node = todo.pop()
-        if node is None or node in seen or node in stop:
-            continue
-        seen.add(node)
-        missing += hasattr(node, "variable") and id(node.variable) not in own
-        todo.extend(parent for parent, _ in node.next_functions)
+    missing = sum(id(leaf) not in own for leaf in leaves(dy, stop))
     if missing:
         raise ValueError(
             f"f depends on {missing} tensor{'s' * (missing > 1)} that require gradients (parameters, or what generated "

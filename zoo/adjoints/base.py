@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from zoo.solvers import graph
 from zoo.solvers.base import Map, Solution, Solver
 
 
@@ -48,9 +48,7 @@ def wrong_pair(adjoint: Adjoint, problem: str, solver: Any, instead: str) -> Typ
 class FirstOrder(torch.autograd.Function):
     """The identity, whose gradient refuses to be differentiated again.
 
-    A gradient from the implicit function theorem, or one cut short at the fixed point, is right once. Its own graph
-    treats the fixed point as a constant, so that a second derivative through it would be wrong without a word;
-    ``once_differentiable`` does not notice, hence this check.
+    A gradient that was cut short at the fixed point is right once, as `zoo.solvers.graph` explains.
     """
 
     @staticmethod
@@ -65,32 +63,7 @@ class FirstOrder(torch.autograd.Function):
 
 
 def refuse_second_order(name: str) -> None:
-    """Raise where a backward pass is itself being recorded (``create_graph=True``)."""
-    if torch.is_grad_enabled():
-        raise RuntimeError(
-            f"The adjoint {name} gives first derivatives only; a second derivative through it (create_graph=True) "
-            "would be silently wrong. Use the adjoint 'unroll', which can be differentiated any number of times."
-        )
-
-
-def needs_grad(out: Tensor, own: Tensor) -> bool:
-    """Whether anything besides the leaf ``own`` wants a gradient from ``out``: a walk over its graph."""
-    return any(leaf is not own for leaf in leaves(out))
-
-
-def leaves(out: Tensor) -> list[Tensor]:
-    """The leaf tensors that ``out`` depends on, parameters and others, each once."""
-    found: list[Tensor] = []
-    seen: set[Any] = set()
-    todo: list[Callable[..., Any] | None] = [out.grad_fn]
-    if out.grad_fn is None and out.requires_grad:
-        return [out]
-    while todo:
-        node = todo.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable"):  # AccumulateGrad
-            found.append(node.variable)
-        todo.extend(parent for parent, _ in node.next_functions)  # type: ignore[attr-defined]
-    return found
+    """Raise where the backward pass of the adjoint ``name`` is itself being recorded."""
+    graph.refuse_second_order(
+        f"The adjoint {name}", "the adjoint 'unroll', which can be differentiated any number of times"
+    )

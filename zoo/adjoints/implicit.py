@@ -6,13 +6,14 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from zoo.adjoints.base import Adjoint, needs_grad, refuse_second_order
+from zoo.adjoints.base import Adjoint, refuse_second_order
 from zoo.solvers.base import Affine, Map, Solution, Solver
+from zoo.solvers.graph import Attach, needs_grad
 from zoo.solvers.krylov import GMRES, Neumann
 from zoo.solvers.loop import iterate
 from zoo.solvers.packing import resolution
@@ -96,22 +97,8 @@ def attach(
             stats.backward.append(u.stats)
             return u.value * scale
 
-        value = _Attach.apply(fz, value, adjoint, name)
+        value = Attach.apply(fz, value, adjoint, partial(refuse_second_order, name))
     return dataclasses.replace(solution, value=value, stats=stats)
-
-
-class _Attach(torch.autograd.Function):
-    """``z*`` forward; backward, what enters the graph of ``f(z*)`` is the solution of the adjoint system."""
-
-    @staticmethod
-    def forward(ctx: Any, fz: Tensor, z: Tensor, adjoint: Callable[[Tensor], Tensor], name: str) -> Tensor:  # type: ignore[override]
-        ctx.adjoint, ctx.name = adjoint, name
-        return z.view_as(z)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
-        refuse_second_order(ctx.name)
-        return ctx.adjoint(grads[0]), None, None, None
 
 
 def _vjp(fz: Tensor, z: Tensor, u: Tensor) -> Tensor:

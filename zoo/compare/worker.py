@@ -57,7 +57,7 @@ def work(job: Job, folder: Path) -> dict[str, Any]:
         "values": {k: v for k, v in {**values, **measured}.items() if v is not None},
         "reasons": {**reasons, **why},
         "curves": {**curves, **shapes},
-        "environment": {k: v for k, v in environment().items() if k != "command"},  # which is the parent's affair
+        "environment": environment(),
     }
 
 

@@ -14,12 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from zoo.solvers.base import Affine, Solver
+from zoo.solvers.graph import Attach, needs_grad, refuse_second_order
 from zoo.solvers.krylov import GMRES
 from zoo.solvers.loop import iterate
 from zoo.solvers.newton import Newton
@@ -88,7 +89,7 @@ class ImplicitRungeKutta(OneStep):
         """Give a solved ``z`` the gradient of ``z = g(z)``: an incoming ``v`` becomes ``u = v + (dg/dz)^T u``."""
         start = z.detach().requires_grad_()
         g = equation(start)
-        if not _wanted(g, start):
+        if not needs_grad(g, start):
             return z
 
         def transpose(u: Tensor) -> Tensor:
@@ -97,39 +98,11 @@ class ImplicitRungeKutta(OneStep):
         def adjoint(v: Tensor) -> Tensor:
             return iterate(Affine(transpose, v), v, self.linear_solver, floor=floor).value
 
-        return _Solved.apply(g, z, adjoint)
+        return Attach.apply(g, z, adjoint, _refuse)
 
 
-def _wanted(g: Tensor, start: Tensor) -> bool:
-    """Whether anything besides the leaf ``start`` wants a gradient from ``g``."""
-    seen, todo = set(), [g.grad_fn]
-    while todo:
-        node = todo.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if getattr(node, "variable", start) is not start:
-            return True
-        todo.extend(parent for parent, _ in node.next_functions)
-    return False
-
-
-class _Solved(torch.autograd.Function):
-    """``z`` forward; backward, what enters the graph of ``g(z)`` solves the adjoint system."""
-
-    @staticmethod
-    def forward(ctx: Any, g: Tensor, z: Tensor, adjoint: Callable[[Tensor], Tensor]) -> Tensor:  # type: ignore[override]
-        ctx.adjoint = adjoint
-        return z.view_as(z)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "An implicit time step gives first derivatives only; a second derivative through it "
-                "(create_graph=True) would be silently wrong. Use an explicit solver, such as rk4 or dopri5."
-            )
-        return ctx.adjoint(grads[0]), None, None
+def _refuse() -> None:
+    refuse_second_order("An implicit time step", "an explicit solver, such as rk4 or dopri5")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,7 +34,7 @@ def run(out: Path | None, scale: Scale, say: Callable[[str], None]) -> dict[str,
         seconds[name] = round(time.perf_counter() - start, 1)
     results["table"] = {"head": list(HEAD), "rows": table(results)}
     results["seconds"] = seconds
-    results["environment"] = {k: v for k, v in environment().items() if k != "command"}  # it holds a machine's folders
+    results["environment"] = environment()
     if out is None:
         return results
     write_json(out / "theory.json", results)
