@@ -106,3 +106,82 @@ def test_the_graph_is_freed_with_the_answer():
         layer(x).sum().backward()
         layer(x)
     assert live() <= before + 12  # `last` of the newest solve, a handful of small host tensors
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("adjoint", ["implicit", "phantom", "unroll"])
+def test_gradients_do_not_depend_on_the_mode(training, adjoint):
+    layer, x = Layer().train(training), torch.randn(B, N, dtype=torch.float64, requires_grad=True)
+    layer.configure_implicit({"name": "picard", "rtol": 1e-9, "max_steps": 80}, adjoint)
+    z = layer(x)
+    found = torch.autograd.grad(z.square().sum(), [x, *layer.parameters()])
+    slope = torch.diag_embed(1 - z.detach() ** 2) @ layer.linear.weight.detach()  # dz = D (W dz + dx)
+    inverse = torch.linalg.inv(torch.eye(N, dtype=torch.float64) - slope)
+    exact = torch.einsum("bi,bij,bj->bj", 2 * z.detach(), inverse, 1 - z.detach() ** 2)
+    rtol, atol = (0.2, 0.05) if adjoint == "phantom" else (1e-2, 1e-3)
+    torch.testing.assert_close(found[0], exact, rtol=rtol, atol=atol)
+
+
+def test_no_grad_and_inference_mode_keep_nothing_and_spoil_nothing():
+    layer, x = Layer(), torch.randn(B, N, dtype=torch.float64)
+    expected = layer(x)
+    for scope in (torch.no_grad, torch.inference_mode):
+        with scope():
+            z = layer(x)
+        assert not z.requires_grad
+        torch.testing.assert_close(z, expected.detach())
+    layer(x).sum().backward()
+    assert layer.linear.weight.grad.abs().sum() > 0
+    layer.zero_grad()
+    frozen = copy.deepcopy(layer).requires_grad_(False)
+    assert not frozen(x).requires_grad
+
+
+def test_copies_train_apart():
+    layer, x = Layer(), torch.randn(B, N, dtype=torch.float64)
+    layer(x).sum().backward()
+    twin = copy.deepcopy(layer)
+    twin.configure_implicit("picard", "jfb")
+    twin.zero_grad()
+    twin(x).sum().backward()
+    assert type(layer.solver).__name__ == "Anderson"
+    first, second = layer.linear.weight.grad, twin.linear.weight.grad
+    assert (first - second).norm() > 1e-3 * first.norm()  # another adjoint, and no gradient that was added up
+
+
+TRANSFORMS = {
+    "grad": lambda f, p: torch.func.grad(lambda p: f(p).sum())(p),
+    "vjp": lambda f, p: torch.func.vjp(f, p)[1](torch.ones(B, N, dtype=torch.float64)),
+    "jvp": lambda f, p: torch.func.jvp(f, (p,), (p,)),
+    "jacrev": lambda f, p: torch.func.jacrev(f)(p),
+    "vmap": lambda f, p: torch.func.vmap(f)({k: torch.stack([v, v]) for k, v in p.items()}),
+}
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("adjoint", ["implicit", "phantom", "unroll"])
+@pytest.mark.parametrize("solver", ["picard", "anderson", "broyden"])
+def test_transforms_around_a_solve_are_refused_in_words(transform, adjoint, solver):
+    layer, x = Layer(), torch.randn(B, N, dtype=torch.float64)
+    layer.configure_implicit(solver, adjoint)
+    given = {k: v.detach() for k, v in layer.named_parameters()}
+    with pytest.raises(RuntimeError, match=r"cannot run inside torch.func.*Use loss.backward\(\)"):
+        TRANSFORMS[transform](lambda p: torch.func.functional_call(layer, p, (x,)), given)
+
+
+def test_parameters_given_by_a_functional_call_get_their_gradient():
+    layer, x = Layer(), torch.randn(B, N, dtype=torch.float64)
+    given = {k: v.detach().clone().requires_grad_() for k, v in layer.named_parameters()}
+    torch.func.functional_call(layer, given, (x,)).square().sum().backward()
+    layer(x).square().sum().backward()
+    for name, parameter in layer.named_parameters():
+        torch.testing.assert_close(given[name].grad, parameter.grad)
+
+
+def test_transforms_within_the_map_are_fine():
+    w = matrix(N, 0.6).requires_grad_()
+    x = torch.randn(B, N, dtype=torch.float64)
+    mapped = zoo.fixed_point(lambda z: torch.func.vmap(lambda a, b: torch.tanh(w @ a + b))(z, x), torch.zeros_like(x))
+    plain = zoo.fixed_point(lambda z: torch.tanh(z @ w.T + x), torch.zeros_like(x))
+    gradients = [torch.autograd.grad(s.value.sum(), w)[0] for s in (mapped, plain)]
+    torch.testing.assert_close(*gradients)

@@ -17,7 +17,8 @@ from zoo.solve import fixed_point, odeint
 from zoo.solvers import SOLVERS
 from zoo.solvers.base import Result
 
-OWN = [n for n in SOLVERS.names(kind="ode") if ":" not in n]
+SEPARABLE = ["leapfrog", "yoshida4"]  # for equations of motion: see tests/solvers/test_symplectic.py
+OWN = [n for n in SOLVERS.names(kind="ode") if ":" not in n and n not in SEPARABLE]
 IMPLICIT = ["implicit_euler", "implicit_midpoint", "trapezoid"]
 EXPLICIT = [n for n in OWN if n not in IMPLICIT]
 THEIRS = ["torchdiffeq:dopri5", "torchdiffeq:rk4", "torchdiffeq:bosh3"]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -30,6 +33,46 @@ class SolveRecord:
     stats: Stats
 
 
+@dataclass(frozen=True)
+class Limit:
+    """What `limited` asks of the fixed-point solves within it."""
+
+    most: int | None
+    less: int
+    adjoint: Any
+
+    def of(self, solver: Any, adjoint: Any) -> tuple[Any, Any]:
+        """A solver of a smaller budget, and the adjoint to use."""
+        steps = min(solver.max_steps, self.most or solver.max_steps) - self.less
+        if steps != solver.max_steps:
+            solver = copy.copy(solver)  # a learned solver, too, keeps its parameters
+            object.__setattr__(solver, "max_steps", max(1, steps))
+        return solver, self.adjoint or adjoint
+
+
+_limits: ContextVar[tuple[Limit, ...]] = ContextVar("zoo_solver_limits", default=())
+
+
+@contextmanager
+def limited(*, most: int | None = None, less: int = 0, adjoint: Spec | Any | None = None) -> Iterator[None]:
+    """Scope in which fixed-point solves of modules get a smaller budget; time steps of ODEs are left alone.
+
+        >>> with limited(most=3, adjoint="jfb"):
+        ...     early = model(x)      # the answer after three steps of its solver
+
+    Args:
+        most: steps at most; None: as the solver says.
+        less: steps taken off the solver's budget; at least one is left.
+        adjoint: in place of the modules' own; None: their own.
+    """
+    limit = Limit(most, less, make_adjoint(adjoint) if adjoint is not None else None)
+    token = _limits.set((*_limits.get(), limit))
+    try:
+        yield
+    finally:
+        _limits.reset(token)
+
+
 class ImplicitMixin:
     """Beside ``nn.Module``: ``class Model(ImplicitMixin, nn.Module)``.
 
@@ -48,6 +91,13 @@ class ImplicitMixin:
     adjoint: Any = None
     eval_solver: Any = None
     last: SolveRecord | None = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """A solver that is a module (a learned one) stays outside of the model: its weights are not the model's."""
+        if name in ("solver", "eval_solver"):
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     def configure_implicit(
         self,
@@ -74,7 +124,10 @@ class ImplicitMixin:
 
     def solve(self, f: Callable[..., Tensors], z0: Tensors, *, args: tuple[Tensor, ...] | None = None) -> Any:
         """The fixed point of ``f`` by this module's solver and adjoint; records `last`. See `zoo.fixed_point`."""
-        solution = fixed_point(f, z0, self._present_solver("anderson", "implicit"), self.adjoint, args=args)
+        solver, adjoint = self._present_solver("anderson", "implicit"), self.adjoint
+        for limit in _limits.get():
+            solver, adjoint = limit.of(solver, adjoint)
+        solution = fixed_point(f, z0, solver, adjoint, args=args)
         self.last = SolveRecord(solution.result, solution.stats)
         penalties.observe(self, f, solution.value, args)
         return solution.value

@@ -70,11 +70,16 @@ class Registry(Generic[T]):
 
         return put
 
-    def __getitem__(self, name: str) -> T:
+    def entry(self, name: str) -> Entry:
+        """What is registered under a name; raises UnknownName, naming the nearest."""
         if name not in self._entries:
             raise UnknownName(unknown(self.noun, name, self._entries))
+        return self._entries[name]
+
+    def __getitem__(self, name: str) -> T:
+        entry = self.entry(name)
         if name not in self._objects:
-            module, _, attribute = self._entries[name].path.partition(":")
+            module, _, attribute = entry.path.partition(":")
             self._objects[name] = getattr(import_module(module), attribute)
         return self._objects[name]
 

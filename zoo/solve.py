@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from zoo.adjoints import ADJOINTS
@@ -14,6 +16,7 @@ from zoo.solvers import SOLVERS
 from zoo.solvers.base import Result, Solution, SolveError, Solver
 from zoo.solvers.ode import ODESolution, ODESolver, PackedEvent, PackedField
 from zoo.solvers.packing import Packing, Tensors
+from zoo.solvers.phases import phase
 
 Spec = str | Mapping[str, Any]
 
@@ -82,11 +85,28 @@ def fixed_point(
             f"The solver {type(solver).__name__} integrates ODEs, not fixed points (adjoint {type(adjoint).__name__}); "
             "use a fixed-point solver, such as anderson, or call odeint."
         )
-    solution = adjoint.solve(packing.wrap(f), flat, solver, args)
+    with phase(f"solve by {type(solver).__name__}"), _said_of_transforms():
+        solution = adjoint.solve(packing.wrap(f), flat, solver, args)
     solution = dataclasses.replace(solution, value=packing.unpack(solution.value))
     if throw and solution.result is not Result.converged:
         raise SolveError(solution)
     return solution
+
+
+@contextmanager
+def _said_of_transforms() -> Iterator[None]:
+    """Say in words what a solve inside a transform of torch.func fails with."""
+    try:
+        yield
+    except RuntimeError as error:
+        if torch._C._functorch.peek_interpreter_stack() is None:
+            raise
+        raise RuntimeError(
+            "A solve cannot run inside torch.func.grad, vjp, jvp, jacrev or vmap: it reads residuals to know when to "
+            "stop, and those transforms hide them. Use loss.backward() or torch.autograd.grad, with "
+            "torch.func.functional_call where the parameters are given; in place of vmap, a batch. Transforms inside "
+            "the map itself are fine."
+        ) from error
 
 
 def odeint(
@@ -149,7 +169,8 @@ def odeint(
     g = event if plain or event is None else PackedEvent(event, packing)
     start = y0 if plain else packing.pack(y0)
     params = None if params is None else tuple(params)
-    solution = adjoint.integrate(field, start, ts, solver, args, params, event=g, dense=dense)
+    with phase(f"integrate by {type(solver).__name__}"), _said_of_transforms():
+        solution = adjoint.integrate(field, start, ts, solver, args, params, event=g, dense=dense)
     if not plain:
 
         def unpack(y: Tensor) -> Any:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from zoo.solvers.graph import Attach, needs_grad
 from zoo.solvers.krylov import GMRES, Neumann
 from zoo.solvers.loop import iterate
 from zoo.solvers.packing import resolution
+from zoo.solvers.phases import phase
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,19 +35,24 @@ class Implicit(Adjoint):
 
     Args:
         solver: of the linear system; any registered one. GMRES needs the fewest products.
+        select: ``best`` returns the iterate of least residual; ``last`` the last one, for a descent whose residual
+            rises on its way past a saddle, where the iterate of least residual may be the start.
 
     Reference: Bai, Kolter and Koltun, "Deep equilibrium models", NeurIPS 2019, theorem 1.
     """
 
     solver: Solver = field(default_factory=lambda: GMRES(rtol=1e-3, max_steps=30))
+    select: Literal["best", "last"] = "best"
 
     def __post_init__(self) -> None:
         if not all(callable(getattr(self.solver, a, None)) for a in ("init", "step", "value")):
             raise TypeError(f"The adjoint Implicit needs a solver instance, such as GMRES(); got {self.solver!r}.")
+        if self.select not in ("best", "last"):
+            raise ValueError(f"The adjoint Implicit selects the 'best' iterate or the 'last'; got {self.select!r}.")
 
     def solve(self, f: Map, z0: Tensor, solver: Solver, args: tuple[Tensor, ...] | None = None) -> Solution[Tensor]:
         with torch.no_grad():
-            solution = iterate(f, z0, solver, args=args)
+            solution = iterate(f, z0, solver, args=args, select=self.select)
         return attach(f, solution, self.solver, args=args, name=type(self).__name__)
 
 
@@ -93,7 +100,8 @@ def attach(
             b = grad / torch.where(scale > 0, scale, torch.ones_like(scale))
             start = b if guess is None else guess(b)
             system = Affine(lambda u: _vjp(fz, z, u), b, _Transpose(fz, z))
-            u = iterate(system, start, solver, floor=floor)
+            with phase(f"backward solve by {type(solver).__name__}"):
+                u = iterate(system, start, solver, floor=floor)
             stats.backward.append(u.stats)
             return u.value * scale
 

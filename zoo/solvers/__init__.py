@@ -29,6 +29,7 @@ SOLVERS: Registry = Registry(
     "solver",
     Entry("picard", "zoo.solvers.picard:Picard", "damped fixed-point iteration", "fixed_point"),
     Entry("anderson", "zoo.solvers.anderson:Anderson", "Anderson acceleration, type II, windowed", "fixed_point"),
+    Entry("learned", "zoo.solvers.learned:Learned", "Anderson, corrected by a trained network", "fixed_point"),
     Entry("broyden", "zoo.solvers.broyden:Broyden", "limited-memory good Broyden", "fixed_point"),
     Entry("newton", "zoo.solvers.newton:Newton", "inexact Newton-Krylov", "fixed_point"),
     Entry("reversible", "zoo.solvers.reversible:Reversible", "relaxed iteration that can be undone", "fixed_point"),
@@ -47,6 +48,8 @@ SOLVERS: Registry = Registry(
     Entry("implicit_euler", "zoo.solvers.implicit_rk:ImplicitEuler", "implicit Euler, order 1, stiff fields", "ode"),
     Entry("implicit_midpoint", "zoo.solvers.implicit_rk:ImplicitMidpoint", "implicit midpoint rule, order 2", "ode"),
     Entry("trapezoid", "zoo.solvers.implicit_rk:Trapezoid", "trapezoidal rule, order 2, stiff fields", "ode"),
+    Entry("leapfrog", "zoo.solvers.symplectic:Leapfrog", "Stoermer-Verlet, order 2, separable [q, p]", "ode"),
+    Entry("yoshida4", "zoo.solvers.symplectic:Yoshida4", "Yoshida's order 4, separable [q, p], symplectic", "ode"),
     *_torchdiffeq(),
 )
 

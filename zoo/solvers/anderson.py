@@ -72,10 +72,15 @@ class Anderson(FixedPointSolver):
         if n == 1:
             newest = f.newest.clone()  # its place in the ring will be overwritten
             return newest if self.damping == 1 else newest - (1 - self.damping) * g.newest, state
-        y = torch.linalg.solve_ex(state.gram[:, :n, :n], state.ones[:, :n])[0][:, :, 0]
-        weights = (y / y.sum(dim=1, keepdim=True)).to(f.buffer.dtype)
+        weights = self.weights(state).to(f.buffer.dtype)
         z = f.mix(weights)
         return (z if self.damping == 1 else z - (1 - self.damping) * g.mix(weights)), state
+
+    def weights(self, state: State) -> Tensor:
+        """(B, n) float64: ``a`` of the iterates in the window, by their place in it."""
+        n = state.g.used
+        y = torch.linalg.solve_ex(state.gram[:, :n, :n], state.ones[:, :n])[0][:, :, 0]
+        return y / y.sum(dim=1, keepdim=True)
 
     def absorb(self, state: State, z: Tensor, fz: Tensor) -> State:
         f, g = state.f.push(fz), state.g.push(fz, minus=z)

@@ -196,7 +196,11 @@ class FixedPointSolver(Solver):
 
 
 class SolverModule(nn.Module, ABC):
-    """A solver with parameters of its own (a learned solver): ``init`` and ``step`` as `Solver` describes them."""
+    """A solver with parameters of its own (a learned solver): ``init`` and ``step`` as `Solver` describes them.
+
+    A model that uses one does not own it: it is not among the model's parameters, so that a swapped solver keeps the
+    weights, and it is moved to a device by whoever made it. `zoo.solvers.learned` is one that holds its module instead.
+    """
 
     rtol: float = 1e-3
     atol: float = 1e-6

@@ -87,7 +87,10 @@ class History(NamedTuple):
 def release(state: Any) -> None:
     """Hand the history buffers of a finished solve to the next one of the same shape; only the newest few are kept."""
     for part in state if isinstance(state, tuple) else ():
-        if not isinstance(part, History) or part.buffer.is_inference():
+        if not isinstance(part, History):
+            release(part)  # the state of a method within a method
+            continue
+        if part.buffer.is_inference():
             continue  # a buffer made under inference_mode must not be written outside of it
         if part.buffer.device.type == "cpu" and not part.buffer.requires_grad:
             with _lock:

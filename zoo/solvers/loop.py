@@ -18,6 +18,7 @@ from torch import Tensor
 from zoo.solvers.base import Affine, Map, Result, Solution, Solver, Stats, take
 from zoo.solvers.history import release
 from zoo.solvers.packing import resolution
+from zoo.solvers.phases import phase
 
 
 class Counted:
@@ -30,7 +31,7 @@ class Counted:
     def __call__(self, z: Tensor) -> Tensor:
         self.calls += 1
         self.samples += z.shape[0]
-        with self.autocast:
+        with self.autocast, phase("evaluation"):
             fz = self.f(z, *self.args)
         if fz.shape != z.shape or fz.dtype != z.dtype:
             raise ValueError(
@@ -45,7 +46,8 @@ class Counted:
         def call(u: Tensor) -> Tensor:
             self.calls += 1
             self.samples += u.shape[0]
-            return linear(u)
+            with phase("product"):
+                return linear(u)
 
         return call
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from zoo.solvers.base import Affine, Map, Solver
+from zoo.solvers.inference import derivatives
 from zoo.solvers.krylov import GMRES
 from zoo.solvers.loop import iterate
 
@@ -68,6 +69,6 @@ class Newton(Solver):
 
 def jvp(f: Map, z: Tensor, v: Tensor) -> Tensor:
     """``(df/dz) v`` by forward-mode differentiation, (B, N)."""
-    with forward_ad.dual_level():
+    with derivatives(z, v) as (z, v), forward_ad.dual_level():
         out = forward_ad.unpack_dual(f(forward_ad.make_dual(z, v)))
     return torch.zeros_like(v) if out.tangent is None else out.tangent

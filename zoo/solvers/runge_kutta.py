@@ -113,6 +113,27 @@ def attempt(
     return Attempt(y1, ks[-1] if tableau.fsal else None, ratio, quartic)
 
 
+def local_error(solver: RungeKutta, f: VectorField, t: float, dt: float, y: Tensor) -> Tensor:
+    """The error estimate of one step, *with* its graph: the root mean square over each sample's numbers, (B,).
+
+    ``rms(dt sum_i e_i k_i)``. A solve keeps no graph of its estimates, as steps are chosen outside of the gradient;
+    this is for penalties that make a field easy to integrate.
+
+    Raises:
+        ValueError: a method without an estimate.
+    """
+    tableau = solver.tableau
+    if tableau.e is None:
+        raise ValueError(f"{type(solver).__name__} has no embedded error estimate; use one such as dopri5 or heun.")
+    times = [torch.full((), t + c * dt, dtype=y.dtype, device=y.device) for c in (0.0, *tableau.c)]
+    ks = [f(times[0], y)]
+    for time, terms in zip(times[1:], tableau.stages, strict=True):
+        ks.append(f(time, combine(y, dt, terms, ks)))
+    error = weighted(dt, tableau.error, ks).flatten(1)
+    # the root has no slope at 0, where a field without error would give NaN
+    return (error.square().mean(1) + torch.finfo(y.dtype).tiny).sqrt()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Euler(RungeKutta):
     """Explicit Euler, order 1, fixed steps: a residual network of shared weights."""

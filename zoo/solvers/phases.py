@@ -1,0 +1,13 @@
+"""Names for what a solve does, in the traces of torch's profiler; nothing while no profiler is on."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch.autograd.profiler import record_function
+
+
+def phase(name: str) -> AbstractContextManager[object]:
+    """A scope that a trace shows as ``zoo: name``."""
+    return record_function(f"zoo: {name}") if torch.autograd._profiler_enabled() else nullcontext()
