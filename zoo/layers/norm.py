@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from torch import nn
@@ -29,14 +30,9 @@ def weight_norm(module: M, name: str = "weight") -> M:
 
     Reference: Salimans and Kingma, "Weight Normalization", 2016, https://arxiv.org/abs/1602.07868
     """
-    if parametrize.is_parametrized(module, name):
-        raise ValueError(f"The {name!r} of this {type(module).__name__} is parametrised already; normalise it once.")
-    if name not in module._parameters:
-        known = ", ".join(n for n, _ in module.named_parameters(recurse=False)) or "none"
-        raise ValueError(f"{type(module).__name__} has no parameter {name!r} to normalise; it has: {known}.")
+    check_free(module, name)
     parametrizations.weight_norm(module, name, dim=0)
-    # torch gives the module a class of its own, and that class refuses to be pickled: teach it by rebuilding
-    type(module).__reduce_ex__ = lambda self, protocol: (_rebuild, _parts(self, name))  # type: ignore[assignment,method-assign]
+    picklable(module, name, weight_norm)
     return module
 
 
@@ -45,24 +41,47 @@ def is_weight_normed(module: nn.Module, name: str = "weight") -> bool:
     return parametrize.is_parametrized(module, name)
 
 
-def _parts(module: nn.Module, name: str) -> tuple[type, dict[str, Any], str, nn.ParameterDict]:
-    """What `_rebuild` needs: the class before normalisation, the attributes, and ``g`` and ``v``."""
+def check_free(module: nn.Module, name: str) -> None:
+    """Raise ValueError where a module has no such parameter, or it is parametrised already."""
+    if parametrize.is_parametrized(module, name):
+        raise ValueError(f"The {name!r} of this {type(module).__name__} is parametrised already; normalise it once.")
+    if name not in module._parameters:
+        known = ", ".join(n for n, _ in module.named_parameters(recurse=False)) or "none"
+        raise ValueError(f"{type(module).__name__} has no parameter {name!r} to normalise; it has: {known}.")
+
+
+def picklable(module: nn.Module, name: str, again: Callable[[nn.Module, str], Any]) -> None:
+    """Let a parametrised module be pickled: torch gives it a class of its own, which refuses; so it is built anew.
+
+    Args:
+        module: its parameter ``name`` is parametrised.
+        again: parametrises it as ``again(module, name)``; a function that can be pickled itself.
+    """
+    type(module).__reduce_ex__ = lambda self, protocol: (_rebuild, _parts(self, name, again))  # type: ignore[assignment,method-assign]
+
+
+def _parts(module: nn.Module, name: str, again: Callable[[nn.Module, str], Any]) -> tuple[Any, ...]:
+    """What `_rebuild` needs: the class before parametrisation, the attributes, and the parameters behind the weight."""
     state = dict(module.__dict__)
     state["_modules"] = {k: v for k, v in module._modules.items() if k != "parametrizations"}
-    # torch's hook that reads older state dicts is a local function; `weight_norm` registers it anew
+    # torch's hook that reads older state dicts of weight norm is a local function; `again` registers it anew
     hooks = module._load_state_dict_pre_hooks
     state["_load_state_dict_pre_hooks"] = type(hooks)((k, h) for k, h in hooks.items() if "<locals>" not in str(h.hook))
-    parts = module.parametrizations[name]  # type: ignore[index]
-    return parametrize.type_before_parametrizations(module), state, name, {"g": parts.original0, "v": parts.original1}
+    behind = module.parametrizations[name]  # type: ignore[index]
+    parts = {k: p for k, p in behind.named_parameters(recurse=False) if k.startswith("original")}
+    return parametrize.type_before_parametrizations(module), state, name, parts, again
 
 
-def _rebuild(kind: type, state: dict[str, Any], name: str, parts: dict[str, nn.Parameter]) -> nn.Module:
+def _rebuild(
+    kind: type, state: dict[str, Any], name: str, parts: dict[str, nn.Parameter], again: Callable[[nn.Module, str], Any]
+) -> nn.Module:
     module = kind.__new__(kind)
     module.__dict__.update(state)
-    module._parameters[name] = nn.Parameter(parts["v"].detach(), requires_grad=parts["v"].requires_grad)
-    weight_norm(module, name)
-    module.parametrizations[name].original0 = parts["g"]  # the parameters themselves, with what they share
-    module.parametrizations[name].original1 = parts["v"]
+    like = parts[max(parts)]  # "original", or of weight norm the direction "original1"
+    module._parameters[name] = nn.Parameter(like.detach(), requires_grad=like.requires_grad)
+    again(module, name)
+    for key, part in parts.items():
+        setattr(module.parametrizations[name], key, part)  # the parameters themselves, with what they share
     return module
 
 

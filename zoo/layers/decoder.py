@@ -1,0 +1,223 @@
+"""A transformer's decoder layer as a map that can be iterated, and the language model around such maps.
+
+One evaluation is attention over the sequence and its memory, then a feed-forward network, with the input injected into
+queries, keys and values:
+
+    post-norm:   h = N(z + A(z, x)),        f(z, x) = N(h + F(h))
+    pre-norm:    h = N(z + A(N(z), x)),     f(z, x) = h + F(h)
+
+``N`` is layer normalisation without learned scales, ``A`` the relative attention of `zoo.layers.attention`, ``F`` the
+feed-forward network. Dropout masks are drawn once for all evaluations and stay the same along the sequence.
+
+References: Bai, Kolter and Koltun, "Deep equilibrium models", 2019, https://arxiv.org/abs/1909.01377; Dai et al.,
+"Transformer-XL", 2019, https://arxiv.org/abs/1901.02860
+
+Shape letters: ``B`` sequences, ``T`` places, ``M`` places of the memory, ``D`` width, ``H`` heads of ``d``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo.layers.adaptive import AdaptiveVocabulary
+from zoo.layers.attention import RelativeAttention, causal_mask
+from zoo.layers.dropout import check_probability, dropout_mask
+from zoo.layers.feedforward import FeedForward
+from zoo.layers.language import LanguageHead
+from zoo.layers.norm import is_weight_normed
+
+Memory = tuple[Tensor, ...]  # batch first; what each is, the model says
+
+
+class Places(NamedTuple):
+    """What the positions decide, the same for every sample and every evaluation."""
+
+    r: Tensor  # keys of the distances, (H, M + T, d)
+    hidden: Tensor  # True where a place must not look, (T, M + T)
+
+
+class DecoderCell(nn.Module):
+    """The map ``f``: attention, then the feed-forward network.
+
+    Args:
+        width, heads, head_width: of the attention.
+        inner: of the feed-forward network.
+        norm_first: normalise in front of attention and feed-forward, not behind them.
+        normalise: weight normalisation of all linear maps.
+    """
+
+    def __init__(
+        self, width: int, heads: int, head_width: int | None, inner: int, norm_first: bool, normalise: bool
+    ) -> None:
+        super().__init__()
+        self.width, self.inner, self.norm_first = width, inner, norm_first
+        self.attention = RelativeAttention(width, heads, head_width, normalise)
+        self.feedforward = FeedForward(width, inner, normalise)
+
+    def norm(self, h: Tensor) -> Tensor:
+        return F.layer_norm(h, (self.width,))
+
+    def past(self, z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, H, M, d) of past states (B, M, D); they depend on no state that is solved for."""
+        _, k, v = self.attention.split(self.norm(z) if self.norm_first else z, x)
+        return k, v
+
+    def forward(self, z: Tensor, x: Tensor, past_k: Tensor, past_v: Tensor, *masks: Tensor, places: Places) -> Tensor:
+        """One evaluation, (B, T, D).
+
+        Args:
+            z, x: states (B, T, D) and injections (B, T, 3 H d).
+            past_k, past_v: of `past`.
+            masks: of dropout, or none: behind attention (B, 1, D), within the feed-forward network (B, 1, inner) and
+                behind it (B, 1, D), and on the attention's weights (B, H, T, M + T).
+            places: of the sequence and its memory.
+        """
+        behind, within, last = masks[:3] if masks else (None, None, None)
+        drop = masks[3] if len(masks) > 3 else None
+        h = self.attention(self.norm(z) if self.norm_first else z, x, past_k, past_v, *places, drop)
+        h = self.norm(z + (h if behind is None else h * behind))
+        g = self.feedforward(h, within)
+        g = h + (g if last is None else g * last)
+        return g if self.norm_first else self.norm(g)
+
+
+class DecoderLM(LanguageHead, nn.Module, ABC):
+    """What the decoder language models share: the vocabulary, the masks, the memory, and the loss.
+
+    A model says in `states` how the words' vectors become states.
+
+    Args:
+        vocab_size: words or symbols.
+        width: ``D`` of the state.
+        heads: of attention.
+        head_width: of each head; None: ``width / heads``.
+        inner: width of the feed-forward network.
+        embed_width, cutoffs, division, tie_projections: see `zoo.layers.adaptive.AdaptiveVocabulary`.
+        dropout: probability of dropping a feature, with one mask for all places and evaluations.
+        attention_dropout: probability of dropping an attention weight, with one mask for all evaluations.
+        norm_first: pre-norm instead of post-norm.
+        weight_norm: normalise the weights of the cell.
+        memory_length: places of the past that `loss` and `forward` hand on; 0: none.
+        eval_memory_length: the same in evaluation mode; None: ``memory_length``.
+        window: how far back a place looks at most, itself included.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        width: int,
+        heads: int,
+        head_width: int | None,
+        inner: int,
+        embed_width: int | None,
+        cutoffs: Sequence[int],
+        division: int,
+        tie_projections: bool,
+        dropout: float,
+        attention_dropout: float,
+        norm_first: bool,
+        weight_norm: bool,
+        memory_length: int,
+        eval_memory_length: int | None,
+        window: int,
+    ) -> None:
+        super().__init__()
+        check_probability(dropout)
+        check_probability(attention_dropout)
+        lengths = [memory_length, memory_length if eval_memory_length is None else eval_memory_length]
+        if min(lengths) < 0 or window < 1 or inner < 1:
+            raise ValueError(
+                f"memory_length and eval_memory_length must be at least 0, window and inner at least 1; got {lengths}, "
+                f"window={window}, inner={inner}."
+            )
+        self.vocab_size, self.width = vocab_size, width
+        self.dropout, self.attention_dropout = dropout, attention_dropout
+        self.memory_length, self.eval_memory_length, self.window = *lengths, window
+        self.words = AdaptiveVocabulary(vocab_size, width, cutoffs, embed_width, division, tie_projections)
+        self._cell = (width, heads, head_width, inner, norm_first, weight_norm)
+
+    @abstractmethod
+    def states(self, words: Tensor, memory: Memory | None) -> tuple[Tensor, Memory]:
+        """Last states (B, T, D) of words' vectors (B, T, D), and what the next segment is to remember."""
+
+    def forward(self, tokens: Tensor, memory: Memory | None = None) -> tuple[Tensor, Memory | None]:
+        """Log-probabilities (B, T, V) of what follows each of the tokens (B, T), and the memory for the next segment.
+
+        Args:
+            tokens: whole numbers below ``vocab_size``.
+            memory: what this model returned for the segment in front; None: the text begins here.
+
+        Raises:
+            ValueError: tokens that are none of the vocabulary; a memory of another batch.
+        """
+        h, memory = self.hidden(tokens, memory)
+        return self.words.log_probabilities(h), memory
+
+    def loss(self, tokens: Tensor, targets: Tensor, memory: Memory | None = None) -> tuple[Tensor, Memory | None]:
+        """``-log p(target)`` in nats for each place, (B, T), and the memory; no scores of all words are made."""
+        h, memory = self.hidden(tokens, memory)
+        return self.words.nll(h, targets), memory
+
+    def hidden(self, tokens: Tensor, memory: Memory | None = None) -> tuple[Tensor, Memory | None]:
+        """The states (B, T, D) that score the next words, and the memory."""
+        if memory is not None and len(memory[0]) != len(tokens):
+            raise ValueError(
+                f"The memory holds {len(memory[0])} sequences, the tokens {len(tokens)}: a memory belongs to the batch "
+                "that it came from. Give None where other texts begin."
+            )
+        words = self._drop(self.words.embed(tokens))
+        h, memory = self.states(words, memory)
+        return self._drop(h), (memory if self.keeps else None)
+
+    @property
+    def keeps(self) -> int:
+        """How many places of the past are remembered in the present mode."""
+        return self.memory_length if self.training else self.eval_memory_length
+
+    def no_weight_decay(self) -> set[str]:
+        """Names that weight decay must leave alone: magnitudes of normalised weights, and the biases of the heads."""
+        named = dict(self.named_parameters())
+        normed = {f"{n}.parametrizations.weight.original0" for n, m in self.named_modules() if is_weight_normed(m)}
+        return normed | {n for n in named if n.endswith(("content_bias", "position_bias"))}
+
+    def make_cell(self) -> DecoderCell:
+        """A new cell of this model's sizes."""
+        return DecoderCell(*self._cell)
+
+    def places(self, cell: DecoderCell, like: Tensor, t: int, m: int) -> Places:
+        """Distances and the causal mask of ``t`` places behind ``m`` of memory."""
+        mask = self._mask(like, self.width) if self.training and self.dropout else None
+        return Places(cell.attention.distances(m + t, like, mask), causal_mask(t, m, self.window, like.device))
+
+    def masks(self, cell: DecoderCell, like: Tensor, t: int, m: int) -> tuple[Tensor, ...]:
+        """Dropout masks of one forward pass, as `DecoderCell.forward` takes them; none in evaluation mode."""
+        if not self.training or not (self.dropout or self.attention_dropout):
+            return ()
+        b = len(like)
+        drop = [self._mask(like, b, 1, size) for size in (cell.width, cell.inner, cell.width)]
+        if self.attention_dropout:
+            drop.append(dropout_mask(like, self.attention_dropout, b, cell.attention.heads, t, m + t))
+        return tuple(drop)
+
+    def remember(self, *pairs: tuple[Tensor | None, Tensor]) -> Memory:
+        """The last places of past and present, (B, N, ...) each, detached, as many as are kept."""
+        out = []
+        for past, present in pairs:
+            whole = present if past is None else torch.cat([past, present], dim=1)
+            out.append(whole[:, max(whole.shape[1] - self.keeps, 0) :].detach())
+        return tuple(out)
+
+    def _mask(self, like: Tensor, *shape: int) -> Tensor:
+        return dropout_mask(like, self.dropout, *shape)
+
+    def _drop(self, h: Tensor) -> Tensor:
+        """Variational dropout: whole features, for all places of a sequence."""
+        if not self.training or not self.dropout:
+            return h
+        return h * self._mask(h, len(h), 1, h.shape[-1])

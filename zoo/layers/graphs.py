@@ -1,0 +1,27 @@
+"""What graph models share: checks, and the mean over neighbours."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+UNKNOWN = -1  # the label of nodes that do not count
+
+
+def mean_over_neighbours(adjacency: Tensor) -> Tensor:
+    """Rows of an adjacency (B, N, N), ``a_ij > 0`` where ``j`` speaks to ``i``, divided by their sums; empty ones stay.
+
+    As a matrix it does not enlarge the largest absolute value of what it is applied to.
+    """
+    return adjacency / adjacency.sum(2, keepdim=True).clamp_min(torch.finfo(adjacency.dtype).tiny)
+
+
+def check_graphs(nodes: Tensor, adjacency: Tensor, features: int) -> None:
+    """Raise ValueError for anything but nodes (B, N, features) with an adjacency (B, N, N) that is not negative."""
+    if nodes.dim() != 3 or nodes.shape[2] != features or adjacency.shape != (*nodes.shape[:2], nodes.shape[1]):
+        raise ValueError(
+            f"Expected nodes of shape (B, N, {features}) and an adjacency of shape (B, N, N); got {tuple(nodes.shape)} "
+            f"and {tuple(adjacency.shape)}."
+        )
+    if (adjacency < 0).any():
+        raise ValueError("The adjacency has negative entries; give the weights of edges, which are at least 0.")
