@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from zoo.compare.count import held_bytes
 from zoo.deq.mdeq import MDEQ, Cell
 from zoo.hub import card, create_model
 
@@ -278,3 +279,16 @@ def test_nan_is_named_and_spoils_nothing() -> None:
     with pytest.raises(ValueError, match=r"Images \[1\] of this batch of 3 .* NaN"):
         model(x)
     assert all(v.isfinite().all() for v in model.state_dict().values())
+
+
+def test_bytes_kept_for_the_backward_pass_do_not_grow_with_the_iterations() -> None:
+    never = {"rtol": 1e-30, "atol": 1e-30}
+    image = torch.randn(1, 1, 8, 8)
+
+    def held(solver: str, adjoint: str, steps: int) -> int:
+        model = small(solver={"name": solver, "max_steps": steps, **never}, adjoint=adjoint)
+        return held_bytes(lambda: model(image).sum())
+
+    implicit = [held("broyden", "implicit", k) for k in (5, 20, 80)]
+    assert max(implicit) <= 1.05 * min(implicit)
+    assert held("picard", "unroll", 20) > 3 * held("picard", "unroll", 5)

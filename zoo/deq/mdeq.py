@@ -35,6 +35,7 @@ from zoo.implicit import ImplicitMixin
 from zoo.layers.dropout import check_probability, dropout_mask
 from zoo.layers.head import ImageClassifier, check_images
 from zoo.layers.norm import group_norm, is_weight_normed, weight_norm
+from zoo.layers.spectral import spectral_norm_all
 
 EXPANSION = 4  # of the head's bottlenecks: channels out to channels within
 
@@ -164,6 +165,7 @@ class Multiscale(ImplicitMixin, nn.Module, ABC):
         channels: of each resolution, finest first; multiples of ``groups``.
         expansion, groups, dropout, downsample, weight_norm, post_gn_affine, in_chans: see `MDEQ`.
         bn_momentum: of the stem's batch normalisation.
+        spectral_bound: see `MDEQ`.
     """
 
     def __init__(
@@ -177,6 +179,7 @@ class Multiscale(ImplicitMixin, nn.Module, ABC):
         post_gn_affine: bool,
         in_chans: int,
         bn_momentum: float = 0.1,
+        spectral_bound: float = 0.0,
     ) -> None:
         super().__init__()
         if not channels or min(channels) < 1 or in_chans < 1 or expansion < 1 or downsample < 0:
@@ -196,7 +199,14 @@ class Multiscale(ImplicitMixin, nn.Module, ABC):
             self.stem.extend([first, nn.BatchNorm2d(c, momentum=bn_momentum), nn.ReLU()])
         if downsample or len(channels) > 2:  # as released: small models inject what the stem gives
             self.stem.extend([conv(c, c, 1), nn.BatchNorm2d(c, momentum=bn_momentum), nn.ReLU()])
+        if spectral_bound and weight_norm:
+            raise ValueError(
+                f"A weight is normalised once: with spectral_bound={spectral_bound} set weight_norm=False, or leave "
+                "spectral_bound at 0."
+            )
         self.cell = Cell(channels, expansion, groups, weight_norm, post_gn_affine)
+        if spectral_bound:
+            spectral_norm_all(self.cell, spectral_bound)
         self.configure_implicit({"name": "broyden", "max_steps": 18, "rtol": 1e-3}, "implicit")
 
     @abstractmethod
@@ -221,6 +231,11 @@ class Multiscale(ImplicitMixin, nn.Module, ABC):
             masks = tuple(dropout_mask(x, self.dropout, len(x), c, 1, 1) for c in self.channels)
         return self.solve(self.cell, z0, args=(x, *masks))
 
+    @property
+    def unit(self) -> int:
+        """What height and width of an image must divide by."""
+        return 2 ** (len(self.channels) - 1 + self.downsample)
+
     def no_weight_decay(self) -> set[str]:
         """Names that weight decay must leave alone: the magnitudes of normalised weights, which are scales."""
         normed = {n for n, m in self.named_modules() if is_weight_normed(m)}
@@ -236,7 +251,7 @@ class Multiscale(ImplicitMixin, nn.Module, ABC):
         halvings = len(self.channels) - 1
         stem = [-(-s // 2**self.downsample) for s in (height, width)]  # strided convolutions round up
         if any(s % 2**halvings for s in stem):
-            unit = 2 ** (halvings + self.downsample)
+            unit = self.unit
             pad = [-(-s // unit) * unit for s in (height, width)]
             raise ValueError(
                 f"{len(self.channels)} resolutions behind a stem of {self.downsample} halvings need images whose "
@@ -271,6 +286,8 @@ class MDEQ(ImageClassifier, Multiscale):
         post_gn_affine: learned scales in the last normalisation of each resolution; the published ImageNet models
             have them, the CIFAR models do not.
         global_pool: ``avg`` or ``max``; or empty for none, with ``num_classes=0``.
+        spectral_bound: above 0: keep the spectral norm of each of the cell's weights at or below it, in place of
+            weight normalisation.
 
     Raises:
         ValueError: sizes that do not fit one another.
@@ -292,8 +309,19 @@ class MDEQ(ImageClassifier, Multiscale):
         weight_norm: bool = True,
         post_gn_affine: bool = False,
         global_pool: str = "avg",
+        spectral_bound: float = 0.0,
     ) -> None:
-        super().__init__(channels, expansion, groups, dropout, downsample, weight_norm, post_gn_affine, in_chans)
+        super().__init__(
+            channels,
+            expansion,
+            groups,
+            dropout,
+            downsample,
+            weight_norm,
+            post_gn_affine,
+            in_chans,
+            spectral_bound=spectral_bound,
+        )
         if len(head_channels) != len(channels):
             raise ValueError(
                 f"head_channels must name one number for each resolution: got {len(head_channels)} for "

@@ -29,7 +29,9 @@ class MDEQSegmentation(Multiscale):
     Args:
         num_classes: of the pixels.
         kernel: of the last convolution, 1 or 3.
-        in_chans, channels, expansion, groups, dropout, downsample, weight_norm, post_gn_affine: see `MDEQ`.
+        in_chans, channels, expansion, groups, dropout, downsample, weight_norm, post_gn_affine, spectral_bound: see
+            `MDEQ`.
+        bn_momentum: of batch normalisation; as released, since crops of 1024x512 leave room for few images a batch.
 
     Raises:
         ValueError: sizes that do not fit one another.
@@ -47,17 +49,27 @@ class MDEQSegmentation(Multiscale):
         weight_norm: bool = True,
         post_gn_affine: bool = True,
         kernel: int = 1,
+        spectral_bound: float = 0.0,
+        bn_momentum: float = 0.01,
     ) -> None:
-        momentum = 0.01  # as released: crops of 1024 x 512 leave room for few images a batch
         super().__init__(
-            channels, expansion, groups, dropout, downsample, weight_norm, post_gn_affine, in_chans, momentum
+            channels,
+            expansion,
+            groups,
+            dropout,
+            downsample,
+            weight_norm,
+            post_gn_affine,
+            in_chans,
+            bn_momentum,
+            spectral_bound,
         )
         if num_classes < 1 or kernel not in (1, 3):
             raise ValueError(f"num_classes must be at least 1 and kernel 1 or 3; got {num_classes} and {kernel}.")
         self.num_classes, self.num_features = num_classes, sum(channels)
         self.head = nn.Sequential(
             conv(self.num_features, self.num_features, 1, bias=True),
-            nn.BatchNorm2d(self.num_features, momentum=momentum),
+            nn.BatchNorm2d(self.num_features, momentum=bn_momentum),
             nn.ReLU(),
             conv(self.num_features, num_classes, kernel, bias=True),
         )
