@@ -5,10 +5,16 @@
 The trace is exact, or Hutchinson's estimate ``e . (df/dz e)`` with one random ``e`` a sample, fixed over the solve.
 Both are Jacobian-vector products in forward mode, taken along with f itself: nothing is stored for a backward pass of
 their own, so that every adjoint can differentiate them. Two integrals that regularise the path come along on request:
-the kinetic energy ``int |f|^2 dt`` and the Jacobian's norm ``int |df/dz e|^2 dt``.
+the kinetic energy ``int |f|^2 dt`` and the Jacobian's norm ``int |df/dz e|^2 dt``; and an estimate of the error that
+the solver makes along the path, taken at one random time (`zoo.solvers.runge_kutta.local_error`).
+
+The same field can be trained without a solve: `CNF.velocity_loss` is flow matching (`zoo.node.matching`).
 
 Reference: Grathwohl et al., "FFJORD", 2019, https://arxiv.org/abs/1810.01367;
-Finlay et al., "How to train your neural ODE", 2020, https://arxiv.org/abs/2002.02798 (the two regularisers)
+Finlay et al., "How to train your neural ODE", 2020, https://arxiv.org/abs/2002.02798 (the two integrals);
+Ghosh et al., "STEER", 2020, https://arxiv.org/abs/2006.10711 (a random end time: the argument ``end`` of `CNF.flow`);
+Pal, Edelman and Rackauckas, "Locally regularized neural differential equations", 2023,
+https://arxiv.org/abs/2303.02262 (the error at a random time)
 
 What differs from the papers: the field is smooth everywhere (tanh), and the trace comes in forward mode, not reverse.
 
@@ -22,11 +28,13 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
-import torch.autograd.forward_ad as fw
 from torch import Tensor, nn
 
 from zoo.implicit import ImplicitMixin
+from zoo.node.derivatives import jvp
 from zoo.node.fields import MLPField, Time
+from zoo.node.matching import Coupling, velocity_loss
+from zoo.solvers.runge_kutta import RungeKutta, local_error
 
 Trace = Literal["exact", "hutchinson"]
 
@@ -38,6 +46,17 @@ class Flow(NamedTuple):
     trace: Tensor  # int tr(df/dz) dt
     kinetic: Tensor  # int |f|^2 dt
     jacobian: Tensor  # int |df/dz e|^2 dt, whose mean over e is int |df/dz|_F^2 dt; the norm itself where exact
+    error: Tensor  # root mean square error of a step at a random time, times T: on average its sum; 0 if not asked for
+
+    @property
+    def log_prob(self) -> Tensor:
+        """``log p(x)`` in nats, (B,)."""
+        return self.trace + normal_log_prob(self.z)
+
+
+def normal_log_prob(z: Tensor) -> Tensor:
+    """``log N(z; 0, I)``, (B,)."""
+    return -0.5 * (z.square() + math.log(2 * math.pi)).sum(1)
 
 
 class Augmented(nn.Module):
@@ -66,13 +85,6 @@ class Augmented(nn.Module):
         return f, torch.stack([trace, f.square().sum(1), norm][: integrals.shape[1]], 1)
 
 
-def jvp(field: nn.Module, t: Tensor, z: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """``f(t, z)`` and ``df/dz v``, in one evaluation of dual numbers; both carry a graph where one is recorded."""
-    with fw.dual_level():
-        f, along = fw.unpack_dual(field(t, fw.make_dual(z, v)))
-    return f, torch.zeros_like(f) if along is None else along
-
-
 class CNF(ImplicitMixin, nn.Module):
     """FFJORD: log-densities of samples (B, D), and new samples.
 
@@ -82,7 +94,7 @@ class CNF(ImplicitMixin, nn.Module):
         time: how the field knows the time.
         act: its activation; it must be smooth, as its derivative is integrated.
         end: T, the time at which samples are normally distributed.
-        trace: in training; evaluation takes the exact one up to 16 dimensions.
+        trace: in training; evaluation takes the exact one.
     """
 
     problems: ClassVar[tuple[str, ...]] = ("ode",)
@@ -109,34 +121,83 @@ class CNF(ImplicitMixin, nn.Module):
         self.field = Augmented(MLPField(features, hidden, time, act))
         self.configure_implicit({"name": "dopri5", "rtol": 1e-4, "atol": 1e-5, "max_steps": 1000}, "unroll")
 
-    def flow(self, x: Tensor, trace: Trace | None = None) -> Flow:
+    def flow(self, x: Tensor, trace: Trace | None = None, *, end: float | None = None, error: bool = False) -> Flow:
         """Take samples (B, D) to the normal distribution, with the integrals along the way.
 
+        Args:
+            x: the samples.
+            trace: exact, or by Hutchinson's estimate; None: as the model was made, exact in evaluation mode.
+            end: another end time than the model's, as STEER draws one for each training step.
+            error: also estimate the error that the solver makes, which needs one more step.
+
         Raises:
-            ValueError: another shape than (B, D).
+            ValueError: another shape than (B, D), an end that is not above 0, or an error asked of a solver that makes
+                no estimate.
         """
-        z, integrals = self._carry(x, trace, 3)
-        return Flow(z, *integrals.unbind(1))
+        end = self.end if end is None else end
+        if not end > 0:
+            raise ValueError(f"The flow's end must be above 0; got {end}.")
+        if not error:
+            z, integrals = self._carry(x, trace, 3, (0.0, end))
+            divergence, kinetic, jacobian = integrals[-1].unbind(1)
+            return Flow(z[-1], divergence, kinetic, jacobian, torch.zeros_like(kinetic))
+        solver = self._present_solver("dopri5", "unroll")
+        if not isinstance(solver, RungeKutta) or not solver.embedded:
+            raise ValueError(
+                f"The solver {type(solver).__name__} estimates no error that could be penalised; use one that does, "
+                "such as dopri5, tsit5, bosh3 or heun, or leave the error out."
+            )
+        when = end * float(torch.rand(()).clamp(0.01, 0.99))
+        z, integrals = self._carry(x, trace, 3, (0.0, when, end))
+        assert self.last is not None and self.last.stats.accepted is not None
+        size = end / max(1, int(self.last.stats.accepted.max()))
+        wrong = end * local_error(solver, self.field.field, when, size, z[1])
+        divergence, kinetic, jacobian = integrals[-1].unbind(1)
+        return Flow(z[-1], divergence, kinetic, jacobian, wrong)
 
     def log_prob(self, x: Tensor, trace: Trace | None = None) -> Tensor:
         """``log p(x)`` in nats, (B,)."""
-        z, integrals = self._carry(x, trace, 1)
-        return integrals[:, 0] - 0.5 * (z.square() + math.log(2 * math.pi)).sum(1)
+        z, integrals = self._carry(x, trace, 1, (0.0, self.end))
+        return integrals[-1, :, 0] + normal_log_prob(z[-1])
 
-    def _carry(self, x: Tensor, trace: Trace | None, count: int) -> tuple[Tensor, Tensor]:
-        """The samples at the end, and the first integrals of `Flow`: those not asked for cost no steps."""
+    def velocity_loss(self, x: Tensor, coupling: Coupling = "independent") -> Tensor:
+        """Flow matching on samples (B, D), with fresh noise and times: a scalar; see `zoo.node.matching`.
+
+        Raises:
+            ValueError: another shape than (B, D), or too few samples for the coupling.
+        """
+        self._check(x)
+        self.last = None  # nothing is solved: what an earlier solve took is not this loss's cost
+        return velocity_loss(self.field.field, x, end=self.end, coupling=coupling)
+
+    def _check(self, x: Tensor) -> None:
         if x.dim() != 2 or x.shape[1] != self.features:
             raise ValueError(f"Expected samples of shape (B, {self.features}); got {tuple(x.shape)}.")
+
+    def _carry(self, x: Tensor, trace: Trace | None, count: int, ts: tuple[float, ...]) -> tuple[Tensor, Tensor]:
+        """The samples at the times, and the first integrals of `Flow`: those not asked for cost no steps."""
+        self._check(x)
         if trace is None:
-            trace = self.trace if self.training or self.features > 16 else "exact"
+            trace = self.trace if self.training else "exact"
         noise = (torch.randn_like(x),) if trace == "hutchinson" else ()
-        z, integrals = self.integrate(self.field, (x, x.new_zeros(len(x), count)), (0.0, self.end), args=noise)
-        return z[-1], integrals[-1]
+        z, integrals = self.integrate(self.field, (x, x.new_zeros(len(x), count)), ts, args=noise)
+        return z, integrals
 
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        """New samples (count, D): normal ones, taken back along the flow."""
+        """New samples (count, D): normal ones, taken back along the flow.
+
+        Raises:
+            ValueError: a count below 1.
+        """
+        if count < 1:
+            raise ValueError(f"count must be at least 1; got {count}.")
         like = next(self.parameters())
         z = torch.randn(count, self.features, generator=generator, dtype=like.dtype, device=like.device)
+        return self.inverse(z)
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """Where the flow carries normal samples (B, D) to, backwards in time."""
+        self._check(z)
         return self.integrate(self.field.field, z, (self.end, 0.0))[-1]
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,0 +1,112 @@
+"""Latent ODE: a series is one trajectory of an ODE, found from its observations as a variational autoencoder does.
+
+    q(z_0 | x) = N(mu, s),  [mu, log s] = g(ODE-RNN run back over the observations)
+    dz/dt = f(z),   z(t_0) = z_0 ~ q,      x(t) ~ N(d(z(t)), noise)
+
+Training maximises ``E_q log p(x | z_0) - KL(q | N(0, 1))``; the model gives the mean of x and the divergence, the task
+(`zoo.tasks.series`) weighs them. In evaluation z_0 is the mean of q, so that an answer is not random.
+
+Reference: Rubanova, Chen and Duvenaud, "Latent Ordinary Differential Equations for Irregularly-Sampled Time Series",
+2019, https://arxiv.org/abs/1907.03907; Chen et al., "Neural Ordinary Differential Equations", 2018.
+
+What differs from the paper: as in `zoo.node.ode_rnn`; the classifier reads z_0, and one sample of it a step in training
+(they average three). ``t_0`` is the earliest time observed or asked.
+
+Shape letters: ``B`` series, ``T`` rows, ``D`` channels, ``Q`` asked times, ``Z`` latent numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zoo.implicit import SolveRecord
+from zoo.layers.series import Events, Outcome, check_series, check_sizes, gaps, readout
+from zoo.node.ode_rnn import Flow, Recurrent
+from zoo.node.pieces import together
+
+
+class LatentODE(nn.Module):
+    """Latent ODE that predicts values at asked times, and classifies where it has classes.
+
+    Args:
+        features: D, channels of the series.
+        num_classes: 0 to predict values alone; else of the classifier, which is trained along with the values.
+        latent: Z, numbers of a trajectory's state.
+        width: numbers of the encoder's state.
+        hidden: units of the hidden layers of both fields.
+        head: units of the hidden layer of each read-out.
+
+    Raises:
+        ValueError: sizes that cannot be.
+    """
+
+    def __init__(
+        self,
+        features: int = 2,
+        num_classes: int = 0,
+        latent: int = 8,
+        width: int = 32,
+        hidden: Sequence[int] = (64,),
+        head: int = 64,
+    ) -> None:
+        super().__init__()
+        check_sizes("A latent ODE", features, num_classes, latent=latent, width=width, head=head)
+        self.features, self.num_classes, self.latent = features, num_classes, latent
+        self.encoder = Recurrent(features, width, hidden)
+        self.posterior = readout(width, head, 2 * latent)
+        self.flow = Flow(latent, hidden)
+        self.decoder = readout(latent, head, features)
+        self.classifier = readout(latent, head, num_classes) if num_classes else None
+
+    def configure_implicit(self, solver: Any = None, adjoint: Any = None, *, eval_solver: Any = None) -> None:
+        """Choose the solver and the adjoint of encoder and decoder; see `ImplicitMixin.configure_implicit`."""
+        for part in (self.encoder, self.flow):
+            part.configure_implicit(solver, adjoint, eval_solver=eval_solver)
+
+    def encode(self, times: Tensor, values: Tensor, mask: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log standard deviation (B, Z) of z_0 at the times ``start`` (B,), from the last row to the first."""
+        back = torch.cat([times.flip(1), start[:, None]], 1)
+        none = values.new_zeros(len(values), 1, values.shape[2])
+        weight = torch.cat([mask.flip(1).to(values.dtype), none], 1)
+        x = torch.cat([torch.where(mask, values, 0.0).flip(1), none], 1)
+        seen = weight.any(-1)
+        order = Events(back, gaps(back), x, weight, seen, torch.zeros_like(seen), back[:, :0].long())
+        mean, log_scale = self.posterior(self.encoder.run(order)[1]).chunk(2, 1)
+        return mean, log_scale.clamp(-8, 4)  # a scale of e^-8 is no scale; beyond it the divergence only overflows
+
+    def decode(self, z: Tensor, start: Tensor, query: Tensor) -> Tensor:
+        """Values (B, Q, D) at the times ``query`` of the trajectories that leave z (B, Z) at ``start`` (B,)."""
+        records: list[SolveRecord] = []
+        states = []
+        for dt in gaps(torch.cat([start[:, None], query], 1)).unbind(1)[1:]:
+            z = self.flow.over(dt, z, records)
+            states.append(z)
+        self.flow.last = together(records)
+        return self.decoder(torch.stack(states, 1))
+
+    def forward(self, times: Tensor, values: Tensor, mask: Tensor, query: Tensor | None = None) -> Outcome:
+        """Values (B, Q, D) at the asked times, logits where there are classes, and the divergence (B,).
+
+        Args:
+            times: (B, T); values: (B, T, D), of any content where ``mask`` (B, T, D) is False.
+            query: (B, Q) times to predict at; None only for classes.
+
+        Raises:
+            ValueError: series that no model can use, or nothing to say.
+        """
+        check_series(times, values, mask, query, self.features)
+        if query is None and self.classifier is None:
+            raise ValueError("A model without classes predicts values: give the times to predict at as query (B, Q).")
+        start = times[:, 0] if query is None else torch.minimum(times[:, 0], query[:, 0])
+        mean, log_scale = self.encode(times, values, mask, start)
+        z = mean + log_scale.exp() * torch.randn_like(mean) if self.training else mean
+        kl = 0.5 * (mean.square() + (2 * log_scale).exp() - 1 - 2 * log_scale).sum(1)
+        return Outcome(
+            values=None if query is None else self.decode(z, start, query),
+            logits=None if self.classifier is None else self.classifier(z),
+            kl=kl,
+        )
