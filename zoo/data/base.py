@@ -79,6 +79,7 @@ class ImageData(L.LightningDataModule, ABC):
     padding: ClassVar[int] = 0  # pixels that augmentation shifts by, at most
     mirrored: ClassVar[bool] = False  # whether augmentation flips left to right
     augmented: ClassVar[bool] = False  # whether it is usual to augment this set
+    joint: ClassVar[bool] = False  # whether the transform takes the targets along (masks)
 
     def __init__(
         self,
@@ -104,7 +105,7 @@ class ImageData(L.LightningDataModule, ABC):
         self.batch_size, self.num_workers, self.val_fraction, self.seed = batch_size, num_workers, val_fraction, seed
         self.augment = self.augmented if augment is None else augment
         self.download = download
-        self._splits: dict[str, tuple[Tensor, Tensor]] = {}
+        self._splits: dict[str, tuple[Any, Any]] = {}
         self._fingerprint = ""
 
     @abstractmethod
@@ -122,7 +123,7 @@ class ImageData(L.LightningDataModule, ABC):
         if self._splits:
             return
         arrays = self.read()
-        train, val = stratified(arrays.labels, self.val_fraction, seed=0)
+        train, val = self.held_out(arrays.labels)
         digest = hashlib.sha256()
         for array in arrays:
             digest.update(f"{array.dtype.str}{array.shape}".encode())
@@ -134,12 +135,16 @@ class ImageData(L.LightningDataModule, ABC):
             "test": _tensors(arrays.test_images, arrays.test_labels),
         }
 
+    def held_out(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of the published training part to train on, and to validate on."""
+        return stratified(labels, self.val_fraction, seed=0)
+
     def fingerprint(self) -> str:
         """The sha256 over all arrays as published: two runs with the same one saw the same data."""
         self.setup()
         return self._fingerprint
 
-    def split(self, name: str) -> tuple[Tensor, Tensor]:
+    def split(self, name: str) -> tuple[Any, Any]:
         """Images uint8 (n, C, H, W) and labels (n,) of ``train``, ``val`` or ``test``."""
         self.setup()
         return self._splits[name]
@@ -151,7 +156,7 @@ class ImageData(L.LightningDataModule, ABC):
         return {name: len(y) for name, (_, y) in self._splits.items()}
 
     @property
-    def transform(self) -> ImageTransform:
+    def transform(self) -> Any:
         """From raw pixels (B, C, H, W) to what the model gets; augmented where a generator is given."""
         return ImageTransform(
             mean=self.mean,
@@ -173,7 +178,7 @@ class ImageData(L.LightningDataModule, ABC):
         x, y = self.split("test")
         return self._batches(x, y)
 
-    def _batches(self, x: Tensor, y: Tensor, shuffle: bool = False) -> Batches:
+    def _batches(self, x: Any, y: Any, shuffle: bool = False) -> Batches:
         return Batches(
             x,
             y,
@@ -184,6 +189,7 @@ class ImageData(L.LightningDataModule, ABC):
             workers=self.num_workers,
             where=self._where if shuffle else None,
             ranks=self._ranks,
+            joint=self.joint,
         )
 
     def _where(self) -> tuple[int, int] | None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-Transform = Callable[[Tensor, torch.Generator | None], Tensor]
+Transform = Callable[..., Any]  # (x[rows], generator | None) -> what the model gets; jointly: (x, y, generator) -> both
 Batch = tuple[Tensor, Tensor]
 
 
@@ -30,8 +30,11 @@ def generator(*key: int) -> torch.Generator:
 class Parts(Dataset[Batch]):
     """A data set whose items are whole batches, by ``(epoch, part, parts)``. Workers share it; it holds no state."""
 
-    def __init__(self, x: Tensor, y: Tensor, transform: Transform, *, shuffle: bool, keep: int, seed: int) -> None:
-        self.x, self.y, self.transform, self.shuffle, self.keep, self.seed = x, y, transform, shuffle, keep, seed
+    def __init__(
+        self, x: Any, y: Any, transform: Transform, *, shuffle: bool, keep: int, seed: int, joint: bool = False
+    ) -> None:
+        self.x, self.y, self.transform, self.joint = x, y, transform, joint
+        self.shuffle, self.keep, self.seed = shuffle, keep, seed
         self._order: tuple[int, Tensor | None] = (-1, None)  # of one epoch; not state, only not computed twice
 
     def order(self, epoch: int) -> Tensor:
@@ -47,6 +50,8 @@ class Parts(Dataset[Batch]):
         n = self.keep
         rows = self.order(epoch)[part * n // parts : (part + 1) * n // parts]
         random = generator(self.seed, epoch, 1 + part) if self.shuffle else None
+        if self.joint:
+            return self.transform(self.x[rows], self.y[rows], random)
         return self.transform(self.x[rows], random), self.y[rows]
 
 
@@ -59,8 +64,9 @@ class Batches:
     Lightning does not put such a sampler in.
 
     Args:
-        x: images, uint8 (n, C, H, W), and ``y``: labels (n,).
+        x: images, uint8 (n, C, H, W), and ``y``: labels (n,); or what else has a length and takes a tensor of rows.
         transform: ``(x[rows], generator)`` to what the model gets; the generator is None when evaluating.
+        joint: the transform is ``(x[rows], y[rows], generator)`` to both: a mask turns along with its image.
         batch_size: samples a batch and rank, at most (one more, where ranks could not make equal steps otherwise).
         shuffle: train: a new order each epoch, all batches of one size, so what is left over sits out one epoch.
         seed: of the order and of the transform.
@@ -74,8 +80,8 @@ class Batches:
 
     def __init__(
         self,
-        x: Tensor,
-        y: Tensor,
+        x: Any,
+        y: Any,
         transform: Transform,
         *,
         batch_size: int,
@@ -84,8 +90,9 @@ class Batches:
         workers: int = 0,
         where: Callable[[], tuple[int, int] | None] | None = None,
         ranks: Callable[[], tuple[int, int]] | None = None,
+        joint: bool = False,
     ) -> None:
-        self.x, self.y, self.transform = x, y, transform
+        self.x, self.y, self.transform, self.joint = x, y, transform, joint
         self.batch_size, self.shuffle, self.seed, self.workers = batch_size, shuffle, seed, workers
         self.where, self.ranks = where or (lambda: None), ranks or distributed
         self.epoch = 0
@@ -136,7 +143,7 @@ class Batches:
             yield from self._pool[2]
 
     def _parts(self, keep: int) -> Parts:
-        return Parts(self.x, self.y, self.transform, shuffle=self.shuffle, keep=keep, seed=self.seed)
+        return Parts(self.x, self.y, self.transform, shuffle=self.shuffle, keep=keep, seed=self.seed, joint=self.joint)
 
     def state_dict(self) -> dict[str, Any]:
         """What the order depends on. Where the run was is known to the Trainer, exactly, so it is not kept here."""

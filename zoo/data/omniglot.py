@@ -1,0 +1,121 @@
+"""Omniglot as few-shot episodes."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from functools import partial
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from zoo.data import files
+from zoo.data.base import Arrays
+from zoo.data.episodes import Episodes
+
+
+class Omniglot(Episodes):
+    """1,623 handwritten characters of 50 alphabets, 20 drawings each, 28x28: ink 1 on paper 0.
+
+    The usual split for few-shot learning: both published parts together, in an order fixed once, 1,200 characters for
+    training (100 of them for validation) and 423 for the test; each turned by 90, 180 and 270 degrees makes three
+    more classes. The published drawings of 105x105 are averaged down to 28x28.
+
+    Read from ``Omniglot/compact/images_background.npz`` and ``images_evaluation.npz`` in the root (``bits``: ink,
+    packed along rows; ``label``; ``classes``), else from the published archives ``images_background.zip`` and
+    ``images_evaluation.zip`` in ``omniglot-py/``, where torchvision keeps them.
+
+    Reference: Lake, Salakhutdinov, Tenenbaum, "Human-level concept learning through probabilistic program induction",
+    Science 350, 2015; the split: Santoro et al., "Meta-learning with memory-augmented neural networks", ICML 2016.
+    """
+
+    in_chans = 1
+    image_size = 28
+    mean = (0.0,)
+    std = (1.0,)
+    classes = ()
+    turned = True
+    published: ClassVar[dict[str, int]] = {"images_background": 964, "images_evaluation": 659}  # characters
+    drawings: ClassVar[int] = 20  # of each character
+    width: ClassVar[int] = 105  # pixels of a published drawing
+    parts: ClassVar[tuple[int, int]] = (1100, 100)  # characters for training and for validation
+
+    def _candidates(self, part: str) -> list[Path]:
+        return [self.root / "Omniglot" / "compact" / f"{part}.npz", self.root / "omniglot-py" / f"{part}.zip"]
+
+    def fetch(self) -> None:
+        for part in self.published:
+            looked = self._candidates(part)
+            if any(p.is_file() for p in looked):
+                continue
+            why = "Downloading is off (download=false)."
+            if self.download:
+                from torchvision.datasets import Omniglot as Source
+
+                url, checksum = f"{Source.download_url_prefix}/{part}.zip", Source.zips_md5[part]
+                why = files.first_that_works([partial(files.download, url, looked[1], checksum)])
+                if not why:
+                    continue
+                why = f"The download failed ({why})."
+            raise files.missing("Omniglot", looked, "Omniglot/compact or omniglot-py", why)
+
+    def read(self) -> Arrays:
+        images = np.concatenate([self._part(part) for part in self.published])
+        images = images[np.random.Generator(np.random.PCG64(0)).permutation(len(images))]  # by character
+        train = sum(self.parts)
+        labels = np.repeat(np.arange(len(images), dtype=np.int64), self.drawings)
+        flat = images.reshape(-1, 1, self.image_size, self.image_size)
+        rows = train * self.drawings
+        return Arrays(flat[:rows], labels[:rows], flat[rows:], labels[rows:])
+
+    def held_out(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Whole characters: those of validation are not trained on."""
+        return np.flatnonzero(labels < self.parts[0]), np.flatnonzero(labels >= self.parts[0])
+
+    def _part(self, part: str) -> np.ndarray:
+        """uint8 (characters, 20, 28, 28) of one published part, the characters sorted by name."""
+        path = next((p for p in self._candidates(part) if p.is_file()), None)
+        if path is None:
+            raise files.missing("Omniglot", self._candidates(part), "Omniglot/compact or omniglot-py",
+                                "It may be downloaded by prepare_data().")  # fmt: skip
+        ink, names = (self._compact if path.suffix == ".npz" else self._archive)(path)
+        count = self.published[part]
+        if ink.shape != (count * self.drawings, self.width, self.width):
+            raise files.corrupt(path, f"it holds {ink.shape} pixels; {count} characters of 20 drawings were published")
+        order = np.argsort(names, kind="stable")
+        kinds, times = np.unique(names, return_counts=True)
+        if len(kinds) != count or not (times == self.drawings).all():
+            raise files.corrupt(path, f"it holds {len(kinds)} characters; {count} of 20 drawings each were published")
+        return self._shrink(ink[order]).reshape(count, self.drawings, self.image_size, self.image_size)
+
+    def _compact(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
+        try:
+            with np.load(path, allow_pickle=False) as content:
+                bits, label, kinds = (content[k] for k in ("bits", "label", "classes"))
+                return np.unpackbits(bits, axis=-1)[..., : self.width], kinds[label]
+        except (OSError, ValueError, KeyError, IndexError, zipfile.BadZipFile) as e:
+            raise files.corrupt(path, f"its arrays bits, label and classes cannot be read ({e})") from e
+
+    def _archive(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
+        from PIL import Image
+
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = sorted(n for n in archive.namelist() if n.endswith(".png"))
+                ink = [np.asarray(Image.open(io.BytesIO(archive.read(n))).convert("L")) < 128 for n in names]
+            kinds = np.array(["/".join(n.split("/")[-3:-1]) for n in names])
+            return np.stack(ink).astype(np.uint8), kinds
+        except (OSError, ValueError, zipfile.BadZipFile) as e:
+            raise files.corrupt(path, f"its drawings cannot be read ({e})") from e
+
+    def _shrink(self, ink: np.ndarray) -> np.ndarray:
+        """Average 105x105 down to 28x28, some drawings at a time; 255 is full ink."""
+        out = []
+        for rows in np.array_split(ink, max(1, len(ink) // 1000)):
+            x = torch.from_numpy(rows)[:, None].float()
+            x = F.interpolate(x, (self.image_size, self.image_size), mode="bilinear", antialias=True)
+            out.append((255 * x).round().clamp(0, 255).byte().numpy())
+        return np.concatenate(out)

@@ -1,0 +1,213 @@
+"""The five tabular sets that density models are compared on: POWER, GAS, HEPMASS, MINIBOONE, BSDS300.
+
+They are read from the layout in which they were published with masked autoregressive flows, and prepared as there: the
+same columns, the same noise, the same split, the same normalisation. Negative log-likelihoods in nats are comparable
+with published ones only then.
+
+    power/data.npy    gas/ethylene_CO.pickle    hepmass/1000_train.csv, 1000_test.csv
+    miniboone/data.npy    BSDS300/BSDS300.hdf5            (all in the root, or in its folder ``data``)
+
+Reference: Papamakarios, Pavlakou and Murray, "Masked autoregressive flow for density estimation", 2017,
+https://arxiv.org/abs/1705.07057; the files: https://zenodo.org/records/1161203
+
+Shape letters: ``n`` samples, ``D`` dimensions.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+
+from zoo.data.files import DataError, corrupt, missing
+from zoo.data.memory import MemoryData, Split
+
+
+class Parts(NamedTuple):
+    """Samples (n, D) to train on, to validate on, and to test on."""
+
+    train: np.ndarray
+    val: np.ndarray
+    test: np.ndarray
+
+
+def tail_split(data: np.ndarray) -> Parts:
+    """The last tenth tests, the last tenth of the others validates."""
+    test = len(data) - int(0.1 * len(data))
+    val = test - int(0.1 * test)
+    return Parts(data[:val], data[val:test], data[test:])
+
+
+def normalised(parts: Parts, by: np.ndarray) -> Parts:
+    """Mean 0 and deviation 1 of what is given as ``by``."""
+    mean, deviation = by.mean(0), by.std(0)
+    return Parts(*((x - mean) / deviation for x in parts))
+
+
+class Tabular(MemoryData):
+    """Rows of numbers, with the published split.
+
+    Args:
+        root: the folder of the data sets; None: the environment's ZOO_DATA, else ./data.
+        batch_size: samples a batch.
+        seed: of the order.
+
+    Raises:
+        DataError: at ``setup``: a file is missing, or holds something else.
+    """
+
+    files: ClassVar[tuple[str, ...]]  # below the root
+    published: ClassVar[int]  # D
+
+    def __init__(self, root: str | None = None, batch_size: int = 1000, seed: int = 0) -> None:
+        super().__init__(root, batch_size, seed)
+
+    @abstractmethod
+    def prepare(self, *paths: Path) -> Parts:
+        """The samples as they were published for density estimation."""
+
+    @property
+    def features(self) -> int:
+        """D."""
+        return self.split("train")[0].shape[1]
+
+    def prepare_data(self) -> None:
+        self._paths()
+
+    def _paths(self) -> list[Path]:
+        for folder in (self.root, self.root / "data"):
+            if all((folder / f).is_file() for f in self.files):
+                return [folder / f for f in self.files]
+        looked = [folder / f for folder in (self.root, self.root / "data") for f in self.files]
+        raise missing(type(self).__name__, looked, self.files[0], "It is not downloaded; its files are those of "
+                      "https://zenodo.org/records/1161203 (data.tar.gz).")  # fmt: skip
+
+    def read(self) -> dict[str, Split]:
+        paths = self._paths()
+        parts = self.prepare(*paths)
+        splits = {}
+        for name, x in parts._asdict().items():
+            if len(x) == 0 or not np.isfinite(x).all():
+                what = "holds no samples" if len(x) == 0 else "holds values that are not finite"
+                raise corrupt(paths[0], f"its part for {name} {what}")
+            splits[name] = torch.from_numpy(np.ascontiguousarray(x, np.float32)), torch.zeros(len(x))
+        return splits
+
+
+def _array(path: Path) -> np.ndarray:
+    try:
+        data = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as e:
+        raise corrupt(path, f"it is no array of numbers ({e})") from e
+    if data.ndim != 2 or data.dtype.kind != "f":
+        raise corrupt(path, f"it holds {data.dtype} {data.shape}, not rows of floating-point numbers")
+    return data
+
+
+class Power(Tabular):
+    """Electric power of a household, minute by minute: 6 dimensions. Published columns 1 and 3 are left out, and noise
+    of the meter's resolution is added, from a fixed seed."""
+
+    files, published = ("power/data.npy",), 6
+
+    def prepare(self, *paths: Path) -> Parts:
+        data = _array(paths[0])
+        if data.shape[1] != 8:
+            raise corrupt(paths[0], f"it has {data.shape[1]} columns; 8 were published")
+        random = np.random.RandomState(42)  # the published generator, in the published order of calls
+        random.shuffle(data)
+        data = np.delete(data, [1, 3], axis=1)
+        n = len(data)
+        voltage, power, meters = 0.01 * random.rand(n, 1), 0.001 * random.rand(n, 1), random.rand(n, 3)
+        parts = tail_split(data + np.hstack([power, voltage, meters, np.zeros((n, 1))]))
+        return normalised(parts, np.vstack(parts[:2]))
+
+
+class Miniboone(Tabular):
+    """Events of a neutrino experiment: 43 dimensions."""
+
+    files, published = ("miniboone/data.npy",), 43
+
+    def prepare(self, *paths: Path) -> Parts:
+        parts = tail_split(_array(paths[0]))
+        return normalised(parts, np.vstack(parts[:2]))
+
+
+class Hepmass(Tabular):
+    """Particle collisions with a signal of mass 1000: 21 dimensions, those that repeat no value often."""
+
+    files, published = ("hepmass/1000_train.csv", "hepmass/1000_test.csv"), 21
+
+    def prepare(self, *paths: Path) -> Parts:
+        train, test = (self._rows(p) for p in paths)
+        width = train.shape[1]
+        if test.shape[1] < width:
+            raise corrupt(paths[1], f"it has {test.shape[1]} columns; {width} are needed, as in {paths[0].name}")
+        # class 1 alone, without the column of the class; the published test file has a column too many at its end
+        train, test = (x[x[:, 0] == 1][:, 1:width] for x in (train, test))
+        if not (len(train) and len(test)):
+            raise corrupt(paths[0], "it holds no sample of class 1")
+        parts = normalised(Parts(train, train[:0], test), train)
+        # the published rule: leave a column out whose smallest value occurs more than five times
+        keep = [(c == c.min()).sum() <= 5 for c in parts.train.T]
+        train, test = parts.train[:, keep], parts.test[:, keep]
+        val = int(0.1 * len(train))
+        return Parts(train[: len(train) - val], train[len(train) - val :], test)
+
+    @staticmethod
+    def _rows(path: Path) -> np.ndarray:
+        try:
+            return np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2)
+        except (OSError, ValueError) as e:
+            raise corrupt(path, f"it is no table of numbers behind one line of names ({e})") from e
+
+
+class Gas(Tabular):
+    """Sensors in a mixture of gases: 8 dimensions, those that no other one repeats. Needs pandas."""
+
+    files, published = ("gas/ethylene_CO.pickle",), 8
+
+    def prepare(self, *paths: Path) -> Parts:
+        data = self._sensors(paths[0])
+        while True:  # the published rule: drop the first column that another one repeats, and look again
+            repeats = (np.corrcoef(data, rowvar=False) > 0.98).sum(1)
+            if not (repeats > 1).any():
+                break
+            data = np.delete(data, int(np.argmax(repeats > 1)), axis=1)
+        return tail_split((data - data.mean(0)) / data.std(0, ddof=1))
+
+    @staticmethod
+    def _sensors(path: Path) -> np.ndarray:
+        pandas = _library("pandas", path)
+        try:
+            frame = pandas.read_pickle(path)  # a pickle runs code: read it only from a source that you trust
+            return frame.drop(columns=["Meth", "Eth", "Time"]).to_numpy(np.float64)
+        except Exception as e:  # a broken pickle raises nearly anything
+            raise corrupt(path, f"it is no table with the columns Meth, Eth and Time ({e})") from e
+
+
+class BSDS300(Tabular):
+    """Patches of 8x8 grey pixels of photographs, the mean taken off and the last pixel left out: 63 dimensions. Needs
+    h5py."""
+
+    files, published = ("BSDS300/BSDS300.hdf5",), 63
+
+    def prepare(self, *paths: Path) -> Parts:
+        h5py = _library("h5py", paths[0])
+        try:
+            with h5py.File(paths[0], "r") as file:
+                return Parts(*(np.asarray(file[name]) for name in ("train", "validation", "test")))
+        except (OSError, KeyError) as e:
+            raise corrupt(paths[0], f"it lacks the arrays train, validation and test ({e})") from e
+
+
+def _library(name: str, path: Path) -> Any:
+    from importlib import import_module
+
+    try:
+        return import_module(name)
+    except ImportError as e:
+        raise DataError(f"{path.name} is read by {name}, which is not installed: pip install {name}") from e

@@ -1,0 +1,223 @@
+"""What every text shares: the parts, the tokenizer, and the Lightning data module over streams of tokens in memory."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from zoo.data.base import data_root
+from zoo.data.files import DataError
+from zoo.data.loader import distributed
+from zoo.data.stream import Segments
+from zoo.folder import WeightsError
+from zoo.preprocess import TextPreprocessing
+from zoo.registry import unknown
+from zoo.tokens import LEVELS, Tokenizer, learn
+
+
+class Corpus(NamedTuple):
+    """A text in three parts, in their published order."""
+
+    train: str
+    val: str
+    test: str
+
+
+class TextData(L.LightningDataModule, ABC):
+    """A text in memory, as segments of parallel streams; a Lightning data module that plain PyTorch can use too.
+
+    A batch is ``(tokens (B, T), targets (B, T), number)``, see `zoo.data.stream.Segment`. The vocabulary is made from
+    the training part alone; what it lacks becomes the unknown symbol, and is counted as such.
+
+    Args:
+        root: the folder of the data sets; None: the environment's ZOO_DATA, else ./data.
+        batch_size: streams read side by side (by a device).
+        length: tokens of a segment.
+        level: what a token is: characters, words, or bpe (byte pairs; needs the package tokenizers); None: as is usual
+            for the set.
+        order: of the training: streams (each batch continues the one before) or random (none does).
+        min_count: of words: how often one must occur in the training part to be in the vocabulary.
+        bpe_size: of byte pairs: size of the vocabulary, at most.
+        eval_batch_size: streams that an evaluation is shared by, whatever batch_size is, as the number depends on it a
+            little: each stream begins without what came before. 1 is the strictest measure, and the slowest.
+        val_fraction: the part that is held out for validation, of a text that was published in one piece.
+        test_fraction: the part that is held out for the test, the last of such a text.
+        vocabulary: a model folder or a run whose tokenizer is taken, to train its weights on with --pretrained; null: a
+            new one is made from the training part.
+        seed: of the cuts and the order; not of the parts.
+
+    Raises:
+        DataError: at ``setup``: a file is missing, a part of the text is empty, or the package tokenizers is missing.
+        ValueError: an argument is out of range.
+    """
+
+    usual: ClassVar[str] = "characters"  # what a token is, unless the user says so
+
+    def __init__(
+        self,
+        root: str | None = None,
+        batch_size: int = 32,
+        length: int = 128,
+        level: str | None = None,
+        order: Literal["streams", "random"] = "streams",
+        min_count: int = 1,
+        bpe_size: int = 8192,
+        eval_batch_size: int = 16,
+        val_fraction: float = 0.05,
+        test_fraction: float = 0.05,
+        vocabulary: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        name = type(self).__name__
+        for key, value in (
+            ("batch_size", batch_size),
+            ("length", length),
+            ("eval_batch_size", eval_batch_size),
+            ("min_count", min_count),
+        ):
+            if value < 1:
+                raise ValueError(f"{name}: {key} must be at least 1; got {value}.")
+        if seed < 0:
+            raise ValueError(f"{name}: seed must not be negative; got {seed}.")
+        if level is not None and level not in LEVELS:
+            raise ValueError(f"{name}: {unknown('level', level, LEVELS)}")
+        if order not in ("streams", "random"):
+            raise ValueError(f"{name}: {unknown('order', order, ('streams', 'random'))}")
+        cut("", val_fraction, test_fraction)  # refuses shares that cannot be
+        self.val_fraction, self.test_fraction = val_fraction, test_fraction
+        self.root = data_root(root)
+        self.batch_size, self.length, self.order, self.seed = batch_size, length, order, seed
+        self.eval_batch_size = eval_batch_size
+        self.level = level or self.usual
+        self.min_count, self.bpe_size, self.vocabulary = min_count, bpe_size, vocabulary
+        self._tokenizer: Tokenizer | None = None
+        self._splits: dict[str, Tensor] = {}
+        self._fingerprint = ""
+
+    @abstractmethod
+    def read(self) -> Corpus:
+        """The three parts; raises DataError where a file is missing or no text."""
+
+    def setup(self, stage: str | None = None) -> None:
+        if self._splits:
+            return
+        corpus = self.read()
+        for part, text in corpus._asdict().items():
+            if not text.strip():
+                raise DataError(f"{type(self).__name__}: the {part} part of the text is empty; give a longer text.")
+        digest = hashlib.sha256()
+        for text in corpus:
+            raw = text.encode("utf-8", "surrogatepass")
+            digest.update(len(raw).to_bytes(8, "little") + raw)
+        self._fingerprint = digest.hexdigest()
+        try:
+            if self.vocabulary:
+                made = TextPreprocessing.of(self.vocabulary).symbols()
+                self.level = made.level
+            else:
+                made = learn(corpus.train, self.level, min_count=self.min_count, vocab_size=self.bpe_size)
+        except (ImportError, WeightsError) as error:
+            raise DataError(str(error)) from error
+        splits = {part: torch.from_numpy(made.encode(text)) for part, text in corpus._asdict().items()}
+        for part, tokens in splits.items():
+            if len(tokens) < 2:
+                raise DataError(
+                    f"{type(self).__name__}: the {part} part has {len(tokens)} token, so nothing can be predicted; "
+                    "give a longer text."
+                )
+        self._tokenizer, self._splits = made, splits
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """From text to the numbers of this data set, and back; ``as_dict()`` of it is plain data."""
+        self.setup()
+        return self._tokenizer  # type: ignore[return-value]
+
+    @property
+    def vocab_size(self) -> int:
+        """Symbols of the vocabulary, with the unknown one."""
+        return self.tokenizer.vocab_size
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """Plain values from which `zoo.preprocess.TextPreprocessing` turns text into this data set's numbers."""
+        return {"kind": "text", "tokenizer": self.tokenizer.as_dict()}
+
+    def fingerprint(self) -> str:
+        """The sha256 over the text of the three parts: two runs with the same one read the same text."""
+        self.setup()
+        return self._fingerprint
+
+    def split(self, name: str) -> Tensor:
+        """The tokens (n,) of ``train``, ``val`` or ``test``, int32."""
+        self.setup()
+        return self._splits[name]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Tokens that are predicted in each part: all but its first."""
+        self.setup()
+        return {name: len(tokens) - 1 for name, tokens in self._splits.items()}
+
+    def train_dataloader(self) -> Segments:
+        return self._segments("train")
+
+    def val_dataloader(self) -> Segments:
+        return self._segments("val")
+
+    def test_dataloader(self) -> Segments:
+        return self._segments("test")
+
+    def _segments(self, name: str) -> Segments:
+        train = name == "train"
+        return Segments(
+            self.split(name),
+            batch_size=self.batch_size if train else self.eval_batch_size,
+            length=self.length,
+            train=train,
+            order=self.order,
+            seed=self.seed,
+            where=self._where if train else None,
+            ranks=self._ranks,
+        )
+
+    def _where(self) -> tuple[int, int] | None:
+        """Epoch and batches done of a fit in progress, by the Trainer's own count; see `zoo.data.base.ImageData`."""
+        trainer: Any = self.trainer
+        if trainer is None or not trainer.training:
+            return None
+        loop = trainer.fit_loop
+        epoch = 0 if trainer.overfit_batches else loop.epoch_progress.current.processed
+        return epoch, loop.epoch_loop.batch_progress.current.ready
+
+    def _ranks(self) -> tuple[int, int]:
+        if self.trainer is None:
+            return distributed()
+        options = self.trainer.distributed_sampler_kwargs
+        return (options["rank"], options["num_replicas"]) if options else (0, 1)
+
+
+def cut(text: str, val: float, test: float) -> Corpus:
+    """One text in three parts, in order: the last are for validation and test. Cuts fall on ends of lines.
+
+    Raises:
+        ValueError: shares that leave nothing for a part.
+    """
+    if not (val > 0 and test > 0 and val + test < 1):
+        raise ValueError(
+            f"val_fraction and test_fraction must be above 0 and leave something to train on; got {val}, {test}."
+        )
+    first = _line_end(text, round(len(text) * (1 - val - test)))
+    second = _line_end(text, round(len(text) * (1 - test)))
+    return Corpus(text[:first], text[first:second], text[second:])
+
+
+def _line_end(text: str, near: int) -> int:
+    """Behind the first end of a line from ``near`` on, if there is one in sight; else ``near`` itself."""
+    return text.find("\n", near, near + 1000) + 1 or near

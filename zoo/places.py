@@ -1,0 +1,73 @@
+"""Where runs lie: the checkpoint that is meant, the folder that may be written, the rank of this process.
+
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+RUNS = Path("runs")
+AUTO = "auto"
+
+
+class UsageError(ValueError):
+    """A command line that cannot be run; the message is the one sentence that is shown."""
+
+
+def find_checkpoint(
+    word: str, out: Path | None, names: Mapping[str, Mapping[str, str]]
+) -> tuple[Path | None, Path | None]:
+    """The checkpoint and the run folder that ``--resume`` means; None and None where it means to start.
+
+    ``last``: of ``--out``, else of the newest run under ``runs/`` of the model and data set that were named. ``auto``:
+    of ``--out`` if there is one, else a start: the same command begins a run and goes on with it after a restart.
+    """
+    if word == AUTO:
+        if out is None:
+            raise UsageError("--resume auto goes on with the run in --out DIR: name it")
+        file = out / "checkpoints" / "last.ckpt"
+        return (file, out) if file.is_file() else (None, None)
+    if word == "last" and out is not None:
+        file = out / "checkpoints" / "last.ckpt"
+        if not file.is_file():
+            raise UsageError(f"nothing to resume: {file} does not exist; leave --resume out to start there")
+        return file, out
+    if word == "last":
+        stem = f"{names.get('model', {}).get('name', '*')}_{names.get('data', {}).get('name', '*')}"
+        found = sorted(RUNS.glob(f"{stem}/*/checkpoints/last.ckpt"), key=lambda p: p.stat().st_mtime)
+        if not found:
+            raise UsageError(
+                f"nothing to resume: no {RUNS}/{stem}/*/checkpoints/last.ckpt; leave --resume out to start"
+            )
+        return found[-1], found[-1].parents[1]
+    path = Path(word)
+    if path.is_dir():
+        path = path / "checkpoints" / "last.ckpt"
+    if not path.is_file():
+        raise UsageError(f"cannot resume: {path} does not exist; give 'last', a run folder, or a .ckpt file")
+    if not (path.parents[1] / "config.yaml").is_file():
+        raise UsageError(
+            f"cannot resume: {path.parents[1] / 'config.yaml'} is missing, which says how the run was made"
+        )
+    return path, path.parents[1]
+
+
+def check_out(out: Path, resuming: bool) -> None:
+    """Refuse a run folder that cannot be written, or that holds another run, before anything is computed."""
+    there = next(p for p in (out, *out.absolute().parents) if p.exists())
+    if not there.is_dir():
+        raise UsageError(f"cannot write the run to {out}: {there} is not a folder; choose another --out")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UsageError(f"cannot write the run to {out}: no permission in {there}; choose another --out")
+    if not resuming and (out / "config.yaml").exists():
+        raise UsageError(f"{out} holds a run already; continue it with --resume {out}, or choose another --out")
+
+
+def rank() -> int:
+    """Of this process among those of the run, as launchers say it; 0 where there is but one."""
+    return next(
+        (int(os.environ[k]) for k in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if os.environ.get(k, "").isdigit()), 0
+    )
