@@ -11,6 +11,7 @@ from torch import nn
 from zoo.implicit import ImplicitMixin
 from zoo.tasks.classification import Classification
 from zoo.tasks.optim import Optim
+from zoo.tasks.stability import Stability
 
 
 class Model(ImplicitMixin, nn.Module):
@@ -68,20 +69,27 @@ def test_the_optimiser_is_timms_and_spares_biases():
     [
         ({"jacobian_weight": -1.0}, "must not be negative"),
         ({"jacobian_every": 0}, "jacobian_every must be at least 1"),
+        ({"jacobian_until": 0.0}, r"share of the run in \(0, 1\]"),
         ({"warmup_depth": 0}, "warmup_depth must be at least 1"),
-        ({"label_smoothing": 1.0}, r"label_smoothing is a share in \[0, 1\)"),
+        ({"random_budget": -1}, "random_budget must be at least 0"),
+        ({"correction_weight": math.nan}, "must not be negative"),
     ],
 )
-def test_a_task_out_of_range_is_refused(options, said):
+def test_stability_out_of_range_is_refused(options, said):
     with pytest.raises(ValueError, match=said):
-        Classification(Model(), **options)
+        Stability(**options)
+
+
+def test_a_task_out_of_range_is_refused():
+    with pytest.raises(ValueError, match=r"label_smoothing is a share in \[0, 1\)"):
+        Classification(Model(), label_smoothing=1.0)
 
 
 def test_an_explicit_model_has_no_jacobian_to_penalise():
     model = nn.Linear(2, 2)
     model.num_classes = 2
     with pytest.raises(ValueError, match="Linear solves nothing"):
-        Classification(model, jacobian_weight=0.1)
+        Classification(model, stability=Stability(jacobian_weight=0.1))
 
 
 @pytest.fixture
@@ -96,7 +104,7 @@ def test_the_penalty_is_the_jacobian_at_the_fixed_point(logged):
     x, y = torch.randn(64, 2), torch.zeros(64, dtype=torch.long)
     plain = Classification(model).training_step((x, y), 0)
     assert "train/jacobian" not in logged
-    penalised = Classification(model, jacobian_weight=2.0).training_step((x, y), 0)
+    penalised = Classification(model, stability=Stability(jacobian_weight=2.0)).training_step((x, y), 0)
     assert float((penalised - plain).detach() / 2.0) == pytest.approx(float(logged["train/jacobian"]), rel=1e-3)
     z = model(x).detach().requires_grad_()
     jacobian = torch.func.vmap(torch.func.jacrev(lambda z, x: torch.tanh(z @ model.weight + x)))(z, x)

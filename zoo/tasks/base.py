@@ -5,6 +5,8 @@ A task is a LightningModule around one model. A subclass says what the loss and 
 
 from __future__ import annotations
 
+import copy
+import math
 from abc import ABC, abstractmethod
 from dataclasses import asdict
 from typing import Any, NamedTuple, final
@@ -14,8 +16,11 @@ from lightning import LightningModule
 from torch import Tensor, nn
 
 from zoo import penalties
-from zoo.implicit import implicit_modules
+from zoo.implicit import implicit_modules, limited
+from zoo.layers.contraction import contract
+from zoo.sharding import shard, whole
 from zoo.tasks.optim import Optim
+from zoo.tasks.stability import Stability
 
 
 class NonFiniteError(RuntimeError):
@@ -33,61 +38,61 @@ class Scored(NamedTuple):
 class Task(LightningModule, ABC):
     """One model in training.
 
-    The loss is ``L = loss(model(x), y) + jacobian_weight * |df/dz(z*)|_F^2 / N``, the penalty only in every
-    ``jacobian_every``-th step, estimated by Hutchinson's method at the solves that the step made.
+    The loss is ``L = loss(model(x), y) + w * |df/dz(z*)|_F^2 / N + c * loss(model_k(x), y)``: the Jacobian penalty,
+    estimated by Hutchinson's method at the solves that the step made, and the loss of the answer after ``k`` steps of
+    the solver, each only where `Stability` asks for it.
 
     Args:
         model: the network, a plain `nn.Module`.
         optim: optimiser and schedule; None: `Optim`'s defaults.
-        jacobian_weight: weight of the Jacobian penalty; 0 leaves it out and costs nothing.
-        jacobian_every: training steps from one penalty to the next.
-        warmup_steps: training steps that unroll ``warmup_depth`` iterations instead of solving, at the start.
-        warmup_depth: iterations unrolled in such a step.
+        stability: what keeps the solves stable; None: nothing. On the command line its options are the task's own.
 
     Raises:
-        ValueError: a weight or a count is negative, or zero where it must not be.
-
-    Reference: Bai, Koltun, Kolter, "Stabilizing Equilibrium Models by Jacobian Regularization", 2021.
+        ValueError: stability is asked of a model that solves no fixed points.
     """
 
     monitor: str = "val/loss"  # what the best checkpoint is chosen by
     maximise: bool = False
+    latest: bool = False  # whether the last weights are tested, though former ones were better (continual learning)
 
     def __init__(
         self,
         model: nn.Module,
         optim: Optim | None = None,
-        *,
-        jacobian_weight: float = 0.0,
-        jacobian_every: int = 1,
-        warmup_steps: int = 0,
-        warmup_depth: int = 5,
+        stability: Stability | None = None,
     ) -> None:
         super().__init__()
-        if not jacobian_weight >= 0:
-            raise ValueError(f"task.jacobian_weight must not be negative; got {jacobian_weight}.")
-        for name, value, least in (
-            ("jacobian_every", jacobian_every, 1),
-            ("warmup_steps", warmup_steps, 0),
-            ("warmup_depth", warmup_depth, 1),
-        ):
-            if value < least:
-                raise ValueError(f"task.{name} must be at least {least}; got {value}.")
+        self.stability = stability or Stability()
         solves = any("fixed_point" in m.problems for _, m in implicit_modules(model))
-        for name, value in (("jacobian_weight", jacobian_weight), ("warmup_steps", warmup_steps)):
-            if value > 0 and not solves:
+        for name, value in self.stability.asks().items():
+            if not solves:
                 what = "solves ODEs, no fixed points" if implicit_modules(model) else "solves nothing"
                 raise ValueError(f"task.{name} is {value}, but {type(model).__name__} {what}; set it to 0.")
         self.model = model
         self.optim = optim or Optim()
-        self.jacobian_weight, self.jacobian_every = jacobian_weight, jacobian_every
-        self.warmup_steps, self.warmup_depth = warmup_steps, warmup_depth
         # plain values only, so that a checkpoint loads with weights_only=True
         self.save_hyperparameters({"optim": asdict(self.optim)}, logger=False)
+
+    def configure_model(self) -> None:
+        """Shard the task as one unit where the strategy splits parameters over processes; called by Lightning."""
+        if self.device_mesh is not None:
+            shard(self, self.device_mesh["data_parallel"], ("training_step", "validation_step", "test_step"))
 
     @abstractmethod
     def score(self, batch: Any, stage: str) -> Scored:
         """The loss and the updated metrics of a batch; ``stage`` is "train", "val" or "test"."""
+
+    def answer(self, batch: Any) -> Any:
+        """The model's output for a batch, as it is measured: one forward pass, no loss."""
+        return self.model(batch[0])
+
+    def rows(self, batch: Any) -> int:
+        """How many samples a batch holds."""
+        return len(batch[0])
+
+    def cut(self, batch: Any, count: int) -> Any:
+        """The first samples of a batch, as a batch."""
+        return tuple(t[:count] for t in batch)
 
     def describe(self, batch: Any) -> str:
         """One clause on what may be wrong with a batch whose loss is not finite; empty where nothing shows."""
@@ -100,21 +105,60 @@ class Task(LightningModule, ABC):
 
     @final
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        penalised = self.jacobian_weight > 0 and self.global_step % self.jacobian_every == 0
+        kit = self.stability
+        weight = kit.penalty(self.global_step, self._steps_in_all()) if kit.asks() else 0.0
+        if kit.nonfinite == "skip" and self.describe(batch):
+            return self._void()
         self._refuse_nan_input(batch)
-        with penalties.collect(jacobian=penalised) as terms:
+        early = self._early(batch) if kit.correction_weight > 0 else None
+        less = int(torch.randint(kit.random_budget + 1, ())) if kit.random_budget else 0
+        with penalties.collect(jacobian=weight > 0) as terms, limited(less=less):
             scored = self.score(batch, "train")
         loss = scored.loss
-        if penalised and "jacobian" in terms:
-            jacobian = terms["jacobian"]
-            loss = loss + self.jacobian_weight * jacobian
-            self.log("train/jacobian", jacobian.detach(), batch_size=scored.size)
+        if "jacobian" in terms:
+            loss = loss + weight * terms["jacobian"]
+            self.log("train/jacobian", terms["jacobian"].detach(), batch_size=scored.size)
+        if early is not None:
+            loss = loss + kit.correction_weight * early
+            self.log("train/loss_early", early.detach(), batch_size=scored.size)
         if not torch.isfinite(loss):
+            if kit.nonfinite == "skip":
+                return self._void()
             raise NonFiniteError(self._sentence(f"The training loss became {loss.item()}", batch))
         self.log("train/loss", scored.loss.detach(), on_step=True, on_epoch=False, batch_size=scored.size)
         self.log("loss", scored.loss.detach(), prog_bar=True, logger=False, batch_size=scored.size)
         self._log_epoch("train", scored)
         return loss
+
+    def _void(self) -> Tensor:
+        """A loss whose gradients are NaN, so that every rank leaves this step out, whichever of them met the cause."""
+        return sum(p.sum() for p in self.parameters() if p.requires_grad) * math.nan  # type: ignore[return-value]
+
+    def _steps_in_all(self) -> float:
+        """Steps of the whole run; infinite where no end is set, or where none is needed."""
+        kit = self.stability
+        scheduled = kit.jacobian_final is not None or kit.jacobian_until < 1
+        return float(self.trainer.estimated_stepping_batches) if scheduled else math.inf
+
+    def _early(self, batch: Any) -> Tensor:
+        """The loss of the answer after a few steps of the solver, with a gradient of one step (Bai et al. 2022).
+
+        A shallow twin scores it: the same model, but copies of the metrics, which are to count the final answer only.
+        """
+        twin = copy.copy(self)
+        own = {name: m if m is self.model else copy.deepcopy(m) for name, m in self._modules.items()}
+        twin.__dict__["_modules"] = own
+        with limited(most=self.stability.correction_steps, adjoint="jfb"):
+            return twin.score(batch, "train").loss
+
+    @final
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Before the first step of a run: the contractive start."""
+        if self.stability.contract and self.global_step == 0 and batch_idx == 0:
+            training = self.model.training
+            self.model.eval()
+            contract(lambda: self.answer(batch), self.stability.contract, agree=lambda r: self.all_gather(r).max())
+            self.model.train(training)
 
     @final
     def validation_step(self, batch: Any, batch_idx: int) -> None:
@@ -143,8 +187,14 @@ class Task(LightningModule, ABC):
         """Refuse a step that would put NaN into the weights. Mixed precision's scaler does that by itself."""
         if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
             return
-        norm = nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
+        norm = whole(nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None]))
+        skips = self.stability.nonfinite == "skip"
+        if skips:
+            self.log("train/skipped", float(not torch.isfinite(norm)), on_step=False, on_epoch=True, batch_size=1)
         if not torch.isfinite(norm):
+            if skips:  # without gradients an optimiser leaves weights and momenta as they are
+                optimizer.zero_grad(set_to_none=True)
+                return
             raise NonFiniteError(self._sentence(f"The gradient's norm became {norm.item()}", None))
         self.log("train/grad_norm", norm, batch_size=1)
 

@@ -10,6 +10,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from zoo.tasks.base import Scored, Task
 from zoo.tasks.optim import Optim
+from zoo.tasks.stability import Stability
 
 
 class Classification(Task):
@@ -18,11 +19,8 @@ class Classification(Task):
     Args:
         model: maps images to logits; says ``num_classes``.
         optim: optimiser and schedule; None: `Optim`'s defaults.
+        stability: what keeps the solves stable, see `Stability`; None: nothing.
         label_smoothing: share of the target that is spread over all classes, in training only; in [0, 1).
-        jacobian_weight: weight of the Jacobian penalty; 0 leaves it out and costs nothing.
-        jacobian_every: training steps from one penalty to the next.
-        warmup_steps: training steps that unroll ``warmup_depth`` iterations instead of solving, at the start.
-        warmup_depth: iterations unrolled in such a step.
     """
 
     monitor = "val/accuracy"
@@ -32,21 +30,11 @@ class Classification(Task):
         self,
         model: nn.Module,
         optim: Optim | None = None,
+        stability: Stability | None = None,
         *,
         label_smoothing: float = 0.0,
-        jacobian_weight: float = 0.0,
-        jacobian_every: int = 1,
-        warmup_steps: int = 0,
-        warmup_depth: int = 5,
     ) -> None:
-        super().__init__(
-            model,
-            optim,
-            jacobian_weight=jacobian_weight,
-            jacobian_every=jacobian_every,
-            warmup_steps=warmup_steps,
-            warmup_depth=warmup_depth,
-        )
+        super().__init__(model, optim, stability)
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"task.label_smoothing is a share in [0, 1); got {label_smoothing}.")
         self.label_smoothing = label_smoothing

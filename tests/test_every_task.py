@@ -1,0 +1,92 @@
+"""One contract for every family that is no image classifier: it trains, is measured, and is rebuilt from its run."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch.utils._pytree import tree_leaves
+
+import zoo
+from zoo import cli, hub
+from zoo.compare.measure import Bench
+from zoo.fit import resolve
+from zoo.implicit import implicit_modules
+from zoo.measures import headline
+from zoo.options import Options
+
+NAMES = [n for n in zoo.list_models("test_*") if "classification" not in hub.card(n).task]
+SHORT = {
+    "max_epochs": 1, "limit_train_batches": 2, "limit_val_batches": 1, "limit_test_batches": 1, "accelerator": "cpu",
+    "devices": 1, "log_every_n_steps": 1, "enable_progress_bar": False,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def run(request, tmp_path_factory):
+    """The results of two training steps on the card's default data, which need no download; and their folder."""
+    folder = tmp_path_factory.mktemp(request.param) / "run"
+    options = {}
+    if hub.card(request.param).task.endswith("Continual"):  # an epoch at least for each of its five tasks in turn
+        options = {"data": {"name": hub.card(request.param).data[0], "epochs_per_task": 1}}
+    trainer = SHORT | ({"max_epochs": 5} if options else {})
+    return request.param, cli.fit(request.param, out=folder, trainer=trainer, **options), folder
+
+
+def built(name):
+    options = Options(resolve(["--model", name]))
+    return cli.build(options, 0)[:2]
+
+
+def test_a_run_ends_with_its_measure(run):
+    name, results, folder = run
+    shown = headline(results)
+    assert results["status"] == "finished" and shown.key in results["test"], (name, results["test"])
+    assert results["data_sha256"] and results["parameters"] > 0
+    assert (folder / "training.png").is_file() and json.loads((folder / "results.json").read_text())["seed"] == 0
+
+
+def test_a_hypernetwork_says_what_it_saves(tmp_path, capsys):
+    results = cli.fit("test_hyper_cnn", out=tmp_path / "run", trainer=SHORT)
+    counted = results["compression"]
+    assert counted["generators"] + counted["others"] == results["parameters"]
+    assert f"{counted['generated']:,} weights generated" in capsys.readouterr().out
+
+
+def test_the_run_is_rebuilt_from_its_folder(run):
+    _, _, folder = run
+    task = cli.load_run(folder, "last")
+    saved = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    for key, value in task.state_dict().items():
+        torch.testing.assert_close(value, saved[key], rtol=0, atol=0)
+
+
+def test_it_can_be_measured(run):
+    name, _, _ = run
+    bench = Bench(*built(name))
+    batch = bench.test[0]
+    one = bench.task.cut(batch, 1)
+    assert bench.task.rows(one) == 1 <= bench.task.rows(batch)
+    bench.model.eval()
+    with torch.no_grad():
+        answers = [t for t in tree_leaves(bench.task.answer(one)) if isinstance(t, torch.Tensor)]
+    assert answers and all(torch.isfinite(t).all() for t in answers if t.is_floating_point())
+    assert bench.memory()["held_bytes"] > 0
+    if bench.modules:
+        found = bench.forward_solves()
+        assert found["nfe_forward"] > 0 and 0 <= found["converged"] <= 1
+
+
+def test_every_parameter_gets_a_gradient(run):
+    task, data = built(run[0])
+    data.prepare_data()
+    data.setup()
+    loader = iter(data.train_dataloader())
+    names = [n for n, p in task.named_parameters() if p.requires_grad]
+    for _ in range(3):  # a batch may leave a part out: a token that does not occur, a task of its own
+        task.score(next(loader), "train").loss.backward()
+    without = [n for n, p in task.named_parameters() if n in names and p.grad is None]
+    assert without == []
+    for _, module in implicit_modules(task.model):
+        assert module.last is not None and module.last.stats.nfe > 0

@@ -1,0 +1,52 @@
+"""Training a model that gives every node of a graph a class."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassAccuracy
+
+from zoo.layers.graphs import UNKNOWN
+from zoo.tasks.base import Scored, Task
+from zoo.tasks.optim import Optim
+from zoo.tasks.stability import Stability
+
+
+class NodeClassification(Task):
+    """Cross entropy over the labelled nodes of batches (nodes (B, N, F), adjacency (B, N, N), labels (B, N)).
+
+    A label of -1 is one that is not known: the node takes part, but does not count. ``accuracy`` is the share of right
+    answers among the nodes that do.
+
+    Args:
+        model: called as ``model(nodes, adjacency)``; says ``num_classes``.
+        optim: optimiser and schedule; None: `Optim`'s defaults.
+        stability: what keeps the solves stable, see `Stability`; None: nothing.
+    """
+
+    monitor = "val/accuracy"
+    maximise = True
+
+    def __init__(self, model: nn.Module, optim: Optim | None = None, stability: Stability | None = None) -> None:
+        super().__init__(model, optim, stability)
+        classes = int(model.num_classes)  # type: ignore[arg-type]
+        self.accuracy = nn.ModuleDict(
+            {
+                f"{s}_": MulticlassAccuracy(classes, average="micro", ignore_index=UNKNOWN)
+                for s in ("train", "val", "test")
+            }
+        )
+
+    def answer(self, batch: Any) -> Tensor:
+        return self.model(batch[0], batch[1])
+
+    def score(self, batch: Any, stage: str) -> Scored:
+        labels = batch[2].flatten()
+        logits = self.answer(batch).flatten(0, 1)
+        known = int((labels != UNKNOWN).sum())
+        loss = F.cross_entropy(logits, labels, ignore_index=UNKNOWN, reduction="sum") / max(1, known)
+        accuracy = self.accuracy[f"{stage}_"]
+        accuracy(logits.detach(), labels)
+        return Scored(loss, {"accuracy": accuracy}, max(1, known))

@@ -1,0 +1,103 @@
+"""Training a model that gives every pixel a class."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
+
+from zoo.layers.windows import sliding, whole
+from zoo.tasks.base import Scored, Task
+from zoo.tasks.optim import Optim
+from zoo.tasks.stability import Stability
+
+
+class Segmentation(Task):
+    """Cross entropy over the pixels of scores (B, classes, H, W) and masks (B, H, W).
+
+    Metrics: ``miou``, the mean over the classes of intersection over union, from one confusion matrix over the whole
+    set (over all batches and ranks), and ``accuracy``, the share of right pixels. A class that is neither there nor
+    guessed is left out of the mean.
+
+    Args:
+        model: from images to scores; says ``num_classes``, and ``unit``, what height and width must divide by.
+        optim: optimiser and schedule; None: `Optim`'s defaults.
+        stability: what keeps the solves stable, see `Stability`; None: nothing.
+        ignore_index: label of the pixels that do not count.
+        window: side of the windows that evaluation slides over an image; 0: the whole image at once.
+        overlap: share of a window that its neighbour sees too, in [0, 1).
+
+    Raises:
+        ValueError: an option out of its range; when a run starts: images that the model cannot halve often enough;
+            masks of another size than their images.
+    """
+
+    monitor = "val/miou"
+    maximise = True
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optim: Optim | None = None,
+        stability: Stability | None = None,
+        *,
+        ignore_index: int = 255,
+        window: int = 0,
+        overlap: float = 0.5,
+    ) -> None:
+        super().__init__(model, optim, stability)
+        classes, self.unit = int(model.num_classes), int(model.unit)  # type: ignore[arg-type]
+        if window < 0 or window % self.unit or not 0 <= overlap < 1:
+            raise ValueError(
+                f"task.window must be 0 or a multiple of {self.unit}, and task.overlap in [0, 1); got {window} and "
+                f"{overlap}."
+            )
+        if 0 <= ignore_index < classes:
+            raise ValueError(f"task.ignore_index must be no class of 0..{classes - 1}; got {ignore_index}.")
+        self.ignore_index, self.window, self.overlap = ignore_index, window, overlap
+        self.metrics = nn.ModuleDict(
+            {
+                f"{s}_": nn.ModuleDict(
+                    {
+                        "miou": MulticlassJaccardIndex(classes, average="macro", ignore_index=ignore_index),
+                        "accuracy": MulticlassAccuracy(classes, average="micro", ignore_index=ignore_index),
+                    }
+                )
+                for s in ("train", "val", "test")
+            }
+        )
+
+    def on_fit_start(self) -> None:
+        """Compare the sizes of the crops with what the model can halve, before the first step."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        crop = getattr(data, "crop", (0, 0))
+        if any(s % self.unit for s in crop):
+            fits = max(self.unit, self.unit * round(min(crop) / self.unit))
+            raise ValueError(
+                f"{type(self.model).__name__} needs images whose height and width divide by {self.unit}; the crops are "
+                f"{crop[0]}x{crop[1]}. Set --data.crop {fits}, or create the model with fewer resolutions."
+            )
+
+    def answer(self, batch: Any) -> Tensor:
+        """Scores (B, classes, H, W) as they are evaluated: of the whole image, or window by window."""
+        if self.window:
+            return sliding(self.model, batch[0], self.window, self.overlap)
+        return whole(self.model, batch[0], self.unit)
+
+    def score(self, batch: Any, stage: str) -> Scored:
+        x, y = batch
+        if y.shape != (len(x), *x.shape[-2:]):
+            raise ValueError(
+                f"Masks must be (B, H, W), as large as their images; got {tuple(y.shape)} for images of "
+                f"{tuple(x.shape)}. Resize the masks (nearest neighbour) or the images."
+            )
+        scores = self.model(x) if stage == "train" else self.answer(batch)
+        counted = (y != self.ignore_index).sum().clamp_min(1)  # a crop may hold ignored pixels only
+        loss = F.cross_entropy(scores, y, ignore_index=self.ignore_index, reduction="sum") / counted
+        guess = scores.detach().argmax(1)
+        metrics: Any = self.metrics[f"{stage}_"]
+        for metric in metrics.values():
+            metric(guess, y)
+        return Scored(loss, dict(metrics.items()), len(x))

@@ -1,0 +1,141 @@
+"""Irregular time series: the error of predicted values, or of classes, and the evidence bound of latent models."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+from torchmetrics.classification import BinaryAUROC, MulticlassAccuracy, MulticlassAUROC
+
+from zoo.data.series import Series
+from zoo.layers.series import Outcome
+from zoo.tasks.base import Scored, Task
+from zoo.tasks.optim import Optim
+from zoo.tasks.stability import Stability
+
+
+class TimeSeries(Task):
+    """A model of series in training: values at asked times, or classes, by what the model gives.
+
+    Values are modelled as Gaussian around the prediction, with the deviation ``noise`` known:
+
+        L = [ sum -log N(x | model, noise^2) + beta sum KL ] / (numbers asked for)
+
+    where the KL of a latent model's variable, if it has one, is weighted by a ``beta`` that rises from 0 to 1 over
+    ``anneal`` steps: at full weight from the start, the variable is ignored before it has come to mean anything.
+    Classes have the cross entropy, plus ``reconstruction`` times the L above for a latent model, which then also
+    predicts what it saw.
+
+    Args:
+        model: maps ``(times, values, mask, query)`` to an `Outcome`; says ``num_classes``, 0 for values.
+        optim: optimiser and schedule; None: `Optim`'s defaults.
+        stability: what keeps the solves stable, see `Stability`; None: nothing.
+        noise: standard deviation of an observed number around the predicted one.
+        anneal: training steps over which the weight of the KL rises to 1.
+        reconstruction: weight of L beside the cross entropy, for a latent model that classifies.
+
+    Raises:
+        ValueError: an option is out of its range; a batch without anything to predict.
+
+    Reference: Rubanova, Chen and Duvenaud, 2019, https://arxiv.org/abs/1907.03907
+    """
+
+    monitor = "val/mse"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optim: Optim | None = None,
+        stability: Stability | None = None,
+        *,
+        noise: float = 0.1,
+        anneal: int = 500,
+        reconstruction: float = 1.0,
+    ) -> None:
+        super().__init__(model, optim, stability)
+        if not noise > 0 or anneal < 0 or not reconstruction >= 0:
+            raise ValueError(
+                "task.noise must be above 0, task.anneal and task.reconstruction at least 0; got "
+                f"{noise}, {anneal} and {reconstruction}."
+            )
+        self.noise, self.anneal, self.reconstruction = noise, anneal, reconstruction
+        self.classes = int(model.num_classes)  # type: ignore[arg-type]
+        if self.classes:
+            self.monitor, self.maximise = "val/auc", True
+        keys = ("accuracy", "auc") if self.classes else ("mse", "nll")
+        self.meters: Any = nn.ModuleDict(
+            {f"{stage}_{key}": self._meter(key) for stage in ("train", "val", "test") for key in keys}
+        )
+
+    def _meter(self, key: str) -> nn.Module:
+        if key == "accuracy":
+            return MulticlassAccuracy(self.classes, average="micro")
+        if key == "auc":
+            return BinaryAUROC() if self.classes == 2 else MulticlassAUROC(self.classes)
+        return MeanMetric()
+
+    def answer(self, batch: Any) -> Tensor:
+        out = self.ask(batch)
+        return out.logits if self.classes else out.values  # type: ignore[return-value]
+
+    def ask(self, batch: Series) -> Outcome:
+        """The model's outcome; a latent model that classifies is asked for what it saw, if that counts."""
+        query = None if self.classes else batch.query
+        if self.classes and self.training and self.reconstruction and self._latent():
+            query = batch.times
+        return self.model(batch.times, batch.values, batch.mask, query)
+
+    def rows(self, batch: Any) -> int:
+        return len(batch.times)
+
+    def cut(self, batch: Any, count: int) -> Series:
+        return Series(*(x[:count] for x in batch))
+
+    def describe(self, batch: Any) -> str:
+        if batch is None:
+            return ""
+        seen = torch.where(batch.mask, batch.values, 0.0), torch.where(batch.target_mask, batch.target, 0.0)
+        bad = any(not torch.isfinite(x).all() for x in (batch.times, batch.query, *seen))
+        return "the series hold NaN or infinity where they were seen" if bad else ""
+
+    def score(self, batch: Any, stage: str) -> Scored:
+        out = self.ask(batch)
+        size = len(batch.times)
+        if self.classes:
+            if int(batch.label.min()) < 0:
+                raise ValueError("The model has classes, but the data have no labels: create it with num_classes=0.")
+            loss = F.cross_entropy(out.logits, batch.label)  # type: ignore[arg-type]
+            if out.values is not None:
+                loss = loss + self.reconstruction * self.bound(out, batch.values, batch.mask, stage)[0]
+            logits = out.logits.detach()  # type: ignore[union-attr]
+            chance = logits.softmax(1)[:, 1] if self.classes == 2 else logits.softmax(1)
+            self.meters[f"{stage}_accuracy"](logits, batch.label)
+            self.meters[f"{stage}_auc"].update(chance, batch.label)
+            return Scored(loss, {k: self.meters[f"{stage}_{k}"] for k in ("accuracy", "auc")}, size)
+        loss, squared, count = self.bound(out, batch.target, batch.target_mask, stage)
+        mse = squared.detach() / count
+        nll = 0.5 * mse / self.noise**2 + math.log(self.noise) + 0.5 * math.log(2 * math.pi)
+        self.meters[f"{stage}_mse"].update(mse, count)
+        self.meters[f"{stage}_nll"].update(nll, count)
+        return Scored(loss, {k: self.meters[f"{stage}_{k}"] for k in ("mse", "nll")}, size)
+
+    def bound(self, out: Outcome, target: Tensor, mask: Tensor, stage: str) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss L, the sum of squared errors, and how many numbers were asked for."""
+        count = mask.sum()
+        if count == 0:
+            raise ValueError("The batch asks for nothing: its target_mask is False everywhere. Leave such series out.")
+        squared = torch.where(mask, out.values - target, 0.0).square().sum()  # type: ignore[operator]
+        constant = math.log(self.noise) + 0.5 * math.log(2 * math.pi)
+        loss = 0.5 * squared / (count * self.noise**2) + constant
+        if out.kl is not None:
+            beta = min(1.0, self.global_step / self.anneal) if self.anneal and stage == "train" else 1.0
+            loss = loss + beta * out.kl.sum() / count
+        return loss, squared, count
+
+    def _latent(self) -> bool:
+        """Whether the model can be asked for values and classes at once."""
+        return getattr(self.model, "latent", 0) > 0

@@ -1,0 +1,82 @@
+"""What keeps an equilibrium easy to find while a model is trained: one frozen dataclass. Imports no torch.
+
+Its options stand among those of every task whose models solve fixed points: ``--task.jacobian_weight 1``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Stability:
+    """How the solves of a training are kept stable; every part is off by default and then costs nothing.
+
+    Args:
+        jacobian_weight: weight of the Jacobian penalty ``|df/dz(z*)|_F^2 / N``.
+        jacobian_every: training steps from one penalty to the next.
+        jacobian_final: weight at the end of the run, reached in a straight line; null: the weight stays.
+        jacobian_until: share of the run behind which there is no penalty, in (0, 1].
+        warmup_steps: training steps that unroll ``warmup_depth`` iterations instead of solving, at the start.
+        warmup_depth: iterations unrolled in such a step.
+        random_budget: each training step solves with max_steps less 0 to this many steps, drawn anew.
+        correction_weight: weight of the loss of an early answer, beside that of the equilibrium.
+        correction_steps: steps of the solver after which the early answer is taken.
+        guard: where solves stop converging: warn; adapt, which also raises the budget, then falls back; or stop.
+        nonfinite: where a loss or a gradient is NaN or infinite: stop, or skip that step.
+        contract: scale the map's weights down before the first step until its spectral radius is below this; 0: do not.
+
+    Raises:
+        ValueError: a weight or a count out of its range.
+
+    Reference: Bai, Koltun, Kolter, "Multiscale Deep Equilibrium Models", 2020 (warm-up); the same, "Stabilizing
+    Equilibrium Models by Jacobian Regularization", 2021 (penalty, its schedule, random budgets); Bai, Geng, Savani,
+    Kolter, "Deep Equilibrium Optical Flow Estimation", 2022 (correction).
+    """
+
+    jacobian_weight: float = 0.0
+    jacobian_every: int = 1
+    jacobian_final: float | None = None
+    jacobian_until: float = 1.0
+    warmup_steps: int = 0
+    warmup_depth: int = 5
+    random_budget: int = 0
+    correction_weight: float = 0.0
+    correction_steps: int = 3
+    contract: float = 0.0
+    guard: Literal["warn", "adapt", "stop"] = "warn"
+    nonfinite: Literal["stop", "skip"] = "stop"
+
+    def __post_init__(self) -> None:
+        for name in ("jacobian_weight", "jacobian_final", "correction_weight", "contract"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise ValueError(f"task.{name} must not be negative; got {value}.")
+        least = dict(jacobian_every=1, warmup_steps=0, warmup_depth=1, random_budget=0, correction_steps=1)
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise ValueError(f"task.{name} must be at least {bound}; got {getattr(self, name)}.")
+        if not 0 < self.jacobian_until <= 1:
+            raise ValueError(f"task.jacobian_until is a share of the run in (0, 1]; got {self.jacobian_until}.")
+
+    def penalty(self, step: int, total: float) -> float:
+        """Weight of the Jacobian penalty in a step of a run of ``total`` steps (infinite: the weight stays)."""
+        share = step / total if math.isfinite(total) and total > 0 else 0.0
+        if step % self.jacobian_every or share >= self.jacobian_until:
+            return 0.0
+        final = self.jacobian_weight if self.jacobian_final is None else self.jacobian_final
+        return self.jacobian_weight + share * (final - self.jacobian_weight)
+
+    def asks(self) -> dict[str, float]:
+        """The parts that are on, which only a model that solves fixed points can have."""
+        names = (
+            "jacobian_weight",
+            "jacobian_final",
+            "warmup_steps",
+            "random_budget",
+            "correction_weight",
+            "contract",
+        )
+        return {name: getattr(self, name) for name in names if getattr(self, name)}
