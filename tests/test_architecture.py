@@ -20,19 +20,20 @@ PACKAGE = Path(zoo.__file__).parent
 
 # One way only: a module imports from rows above its own. Within a row, the names of one string may import one another.
 ORDER = [
-    ["registry"],
+    ["registry", "measures", "places"],
     ["solvers"],
     ["adjoints"],
     ["solve"],
     ["implicit penalties"],
     ["layers"],
     ["deq", "node", "hypernet", "baselines"],
-    ["hub folder download checkpoint preprocess restore modelcard"],
-    ["data", "tasks", "timm"],
-    ["pretrained"],
+    ["hub folder download checkpoint preprocess tokens restore modelcard"],
+    ["data", "sharding", "timm"],
+    ["tasks"],
+    ["pretrained text"],
     ["figure", "run"],
     ["callbacks"],
-    ["options cli fit evaluate export compare theory"],
+    ["options cli convert record terminal fit evaluate export sample compare theory"],
 ]
 RANK = {name: i for i, row in enumerate(ORDER) for group in row for name in group.split()}
 GROUP = {name: group for row in ORDER for group in row for name in group.split()}
@@ -41,11 +42,16 @@ TORCH_FREE = [
     "zoo.registry",
     "zoo.solvers",
     "zoo.adjoints",
+    "zoo.hypernet",
     "zoo.data",
     "zoo.hub",
     "zoo.fit",
     "zoo.folder",
+    "zoo.convert",
+    "zoo.measures",
+    "zoo.places",
     "zoo.compare.command",
+    "zoo.sample",
 ]
 
 

@@ -130,6 +130,8 @@ def test_precedence_is_recipe_then_files_then_flags(tmp_path):
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(text))
     files = ["-c", str(tmp_path / "a.yaml"), "-c", str(tmp_path / "b.yaml")]
     assert resolved(*files)["optim"]["lr"] == 0.3
+    recipe = Options(fit.resolve(["--model", "mdeq_segmentation_small"])).section("optim")
+    assert recipe["name"] == "sgd"  # a recipe's optimiser is an option, unlike the name of a model
     assert resolved(*files)["optim"]["weight_decay"] == 0.2
     assert resolved(*files, "--optim.lr", "0.4")["optim"]["lr"] == 0.4
 

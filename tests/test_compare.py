@@ -244,3 +244,22 @@ def test_the_command_line(tmp_path, capsys, monkeypatch):
     assert command.main(["--models", "resnet_tiny", "--budget", "soon", "--out", str(tmp_path)]) == 2
     (tmp_path / "file").touch()
     assert command.main(["--models", "resnet_tiny", "--out", str(tmp_path / "file" / "x")]) == 2
+
+
+def scored(model, seconds, values, seed=0, maximise=True):
+    row = {"key": f"{model}{seed}", "model": model, "data": "digits", "seed": seed, "solver": None, "adjoint": None}
+    curves = {"score": {"seconds": seconds, "value": values}}
+    return {**row, "status": "finished", "error": "", "metric": "accuracy", "maximise": maximise, "values": {},
+            "reasons": {}, "curves": curves}  # fmt: skip
+
+
+def test_the_time_to_the_level_that_every_run_reached():
+    rows = summarise([
+        scored("fast", [1, 2, 3], [0.5, 0.9, 0.95]), scored("fast", [1, 2, 3], [0.85, 0.9, 0.95], seed=1),
+        scored("slow", [10, 20, 30], [0.1, 0.8, 0.7]),
+    ])  # fmt: skip
+    assert rows[0]["level"] == 0.8
+    assert rows[0]["values"]["seconds_to_level"] == 1.5 and rows[1]["values"]["seconds_to_level"] == 20
+    falling = [scored("a", [1, 2], [3.0, 1.0], maximise=False), scored("b", [1, 2], [2.5, 2.0], maximise=False)]
+    rows = summarise(falling)
+    assert rows[0]["level"] == 2.0 and [r["values"]["seconds_to_level"] for r in rows] == [2, 2]

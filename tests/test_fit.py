@@ -15,6 +15,7 @@ from lightning import Callback
 
 from zoo import cli, fit
 from zoo.callbacks.keeper import Interrupted
+from zoo.run import read_metrics
 from zoo.tasks.base import NonFiniteError
 
 QUICK = {
@@ -206,6 +207,15 @@ def test_nan_in_the_data_is_named_and_nothing_is_lost(straight, tmp_path, at):
     at(None)
     cli.run(fit.resolve(["--resume", str(out)]))  # the data were cleaned: nothing else is different
     assert same(weights(out), weights(folder))
+
+
+def test_a_step_with_nan_can_be_left_out(straight, tmp_path, at):
+    at(5, poison)
+    results = cli.fit("test_mdeq", "digits", out=tmp_path / "run", task={"nonfinite": "skip"}, **QUICK)
+    assert results["status"] == "finished" and results["steps"] == 8
+    rows = read_metrics(tmp_path / "run" / "metrics.csv")
+    assert [r["train/skipped"] for r in rows if "train/skipped" in r] == [0.0, 0.25]
+    assert all(torch.isfinite(v).all() for v in weights(tmp_path / "run").values())
 
 
 def test_a_diverging_run_says_what_to_do(tmp_path, capsys):

@@ -8,6 +8,7 @@ imports no torch::
     zoo.create_model("mdeq_tiny", solver="broyden")                    a model by name, a plain nn.Module
     zoo.load("mdeq_tiny.digits")                                       a trained one, by name, folder or hub
     zoo.predict("mdeq_tiny.digits", "two.png").label                   ... and what it says about a picture
+    zoo.generate("runs/lstm_small_python_docs/...", "The ")            ... and what a language model writes
     zoo.compare(["mdeq_tiny", "timm:resnet18"], "digits")              models side by side, every number measured
     zoo.list_models("mdeq*"), zoo.list_solvers(), zoo.list_adjoints()  what there is
 """
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from zoo.solvers.base import Result as Result
     from zoo.solvers.base import Solution as Solution
     from zoo.solvers.base import SolveError as SolveError
+    from zoo.text import generate as generate
 
 __version__ = "0.1.0"
 
@@ -43,6 +45,7 @@ _HOME = {  # public name -> the module it lives in; a module without a name of i
     "compare": "zoo.compare",
     "create_model": "zoo.hub",
     "list_models": "zoo.hub",
+    "generate": "zoo.text",
     "load": "zoo.pretrained",
     "predict": "zoo.pretrained",
     "penalties": "zoo.penalties",

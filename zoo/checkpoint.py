@@ -19,13 +19,25 @@ def read_checkpoint(file: str | Path) -> dict[str, Any]:
     Raises:
         WeightsError: it is missing, damaged, or names a global that is not known to be safe; it is named.
     """
+    saved = read_pickle(file)
+    if not isinstance(saved, dict) or "state_dict" not in saved:
+        raise WeightsError(f"{file} is no Lightning checkpoint: it has no 'state_dict'.")
+    return saved
+
+
+def read_pickle(file: str | Path) -> Any:
+    """What ``torch.save`` put into a file, on the CPU, by torch's restricted unpickler only.
+
+    Raises:
+        WeightsError: it is missing, damaged, or names a global that is not known to be safe; it is named.
+    """
     file = Path(file)
     if not file.is_file():
-        raise WeightsError(f"{file} does not exist; give a run folder, or a .ckpt file within one.")
+        raise WeightsError(f"{file} does not exist; give a run folder, or a checkpoint file.")
     if os.environ.get(FORCED, "0").lower() in ("1", "y", "yes", "true"):
         raise WeightsError(f"{FORCED} is set, which lets a checkpoint run code; unset it to read {file}.")
     try:
-        saved = torch.load(file, map_location="cpu", weights_only=True)
+        return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         unsafe = _unsafe(file)
         if unsafe:
@@ -34,9 +46,6 @@ def read_checkpoint(file: str | Path) -> dict[str, Any]:
                 "run and nothing is loaded otherwise. Export the weights to safetensors where the file is trusted."
             ) from None
         raise WeightsError(f"{file} is no whole checkpoint ({str(error).splitlines()[0]}).") from error
-    if not isinstance(saved, dict) or "state_dict" not in saved:
-        raise WeightsError(f"{file} is no Lightning checkpoint: it has no 'state_dict'.")
-    return saved
 
 
 def _unsafe(file: Path) -> list[str]:

@@ -5,28 +5,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import logging
 import os
 import shutil
 import signal
 import sys
-import threading
 import traceback
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import Trainer, seed_everything
+from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from zoo import hub
-from zoo.callbacks.guard import ResidualGuard, SolverWarning
+from zoo.callbacks.gradients import GradientCheck
+from zoo.callbacks.guard import ResidualGuard, SolverStopped
 from zoo.callbacks.keeper import Interrupted, Keeper
+from zoo.callbacks.profile import Profile
 from zoo.callbacks.progress import EpochLines
 from zoo.callbacks.seeding import StepSeed
 from zoo.callbacks.telemetry import SolverTelemetry
@@ -34,17 +32,19 @@ from zoo.callbacks.warmup import UnrollWarmup
 from zoo.checkpoint import read_checkpoint
 from zoo.data import DATA
 from zoo.data.files import DataError
-from zoo.figure import training_figure
-from zoo.fit import DERIVED, PROG, RUNS, Request, UsageError, rank, resolve
+from zoo.fit import DERIVED, PROG, Request, UsageError, resolve
+from zoo.folder import WeightsError
+from zoo.hypernet.report import compression
 from zoo.implicit import implicit_modules
 from zoo.options import Options
-from zoo.registry import UnknownName, option_names
+from zoo.places import RUNS, rank
+from zoo.pretrained import transfer
+from zoo.record import REFUSED, Record, metrics, sentence
+from zoo.registry import option_names
 from zoo.run import (
     MetricsLog,
-    closing,
     dump_yaml,
     environment,
-    hardware,
     new_folder,
     read_metrics,
     write_json,
@@ -53,10 +53,21 @@ from zoo.run import (
 from zoo.solvers.base import SolveError
 from zoo.tasks.base import NonFiniteError, Task
 from zoo.tasks.optim import Optim
+from zoo.tasks.stability import Stability
+from zoo.terminal import quiet, signals
 
 FOLDER = "ZOO_RUN_FOLDER"  # tells the processes of one run the folder that the first one chose
-REFUSED = (UsageError, UnknownName, hub.CardError)
-FAILED = (DataError, NonFiniteError, SolveError, MisconfigurationException, ValueError, OSError, torch.OutOfMemoryError)
+FAILED = (
+    DataError,
+    WeightsError,
+    SolverStopped,
+    NonFiniteError,
+    SolveError,
+    MisconfigurationException,
+    ValueError,
+    OSError,
+    torch.OutOfMemoryError,
+)
 
 
 def main(request: Request) -> int:
@@ -65,7 +76,7 @@ def main(request: Request) -> int:
         if {"help", "help-all"} & request.switches:
             print(Options(request).help(everything="help-all" in request.switches))
         elif "print_config" in request.switches:
-            print(dump_yaml({**Options(request).config(), "seed": request.seed}), end="")
+            print(dump_yaml({**Options(request).config(), **_plain(request)}), end="")
         else:
             run(request)
     except Interrupted as stop:
@@ -73,9 +84,29 @@ def main(request: Request) -> int:
     except REFUSED:
         raise
     except FAILED as error:
-        print(f"{PROG}: error: {_sentence(error)}", file=sys.stderr)
+        print(f"{PROG}: error: {sentence(error)}", file=sys.stderr)
+        return 1
+    except RuntimeError as error:
+        help = _lost(error)
+        if not help:
+            raise
+        print(f"{PROG}: error: {sentence(error)} {help}", file=sys.stderr)
         return 1
     return 0
+
+
+def _lost(error: RuntimeError) -> str:
+    """What to do where another process broke this one; empty where the error is our own."""
+    text = str(error)
+    if "DataLoader worker" in text:
+        return "A worker that loads data crashed; --data.num_workers 0 loads in this process and says why."
+    closed = any(word in text for word in ("closed by peer", "reset by peer", "Broken pipe", "Socket closed"))
+    if closed or isinstance(error, torch.distributed.DistError):
+        return (
+            "A process of the run ended, so that the others cannot go on. The newest checkpoint is whole: the same "
+            "command with --resume last (or auto) continues."
+        )
+    return ""
 
 
 def fit(
@@ -87,6 +118,7 @@ def fit(
     config: str | Path | None = None,
     out: str | Path | None = None,
     resume: str | Path | None = None,
+    pretrained: str | Path | None = None,
     seed: int | None = None,
     **options: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -99,6 +131,7 @@ def fit(
         config: a YAML file of options.
         out: the run folder; None: a new one under ``runs/``.
         resume: "last", a run folder, or a checkpoint.
+        pretrained: trained weights to start from, as `zoo.load` takes them.
         seed: seed of everything random.
         **options: the other sections, ``optim``, ``task`` and ``trainer``, each a mapping of options.
 
@@ -106,7 +139,8 @@ def fit(
         UsageError, UnknownName: a name or an option that does not exist.
         Interrupted: a signal stopped the run; its state was saved.
     """
-    argv = [f"--{k}={v}" for k, v in dict(config=config, out=out, resume=resume, seed=seed).items() if v is not None]
+    plain = dict(config=config, out=out, resume=resume, pretrained=pretrained, seed=seed)
+    argv = [f"--{k}={v}" for k, v in plain.items() if v is not None]
     for section, given in {"model": model, "data": data, "solver": solver, "adjoint": adjoint, **options}.items():
         values = {"name": given} if isinstance(given, str) else given or {}
         if not isinstance(values, Mapping):
@@ -131,16 +165,28 @@ def build(options: Options, seed: int) -> tuple[Task, Any, dict[str, Any]]:
     derived = {k: getattr(data, k) for k in taken if f"model.{k}" not in options.given}
     for k in taken:
         given = arguments[k] if k not in derived else derived[k]
-        if (k == "num_classes" and given < getattr(data, k)) or (k == "in_chans" and given != getattr(data, k)):
+        may_be_larger = k in ("num_classes", "vocab_size")
+        if given < getattr(data, k) or (given != getattr(data, k) and not may_be_larger):
             raise UsageError(f"--model.{k} {given} does not fit {options.names['data']}, which has {getattr(data, k)}")
     arguments |= derived
     specs = {k: options.spec(k) for k in ("solver", "adjoint")}
     optim = Optim(**options.section("optim"))
     seed_everything(seed, verbose=False)
     model = hub.create_model(options.names["model"], **specs, **arguments)
+    if options.pretrained:
+        transfer(model, options.pretrained, data=options.names["data"])
     optim.build(model)  # an optimiser that does not exist is said now
-    task = options.card.load_task()(model, optim, **options.section("task"))
+    factory, settings = options.card.load_task(), options.section("task")
+    if "stability" in option_names(factory):
+        kit = {k: settings.pop(k) for k in option_names(Stability)}
+        settings["stability"] = Stability(**kit)
+    task = factory(model, optim, **settings)
     return task, data, derived
+
+
+def _plain(request: Request) -> dict[str, Any]:
+    """What a configuration holds beside its sections."""
+    return {"seed": request.seed} | ({"pretrained": request.pretrained} if request.pretrained else {})
 
 
 def load_run(path: str | Path, which: str = "best") -> Task:
@@ -161,27 +207,29 @@ def load_run(path: str | Path, which: str = "best") -> Task:
 def run(request: Request) -> dict[str, Any]:
     """Train, test, and write the run folder; returns what ``results.json`` holds."""
     options = Options(request)
-    with _quiet():
+    with quiet(PROG):
         try:
             task, data, derived = build(options, request.seed)
         except ValueError as error:
-            raise UsageError(_sentence(error)) from error
-        saved = {**options.config(derived), "seed": request.seed}
+            raise UsageError(sentence(error)) from error
+        saved = {**options.config(derived), **_plain(request)}
         task.save_hyperparameters({"config": json.loads(json.dumps(saved))}, logger=False)
+        if rank() == 0:
+            data.prepare_data()  # a file that is missing is said before a run folder is made
         folder = _folder(request, options)
         keeper = Keeper(folder / "checkpoints", task.monitor, task.maximise)
         before = _resumed(request, folder) if request.resume else []
-        log = MetricsLog(folder, before)
+        log = MetricsLog(folder, before, keeper.elapsed)
         trainer = _trainer(options, request, folder, keeper, log)
         if rank() == 0:
             write_yaml(folder / "config.yaml", saved)
             write_json(folder / "environment.json", {"command": " ".join(sys.argv), **environment()})
             print(_opening(task, options, trainer, folder, request), flush=True)
-        record = _Record(folder, options, request, task, data, trainer, keeper, log)
+        record = Record(folder, options, request, task, data, trainer, keeper, log)
         try:
-            with _signals(keeper):
+            with signals(keeper):
                 trainer.fit(task, datamodule=data, ckpt_path=request.resume, weights_only=True)
-                record.training = _metrics(trainer)
+                record.training = metrics(trainer)
                 trainer.test(task, datamodule=data, ckpt_path=keeper.best, weights_only=True, verbose=False)
             return record.finish("finished")
         except (Interrupted, KeyboardInterrupt, SystemExit):
@@ -195,69 +243,18 @@ def run(request: Request) -> dict[str, Any]:
             raise
 
 
-class _Record:
-    """What is written at the end of a run, however it ends."""
-
-    def __init__(self, folder: Path, options: Options, request: Request, task: Task, data: Any, trainer: Trainer,
-                 keeper: Keeper, log: MetricsLog) -> None:  # fmt: skip
-        self.folder, self.options, self.request, self.task = folder, options, request, task
-        self.data, self.trainer, self.keeper, self.log = data, trainer, keeper, log
-        self.training: dict[str, float] = {}
-
-    def finish(self, status: str, error: BaseException | None = None) -> dict[str, Any]:
-        m = {**(self.training or _metrics(self.trainer)), **_metrics(self.trainer)}
-        test = {k.removeprefix("test/"): v for k, v in m.items() if k.startswith("test/")}
-        parameters = [p for p in self.task.model.parameters() if p.requires_grad]
-        env = environment()
-        fingerprint = getattr(self.data, "fingerprint", None)
-        results = {
-            "status": status,
-            "model": self.options.names["model"],
-            "data": self.options.names["data"],
-            "solver": self.options.spec("solver"),
-            "adjoint": self.options.spec("adjoint"),
-            "test": test,
-            "val": {k.removeprefix("val/"): v for k, v in m.items() if k.startswith("val/")},
-            "train": {k.removeprefix("train/"): v for k, v in m.items() if k.startswith("train/")},
-            "best": {"epoch": self.keeper.best_epoch + 1, self.task.monitor: self.keeper.best_score},
-            "seconds": round(self.keeper.elapsed(), 2),
-            "epochs": self.trainer.current_epoch,
-            "steps": self.trainer.global_step,
-            "parameters": sum(p.numel() for p in parameters),
-            "seed": self.request.seed,
-            "data_sha256": fingerprint() if callable(fingerprint) and status == "finished" else None,
-            "commit": env["commit"],
-            "versions": env["versions"],
-            "hardware": hardware(),
-            "time": env["time"],
-        }
-        if error is not None:
-            results["error"] = _sentence(error)
-        if rank() != 0:
-            return results
-        self.log.save()
-        write_json(self.folder / "results.json", results)
-        accuracy = f", test accuracy {test['accuracy']:.2%}" if "accuracy" in test else f", {status}"
-        title = f"{results['model']} on {results['data']}{accuracy}"
-        if self.log.rows:
-            training_figure(self.log.rows, self.folder / "training.png", title)
-        if status == "finished":
-            card, names = self.options.card, self.options.names
-            others = [d for d in card.data if d != names["data"]]
-            short = card.aliases[0] if card.aliases else card.name
-            print(closing(results, self.folder, short, others, 2 * (self.trainer.max_epochs or 1)), flush=True)
-        return results
-
-
 def _trainer(options: Options, request: Request, folder: Path, keeper: Keeper, log: MetricsLog) -> Trainer:
     arguments = options.trainer()
-    own = [
+    own: list[Callback] = [
         StepSeed(request.seed),
         UnrollWarmup(),
         SolverTelemetry(),
         ResidualGuard(),
+        GradientCheck(),
         keeper,
     ]
+    if "profile" in request.switches:
+        own.append(Profile(folder))
     if arguments.get("enable_progress_bar") is not False:
         own.append(EpochLines())
     extra = arguments.pop("callbacks", None) or []
@@ -300,80 +297,11 @@ def _resumed(request: Request, folder: Path) -> list[dict[str, float]]:
     try:
         step = int(read_checkpoint(request.resume).get("global_step", 0))  # type: ignore[arg-type]
     except ValueError as error:
-        raise UsageError(f"cannot resume: {_sentence(error)}") from error
+        raise UsageError(f"cannot resume: {sentence(error)}") from error
     was = request.resume.parents[1]  # type: ignore[union-attr]
     if was.resolve() != folder.resolve() and (was / "checkpoints" / "best.ckpt").is_file():
         shutil.copy2(was / "checkpoints" / "best.ckpt", folder / "checkpoints" / "best.ckpt")
     return read_metrics(was / "metrics.csv", below=step)
-
-
-@contextlib.contextmanager
-def _signals(keeper: Keeper) -> Iterator[None]:
-    """Ctrl-C and SIGTERM stop the run behind the running step; a second Ctrl-C stops it at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    asked: list[int] = []
-
-    def stop(signum: int, frame: Any) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(signum)
-        keeper.stop(signum)
-        if rank() == 0:
-            print("\nStopping behind this step; again to stop at once.", file=sys.stderr, flush=True)
-
-    old = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for s, handler in old.items():
-            signal.signal(s, handler)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Leave out what Lightning says to everybody; show our own warnings as one line each."""
-    names = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
-    levels = {n: logging.getLogger(n).level for n in names}
-    for n in names:
-        logging.getLogger(n).setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        for text in (
-            ".*does not have many workers.*",
-            ".*litlogger.*",
-            ".*LeafSpec.*",
-            ".*number of training batches.*",
-        ):
-            warnings.filterwarnings("ignore", message=text)
-        warnings.filterwarnings("always", category=SolverWarning)
-        shown = warnings.showwarning
-
-        def show(message: Any, category: Any, *rest: Any, **more: Any) -> None:
-            if issubclass(category, SolverWarning):
-                print(f"{PROG}: warning: {message}", file=sys.stderr, flush=True)
-            else:
-                shown(message, category, *rest, **more)
-
-        warnings.showwarning = show
-        try:
-            yield
-        finally:
-            for n, level in levels.items():
-                logging.getLogger(n).setLevel(level)
-
-
-def _metrics(trainer: Trainer) -> dict[str, float]:
-    return {k: float(v) for k, v in trainer.callback_metrics.items() if "/" in k}
-
-
-def _sentence(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return (
-        " ".join(text.split())
-        if isinstance(error, (*REFUSED, DataError, NonFiniteError, OSError))
-        else text.splitlines()[0]
-    )
 
 
 def _opening(task: Task, options: Options, trainer: Trainer, folder: Path, request: Request) -> str:
@@ -384,8 +312,12 @@ def _opening(task: Task, options: Options, trainer: Trainer, folder: Path, reque
         how = f", solver {solver['name']} (at most {solver.get('max_steps')} steps), adjoint {adjoint['name']}"
     device = trainer.strategy.root_device.type
     where = f"{torch.get_num_threads()} CPU threads" if device == "cpu" else f"{trainer.world_size} x {device}"
+    start = f"\nIt starts from the weights of {options.pretrained}" if options.pretrained else ""
     verb = f"continues from {request.resume}" if request.resume else f"goes to {folder}"
-    return f"{options.names['model']} on {options.names['data']}: {count:,} parameters{how}, {where}\nThe run {verb}"
+    first = f"{options.names['model']} on {options.names['data']}: {count:,} parameters{how}, {where}"
+    report = compression(task.model)
+    weights = f"\n{report}" if report else ""
+    return f"{first}{weights}\nThe run {verb}{start}"
 
 
 def _interrupted(folder: Path, keeper: Keeper, trainer: Trainer) -> str:

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from zoo import hub
 from zoo.data import DATA
+from zoo.fit import DERIVED
 from zoo.folder import WeightsError
-from zoo.registry import UnknownName, unknown
+from zoo.registry import UnknownName, option_names, unknown
 from zoo.solvers import SOLVERS
 
 if TYPE_CHECKING:
@@ -85,7 +86,13 @@ def evaluate(
     variant, _, trained_on = saved.name.partition(".")  # type: ignore[union-attr]
     c = hub.card(variant)
     test, seconds, samples, metric = measure(
-        model, c, data or trained_on, root=root, batch_size=batch_size, limit=limit
+        model,
+        c,
+        data or trained_on,
+        root=root,
+        batch_size=batch_size,
+        limit=limit,
+        settings=saved.training.get("recipe", {}).get("data") if data in (None, trained_on) else None,
     )
     promised: Mapping[str, Any] = saved.metrics  # type: ignore[union-attr,assignment]
     source = "config.json"
@@ -118,8 +125,12 @@ def measure(
     root: str | Path | None = None,
     batch_size: int = 256,
     limit: int | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, float], float, int, str]:
     """Run the card's task over a test split.
+
+    Args:
+        settings: options of the data set that the model was trained with, which say what its samples are.
 
     Returns:
         the numbers, the seconds, the number of samples, and the name of the metric that models are chosen by.
@@ -127,19 +138,22 @@ def measure(
     from lightning import Trainer
 
     from zoo.callbacks.telemetry import SolverTelemetry
-    from zoo.cli import _quiet
+    from zoo.terminal import quiet
 
     if data not in DATA:
         raise UnknownName(unknown("data set", data, DATA.names()))
-    module = DATA[data](root=None if root is None else str(root), batch_size=batch_size)
-    for key in ("num_classes", "in_chans"):
-        if hasattr(module, key) and getattr(model, key, None) != getattr(module, key):
+    wanted = {"root": None if root is None else str(root), "batch_size": batch_size}
+    known = option_names(DATA[data])
+    kept = {k: v for k, v in (settings or {}).items() if k not in wanted and k in known}
+    module = DATA[data](**kept, **wanted)
+    for key in DERIVED:
+        if hasattr(module, key) and hasattr(model, key) and getattr(model, key) != getattr(module, key):
             raise WeightsError(
                 f"The model has {key} {getattr(model, key, None)}, {data} has {getattr(module, key)}: they cannot be "
                 "measured together."
             )
     kind = card.load_task()
-    with _quiet():
+    with quiet(PROG):
         trainer = Trainer(
             accelerator="auto",
             devices=1,
@@ -150,13 +164,14 @@ def measure(
             enable_model_summary=False,
             limit_test_batches=limit,
         )
+        task = kind(model)
         start = time.perf_counter()
-        found = trainer.test(kind(model), datamodule=module, verbose=False)[0]
+        found = trainer.test(task, datamodule=module, verbose=False)[0]
         seconds = time.perf_counter() - start
     test = {k.removeprefix("test/"): float(v) for k, v in found.items()}
     total = module.sizes["test"] if hasattr(module, "sizes") else 0
     samples = min(total, limit * batch_size) if limit else total
-    return test, seconds, samples, kind.monitor.partition("/")[2]
+    return test, seconds, samples, task.monitor.partition("/")[2]
 
 
 def table(rows: list[dict[str, Any]]) -> None:

@@ -21,9 +21,11 @@ import yaml
 from zoo import hub
 from zoo.evaluate import TOLERANCE, measure
 from zoo.folder import WEIGHTS, Config, WeightsError, write
+from zoo.measures import measure as measure_of
 from zoo.registry import UnknownName
 
 PROG = "zoo.export"
+MACHINE = ("name", "root", "num_workers", "download", "seed")  # options of a data set that are not the recipe's
 KEPT = ("seed", "epochs", "steps", "seconds", "commit", "data_sha256", "hardware", "time")  # of results.json
 
 
@@ -88,7 +90,9 @@ def export(
     plain = model.state_dict()
     if half:
         model.load_state_dict({k: v.half() if v.is_floating_point() else v for k, v in plain.items()})
-    test, _, samples, metric = measure(model, card, data, root=root)
+    settings = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    described = {k: v for k, v in settings.get("data", {}).items() if k not in MACHINE}
+    test, _, samples, metric = measure(model, card, data, root=root, settings=described)
     tolerance = _tolerance(metric, test[metric], samples)
     before = results.get("test", {}).get(metric)
     if before is not None and abs(test[metric] - before) > tolerance:
@@ -98,9 +102,8 @@ def export(
             f"{tolerance} of difference is allowed. "
             + ("Export without --half." if half else "Is it the same data and the same code?")
         )
-    settings = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     recipe = {k: dict(settings.get(k) or {}) for k in ("data", "optim", "task", "trainer")}
-    for key in ("root", "num_workers", "download"):  # of the machine, not of the recipe
+    for key in MACHINE:
         recipe["data"].pop(key, None)
     config = replace(
         saved,
@@ -201,7 +204,7 @@ def main(argv: Iterable[str] | None = None) -> int:
 
 def _tolerance(metric: str, value: float, samples: int) -> float:
     """What other hardware may change: one sample, or 0.2 % of them, of a share; 1 % of any other number."""
-    if metric == "accuracy":
+    if measure_of(metric).scale == 100:
         return max(TOLERANCE, round(1.01 / max(samples, 1), 4))
     return round(0.01 * abs(value), 6)
 

@@ -1,4 +1,4 @@
-"""The figure of a training run: loss, accuracy, evaluations and residual, from its metrics."""
+"""The figure of a training run: loss, the measure that chose the weights, evaluations and residual."""
 
 from __future__ import annotations
 
@@ -6,17 +6,20 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from zoo.measures import Measure
+
 Rows = Sequence[Mapping[str, float]]
 STYLE = {"train": ("-", "0.55", None), "val": ("-", "#1f4e9c", "o")}  # told apart in grey too: by shade and marker
 
 
-def training_figure(rows: Rows, file: Path, title: str) -> None:
+def training_figure(rows: Rows, file: Path, title: str, shown: Measure) -> None:
     """Draw ``training.png``: what was optimised above, what the solver did below, over the training steps.
 
     Args:
         rows: one mapping of metrics a step, each with its ``step``.
         file: where the picture goes.
         title: one line above the panels.
+        shown: the measure that the best weights were chosen by.
     """
     import matplotlib
 
@@ -30,11 +33,11 @@ def training_figure(rows: Rows, file: Path, title: str) -> None:
     _panel(
         axes[0, 0],
         rows,
-        "loss (cross entropy)",
+        "loss",
         [("train/loss", "training", "train"), ("val/loss", "validation", "val")],
     )
-    percent = [("train/accuracy", "training", "train"), ("val/accuracy", "validation", "val")]
-    _panel(axes[0, 1], rows, "accuracy (%)", percent, scale=100.0, marker=True)
+    chosen = [(f"train/{shown.key}", "training", "train"), (f"val/{shown.key}", "validation", "val")]
+    _panel(axes[0, 1], rows, shown.name, chosen, scale=shown.scale, marker=True)
     measured = [("nfe_forward", "forward", "val"), ("nfe_backward", "backward", "train")]
     _panel(axes[1, 0], rows, "evaluations of f a step", measured, find=_summed)
     residuals = [("residual", "forward", "val"), ("residual_backward", "backward", "train")]
@@ -79,7 +82,7 @@ def _panel(
         return
     if log:
         axis.set_yscale("log")
-    elif scale == 1.0:
+    elif scale == 1.0 and axis.get_ylim()[0] > 0:  # a likelihood may be negative
         axis.set_ylim(bottom=0)
     axis.legend(frameon=False, fontsize=9)
 

@@ -21,17 +21,19 @@ import yaml
 from zoo import hub
 from zoo.adjoints import ADJOINTS
 from zoo.data import DATA
+from zoo.places import AUTO, UsageError, check_out, find_checkpoint, rank
 from zoo.registry import Registry, UnknownName, unknown
 from zoo.solvers import SOLVERS
 
 PROG = "zoo.fit"
 SECTIONS = hub.SECTIONS
-DERIVED = ("num_classes", "in_chans")  # the data set decides these unless they are given
+DERIVED = ("num_classes", "in_chans", "vocab_size", "features", "targets")  # the data set decides these unless given
 NAMED = ("model", "data", "solver", "adjoint")  # --model NAME is short for --model.name NAME
-VALUES = {"resume": None, "out": None, "seed": 0}  # plain options and what they are when left out
-SWITCHES = ("help", "help-all", "print_config")
+VALUES = {"resume": None, "out": None, "seed": 0, "pretrained": ""}  # plain options and what they are when left out
+PLAIN = ("seed", "out", "pretrained")  # of them, what a file may hold
+SWITCHES = ("help", "help-all", "print_config", "profile")
 TRAINER = {"max_epochs": 10, "log_every_n_steps": 10, "num_sanity_val_steps": 0, "enable_model_summary": False}
-RUNS = Path("runs")
+OWN = "own"  # --pretrained without a source: the weights of --model NAME.DATA
 
 USAGE = """\
 usage: python -m zoo.fit --model NAME [--data NAME] [--solver NAME] [--adjoint NAME] [options]
@@ -39,16 +41,14 @@ usage: python -m zoo.fit --model NAME [--data NAME] [--solver NAME] [--adjoint N
   -c FILE                 read options from YAML; may be repeated, later files win, flags win over files
   --model.X  --data.X  --solver.X  --adjoint.X  --optim.X  --task.X  --trainer.X    set one option
   --out DIR               where the run goes (default: runs/<model>_<data>/<time>)
-  --resume last|PATH      continue a run: the newest one, a run folder, or a checkpoint
+  --pretrained [SOURCE]   start from trained weights: those of --model NAME.DATA, or a name, run or folder
+  --resume last|auto|PATH continue a run: the newest one, that in --out or else start it, a folder, a checkpoint
   --seed N                seed of everything random (default 0)
   --print_config          print the resolved configuration and stop; `-c` reads it back
+  --profile               trace a few training steps, the phases of the solves named, to profile.json in the run
   --allow-import PKG      let YAML name classes of this package too
   --help, --help-all      with --model NAME: its options; all of Lightning's Trainer as well
 """
-
-
-class UsageError(ValueError):
-    """A command line that cannot be run; the message is the one sentence that is shown."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ class Request:
         flags: the other flags, as ``section.option`` and text.
         out: the run folder, or None for a new one under ``runs/``.
         resume: the checkpoint to continue from, or None.
+        pretrained: the trained weights to start from, as `zoo.load` takes them; empty: none.
         seed: seed of everything random.
         switches: the switches that were set.
         allow_import: packages that YAML may name classes of, beside zoo, lightning and torch.
@@ -71,6 +72,7 @@ class Request:
     flags: tuple[tuple[str, str], ...] = ()
     out: Path | None = None
     resume: Path | None = None
+    pretrained: str = ""
     seed: int = 0
     switches: frozenset[str] = frozenset()
     allow_import: tuple[str, ...] = ()
@@ -117,7 +119,9 @@ def split(argv: Sequence[str]) -> _Words:
             raise UsageError(_unknown_flag(key, _hints(key) or [f"--{k}" for k in known]))
         if not eq:
             if not rest or (rest[0].startswith("-") and not _number(rest[0])):
-                raise UsageError(f"--{key} needs a value")
+                if key != "pretrained":
+                    raise UsageError(f"--{key} needs a value")
+                rest.insert(0, OWN)
             value = rest.pop(0)
         if key.endswith(".name") and key[:-5] in NAMED:
             key = key[:-5]
@@ -171,6 +175,7 @@ def resolve(argv: Sequence[str]) -> Request:
         raise UsageError(f"--model NAME is missing; the models are: {', '.join([*hub.aliases(), *hub.cards()])}")
     card = hub.card(files["model"]["name"])
     data = files.get("data", {}).get("name") or card.data[0]
+    _check_kind(card, data)
     for key in ("solver", "adjoint"):
         if key in files and not getattr(card, key):
             raise UsageError(f"{card.name} is an explicit model: it takes no --{key}")
@@ -186,8 +191,13 @@ def resolve(argv: Sequence[str]) -> Request:
     out = out or run or (Path(files["out"]) if files.get("out") else None)
     if seed is None:
         seed = int(files.get("seed", VALUES["seed"]))
+    pretrained = words.values.get("pretrained") or str(files.get("pretrained") or "")
+    if pretrained == OWN:
+        pretrained = f"{card.name}.{tag or next(iter(card.weights), data)}"
+        hub.weights_of(card, pretrained.partition(".")[2])
     request = Request(
         config=config,
+        pretrained=pretrained,
         given=frozenset(_keys(files)) | frozenset(k for k, _ in words.flags),
         flags=tuple(words.flags),
         out=out,
@@ -196,8 +206,8 @@ def resolve(argv: Sequence[str]) -> Request:
         switches=frozenset(words.switches),
         allow_import=tuple(words.allow_import),
     )
-    if out is not None and not request.switches and rank() == 0:
-        check_out(out, resuming=checkpoint is not None)
+    if out is not None and not {"help", "help-all", "print_config"} & request.switches and rank() == 0:
+        check_out(out, resuming=checkpoint is not None or words.values.get("resume") == AUTO)
     return request
 
 
@@ -212,8 +222,8 @@ def read_config(file: Path) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise UsageError(f"{file} must hold sections such as 'model:' and 'trainer:'; got {type(raw).__name__}")
     for key, value in list(raw.items()):
-        if key not in (*SECTIONS, "seed", "out"):
-            raise UsageError(f"{file}: {unknown('section', str(key), [*SECTIONS, 'seed', 'out'])}")
+        if key not in (*SECTIONS, *PLAIN):
+            raise UsageError(f"{file}: {unknown('section', str(key), [*SECTIONS, *PLAIN])}")
         if key in NAMED and isinstance(value, str):
             raw[key] = value = {"name": value}
         if key in SECTIONS and not isinstance(value, dict):
@@ -221,54 +231,6 @@ def read_config(file: Path) -> dict[str, Any]:
         if key in NAMED and "name" in value:
             value["name"] = _known(key, str(value["name"]))
     return raw
-
-
-def find_checkpoint(word: str, out: Path | None, names: Mapping[str, Mapping[str, str]]) -> tuple[Path, Path]:
-    """The checkpoint and the run folder that ``--resume`` means.
-
-    ``last``: of ``--out``, else of the newest run under ``runs/`` of the model and data set that were named.
-    """
-    if word == "last" and out is not None:
-        file = out / "checkpoints" / "last.ckpt"
-        if not file.is_file():
-            raise UsageError(f"nothing to resume: {file} does not exist; leave --resume out to start there")
-        return file, out
-    if word == "last":
-        stem = f"{names.get('model', {}).get('name', '*')}_{names.get('data', {}).get('name', '*')}"
-        found = sorted(RUNS.glob(f"{stem}/*/checkpoints/last.ckpt"), key=lambda p: p.stat().st_mtime)
-        if not found:
-            raise UsageError(
-                f"nothing to resume: no {RUNS}/{stem}/*/checkpoints/last.ckpt; leave --resume out to start"
-            )
-        return found[-1], found[-1].parents[1]
-    path = Path(word)
-    if path.is_dir():
-        path = path / "checkpoints" / "last.ckpt"
-    if not path.is_file():
-        raise UsageError(f"cannot resume: {path} does not exist; give 'last', a run folder, or a .ckpt file")
-    if not (path.parents[1] / "config.yaml").is_file():
-        raise UsageError(
-            f"cannot resume: {path.parents[1] / 'config.yaml'} is missing, which says how the run was made"
-        )
-    return path, path.parents[1]
-
-
-def check_out(out: Path, resuming: bool) -> None:
-    """Refuse a run folder that cannot be written, or that holds another run, before anything is computed."""
-    there = next(p for p in (out, *out.absolute().parents) if p.exists())
-    if not there.is_dir():
-        raise UsageError(f"cannot write the run to {out}: {there} is not a folder; choose another --out")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise UsageError(f"cannot write the run to {out}: no permission in {there}; choose another --out")
-    if not resuming and (out / "config.yaml").exists():
-        raise UsageError(f"{out} holds a run already; continue it with --resume {out}, or choose another --out")
-
-
-def rank() -> int:
-    """Of this process among those of the run, as launchers say it; 0 where there is but one."""
-    return next(
-        (int(os.environ[k]) for k in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if os.environ.get(k, "").isdigit()), 0
-    )
 
 
 def help_text() -> str:
@@ -333,6 +295,18 @@ def _known(kind: str, name: str) -> str:
     if name not in table:
         raise UnknownName(unknown(table.noun, name, table.names()))
     return name
+
+
+def _check_kind(card: hub.ModelCard, data: str) -> None:
+    """Refuse the data set of another task. A task that another package brings may take what it likes."""
+    module = card.task.partition(":")[0]
+    if module.startswith("zoo.tasks."):
+        kind = module.rpartition(".")[2]
+        if DATA.entry(data).kind != kind:
+            fit = ", ".join(e.name for e in DATA.entries(kind=kind))
+            raise UsageError(
+                f"--data {data} is for {DATA.entry(data).kind}; {card.name} is trained for {kind}, with one of: {fit}"
+            )
 
 
 def _unknown_flag(key: str, known: Sequence[str]) -> str:

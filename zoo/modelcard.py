@@ -29,8 +29,9 @@ def readme(config: Config, card: ModelCard, parameters: int) -> str:
         "datasets": [data],
         "metrics": [metric] if metric else [],
     }
+    writes = config.preprocessing.get("kind") == "text"
     if config.preprocessing:
-        front["pipeline_tag"] = "image-classification"
+        front["pipeline_tag"] = "text-generation" if writes else "image-classification"
     if isinstance(number, float):
         result = {
             "task": {"type": front.get("pipeline_tag", "other")},
@@ -52,7 +53,8 @@ def readme(config: Config, card: ModelCard, parameters: int) -> str:
     lines += ["| | |", "|---|---|", *(f"| {left} | {right} |" for left, right in rows if right), ""]
     lines += ["```python", "import zoo", f'model = zoo.load("{config.name}")   # or this folder, or hf-hub:org/name']
     if config.preprocessing:
-        lines.append('print(zoo.predict(model, "picture.png"))')
+        asked = 'generate(model, "The ")' if writes else 'predict(model, "picture.png")'
+        lines.append(f"print(zoo.{asked})")
     lines += ["```", "", "Measured again, and trained again, by", "", "```bash"]
     lines += [f"python -m zoo.evaluate --model {config.name}"]
     lines += [f"python -m zoo.fit --model {variant} --data {data} --seed {training.get('seed', 0)}", "```", ""]

@@ -14,7 +14,7 @@ import re
 import shutil
 from argparse import ArgumentError
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_type_hints
 
 from jsonargparse import set_parsing_settings
 from lightning import Trainer
@@ -23,14 +23,15 @@ from lightning.pytorch.cli import LightningArgumentParser
 from zoo import hub
 from zoo.adjoints import ADJOINTS
 from zoo.data import DATA
-from zoo.fit import SECTIONS, Request, UsageError
+from zoo.fit import NAMED, SECTIONS, Request, UsageError
 from zoo.registry import UnknownName, option_names, unknown
 from zoo.solvers import SOLVERS
 from zoo.tasks.optim import Optim
+from zoo.tasks.stability import Stability
 
 USUAL = (  # of the Trainer, shown by --help
     "max_epochs", "max_steps", "max_time", "accelerator", "devices", "strategy", "precision", "gradient_clip_val",
-    "accumulate_grad_batches", "limit_train_batches", "fast_dev_run", "log_every_n_steps",
+    "accumulate_grad_batches", "fast_dev_run", "log_every_n_steps",
 )  # fmt: skip
 OURS = (
     "default_root_dir",
@@ -57,7 +58,7 @@ class Options:
         self.names = {
             k: request.config[k]["name"] for k in ("model", "data", "solver", "adjoint") if k in request.config
         }
-        self.given = request.given
+        self.given, self.pretrained = request.given, request.pretrained
         self._compose(request.config)
         config = self._plain(request.config)
         self._check_names(config, request.flags)
@@ -154,7 +155,11 @@ class Options:
         if "adjoint" in self.names and "solver" in option_names(ADJOINTS[self.names["adjoint"]]):
             self._add_inner(parser, config["adjoint"].get("solver"))
         parser.add_class_arguments(Optim, "optim", **once)
-        parser.add_class_arguments(self.card.load_task(), "task", skip={"model", "optim"}, **once)
+        task = self.card.load_task()
+        parser.add_class_arguments(task, "task", skip={"model", "optim", "stability"}, **once)
+        if "stability" in option_names(task):  # its options stand among the task's own
+            for option, kind in get_type_hints(Stability).items():
+                parser.add_argument(f"--task.{option}", type=kind, default=getattr(Stability, option))
         parser.add_class_arguments(Trainer, "trainer", skip=set(OURS), sub_configs=True, **once)
         self.parser = parser
 
@@ -178,7 +183,7 @@ class Options:
 
     def _plain(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """The configuration without names, and without tolerances that a solver left behind and the new one lacks."""
-        out = {s: {k: v for k, v in options.items() if k != "name"} for s, options in config.items()}
+        out = {s: {k: v for k, v in options.items() if k != "name" or s not in NAMED} for s, options in config.items()}
         for key, table in (("solver", SOLVERS), ("adjoint", ADJOINTS)):
             if key in out:
                 known = option_names(table[self.names[key]])
@@ -215,11 +220,16 @@ class Options:
         for section, table in (("solver", SOLVERS), ("adjoint.solver", SOLVERS)):
             name = self.names.get("solver", "") if section == "solver" else self.inner
             for base in getattr(table[name] if name else None, "__mro__", ()):
-                for option, text in re.findall(
-                    r"^ {8}(\w+): (.+?)(?=^ {8}\w+: |^ {0,4}\S|\Z)", base.__doc__ or "", re.S | re.M
-                ):
+                for option, text in _arguments(base.__doc__):
                     docs[f"{section}.{option}"] = docs.get(f"{section}.{option}") or text
+        for option, text in _arguments(Stability.__doc__):
+            docs[f"task.{option}"] = docs.get(f"task.{option}") or text
         return {k: re.split(r"(?<=[a-z`)])\. |\n\s*Default: ", v.replace("``", ""))[0] for k, v in docs.items()}
+
+
+def _arguments(docstring: str | None) -> list[tuple[str, str]]:
+    """The options that a docstring describes, each with its text."""
+    return re.findall(r"^ {8}(\w+): (.+?)(?=^ {8}\w+: |^ {0,4}\S|\Z)", docstring or "", re.S | re.M)
 
 
 def one_line(message: str) -> str:

@@ -18,7 +18,7 @@ import torch
 import yaml
 from torch import nn
 
-from zoo import hub
+from zoo import folder, hub
 from zoo.checkpoint import read_checkpoint
 from zoo.data import DATA
 from zoo.download import download
@@ -26,6 +26,36 @@ from zoo.folder import CONFIG, PICKLES, WEIGHTS, Config, WeightsError
 from zoo.implicit import implicit_modules
 from zoo.preprocess import Preprocessing
 from zoo.restore import build, restore
+
+
+def transfer(model: nn.Module, source: str | Path, *, data: str = "") -> list[str]:
+    """Start a model from trained weights. A classifier that was trained for other classes is left as it is.
+
+    Args:
+        model: of the same architecture; its weights are overwritten.
+        source: as `load` takes it.
+        data: the data set that the model is for; the classifier is taken along only if the weights are for it too.
+
+    Returns:
+        the names that were left as they are: the classifier's, or none.
+
+    Raises:
+        WeightsError: a weight is missing on either side, or has another shape; then nothing was copied.
+    """
+    trained = load(source)
+    state, own = trained.state_dict(), model.state_dict()
+    same = isinstance(trained.pretrained, Config) and trained.pretrained.name.partition(".")[2] == data
+    fresh: list[str] = []
+    if not same and callable(getattr(model, "get_classifier", None)):
+        classifier = model.get_classifier()  # type: ignore[operator]
+        names = [f"{n}." for n, m in model.named_modules() if m is classifier]
+        fresh = [k for k in own if any(k.startswith(n) for n in names)]
+    folder.check({k: v for k, v in own.items() if k not in fresh},
+                 {k: v for k, v in state.items() if k not in fresh}, str(source))  # fmt: skip
+    model.load_state_dict({k: own[k] if k in fresh else state[k] for k in own})
+    if isinstance(trained.pretrained, Config) and trained.pretrained.preprocessing.get("kind") == "text":
+        model.pretrained = trained.pretrained  # type: ignore[assignment]  # so that its task refuses other symbols
+    return fresh
 
 
 @dataclass(frozen=True)
@@ -101,7 +131,8 @@ def _from_run(place: Path, *, solver: Any, adjoint: Any, **overrides: Any) -> nn
         raise WeightsError(
             f"{run} is no run folder: its config.yaml is missing or does not say how the model was made."
         ) from error
-    state = read_checkpoint(file)["state_dict"]
+    checkpoint = read_checkpoint(file)
+    state = checkpoint["state_dict"]
     metrics = _measured(run) if file.name == "best.ckpt" else {}
     weights = {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}
     specs = {k: config.get(k) or {} for k in ("solver", "adjoint")}
@@ -109,7 +140,7 @@ def _from_run(place: Path, *, solver: Any, adjoint: Any, **overrides: Any) -> nn
         name=f"{hub.card(name).name}.{data}",
         model=arguments,
         weights={"sha256": ""},
-        preprocessing=preprocessing_of(data),
+        preprocessing=checkpoint.get("preprocessing") or preprocessing_of(data),
         metrics=metrics,
         **specs,
     )
@@ -152,6 +183,8 @@ def predict(model: nn.Module | str | Path, images: Any, *, top: int = 3) -> Pred
             f"{type(model).__name__} does not know how its pictures were prepared: it was not loaded with weights. Use "
             "zoo.load(...) or zoo.create_model(..., pretrained=True)."
         )
+    if saved.preprocessing.get("kind") == "text":
+        raise ValueError(f"{saved.name} is a language model: let it write with zoo.generate(model, prompt).")
     prepare = Preprocessing.read(saved.preprocessing)
     parameter = next(model.parameters())
     was = model.training

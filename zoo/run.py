@@ -8,7 +8,7 @@ import math
 import os
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,6 +19,8 @@ import yaml
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from zoo.data import DATA
+from zoo.measures import headline
 from zoo.solvers import SOLVERS
 
 PACKAGES = ("torch", "lightning", "torchmetrics", "timm", "torchdiffeq", "numpy", "jsonargparse")
@@ -32,10 +34,14 @@ class MetricsLog(Logger):
     Args:
         folder: the run folder.
         before: rows of the run that is resumed.
+        clock: seconds of training so far; noted beside each validation as ``seconds``.
     """
 
-    def __init__(self, folder: Path, before: list[dict[str, float]] | None = None) -> None:
+    def __init__(
+        self, folder: Path, before: list[dict[str, float]] | None = None, clock: Callable[[], float] | None = None
+    ) -> None:
         super().__init__()
+        self.clock = clock
         self.file = folder / "metrics.csv"
         self.rows: list[dict[str, float]] = list(before or [])
         self._written = 0  # rows in the file; 0: write it anew
@@ -53,6 +59,8 @@ class MetricsLog(Logger):
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         place = int(step) if step is not None else int(self.rows[-1]["step"]) if self.rows else 0
         values = {k: float(v) for k, v in metrics.items()}
+        if self.clock is not None and any(k.startswith("val/") for k in values):
+            values["seconds"] = round(self.clock(), 2)
         if self.rows and self.rows[-1]["step"] == place:
             self.rows[-1].update(values)
             self._written = min(self._written, len(self.rows) - 1)
@@ -217,13 +225,12 @@ def closing(results: Mapping[str, Any], folder: Path, short: str, others: Sequen
     """
     test, train, data = results["test"], results["train"], results["data"]
     lines = []
-    if "accuracy" in test:
-        best = results["best"]
-        score = best.get("val/accuracy")
-        note = f"weights of epoch {best['epoch']}" + (f", validation {score:.2%}" if score is not None else "")
-        lines.append(("test accuracy", f"{test['accuracy']:.2%}   ({note})"))
-    elif "loss" in test:
-        lines.append(("test loss", f"{test['loss']:.4g}"))
+    best, shown = results["best"], headline(results)
+    if shown.key in test:
+        score = best.get(f"val/{shown.key}")
+        note = f"weights of epoch {best['epoch']}" + (f", validation {shown.write(score)}" if score is not None else "")
+        name = shown.key if len(shown.key) <= 10 else shown.short
+        lines.append((f"test {name}", f"{shown.write(test[shown.key])}   ({note})"))
     lines.append(
         ("training time", f"{spell(results['seconds'])}   ({results['epochs']} epochs, {results['steps']} steps)")
     )
@@ -243,7 +250,7 @@ def closing(results: Mapping[str, Any], folder: Path, short: str, others: Sequen
         commands.append(f"--model {short} --data {data} --solver {other}")
     commands.append(f"--resume {folder} --trainer.max_epochs {epochs}")
     commands = [f"python -m zoo.fit {c}" for c in commands]
-    if "accuracy" in test and results["model"] != TWIN:
+    if DATA.entry(data).kind == "classification" and results["model"] != TWIN:
         commands.append(f"python -m zoo.compare --models {results['model']} {TWIN} --data {data}")
     lines += [("try next" if i == 0 else "", c) for i, c in enumerate(commands)]
     return "\n" + "\n".join(f"{label:<16}{text}" for label, text in lines)

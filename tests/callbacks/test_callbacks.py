@@ -10,7 +10,8 @@ from lightning import LightningDataModule, Trainer
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from zoo.callbacks.guard import ResidualGuard, SolverWarning
+from zoo.callbacks.gradients import GradientCheck
+from zoo.callbacks.guard import ResidualGuard, SolverStopped, SolverWarning
 from zoo.callbacks.progress import nfe_text
 from zoo.callbacks.seeding import StepSeed
 from zoo.callbacks.telemetry import SolverTelemetry, measures
@@ -18,6 +19,7 @@ from zoo.callbacks.warmup import UnrollWarmup
 from zoo.implicit import ImplicitMixin
 from zoo.solvers.base import Stats
 from zoo.tasks.classification import Classification
+from zoo.tasks.stability import Stability
 
 
 class Layer(ImplicitMixin, nn.Module):
@@ -61,7 +63,7 @@ class Data(LightningDataModule):
     train_dataloader = val_dataloader = test_dataloader = _loader
 
 
-def train(model, callbacks, epochs=1, **task):
+def train(model, callbacks, epochs=1, **stability):
     trainer = Trainer(
         max_epochs=epochs,
         accelerator="cpu",
@@ -74,7 +76,7 @@ def train(model, callbacks, epochs=1, **task):
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*(many workers|training batches).*")
-        trainer.fit(Classification(model, **task), datamodule=Data())
+        trainer.fit(Classification(model, stability=Stability(**stability)), datamodule=Data())
     return trainer
 
 
@@ -155,6 +157,7 @@ def test_the_guard_watches_the_backward_solve_and_starts_anew():
 
     class Fake:
         is_global_zero, global_step = True, 5
+        lightning_module = Classification(Model())
 
     def feed(*values):
         with warnings.catch_warnings(record=True) as caught:
@@ -170,6 +173,30 @@ def test_the_guard_watches_the_backward_solve_and_starts_anew():
     assert len(feed((0.0, float("nan")), (0.0, float("nan")))) == 1
 
 
+def test_the_guard_raises_the_budget_and_falls_back():
+    model = Model()
+    layer = model.layers[0]
+    layer.configure_implicit({"name": "anderson", "max_steps": 1, "rtol": 0.0, "atol": 1e-30})  # cannot be met
+    guard = ResidualGuard(window=2, residual=0.0)
+    with pytest.warns(SolverWarning) as caught:
+        train(model, [guard], epochs=3, guard="adapt")
+    said = [str(w.message) for w in caught if "forward" in str(w.message)]
+    assert "may take 2 steps" in said[0] and "may take 4 steps" in said[1] and "damping of 0.5" in said[2]
+    assert type(layer.solver).__name__ == "Picard" and layer.solver.damping == 0.5
+    again, resumed = ResidualGuard(window=2), Model()
+    resumed.layers[0].configure_implicit({"name": "anderson", "max_steps": 1})
+    again.load_state_dict(guard.state_dict())
+    again.on_fit_start(None, Classification(resumed))
+    assert resumed.layers[0].solver.damping == 0.5
+
+
+def test_the_guard_stops_where_that_was_asked():
+    model = Model()
+    model.layers[0].configure_implicit({"name": "picard", "max_steps": 1, "rtol": 1e-6})
+    with pytest.raises(SolverStopped, match="does not converge"):
+        train(model, [ResidualGuard(window=2)], epochs=3, guard="stop")
+
+
 def test_the_guard_is_silent_where_all_is_well_or_warming_up():
     with warnings.catch_warnings():
         warnings.simplefilter("error", SolverWarning)
@@ -177,6 +204,18 @@ def test_the_guard_is_silent_where_all_is_well_or_warming_up():
         cut = Model()
         cut.layers[0].configure_implicit({"name": "picard", "max_steps": 1, "rtol": 1e-6})
         train(cut, [ResidualGuard(window=2)], warmup_steps=10)
+
+
+def test_a_parameter_without_a_gradient_is_named_once():
+    model = Model()
+    model.forgotten = nn.Linear(2, 2)
+    with pytest.warns(SolverWarning) as caught:
+        train(model, [GradientCheck()], epochs=2)
+    said = [str(w.message) for w in caught if issubclass(w.category, SolverWarning)]
+    assert len(said) == 1 and "model.forgotten.weight, model.forgotten.bias" in said[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", SolverWarning)
+        train(Model(), [GradientCheck()])
 
 
 def test_randomness_depends_on_the_step_alone():

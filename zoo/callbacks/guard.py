@@ -1,28 +1,39 @@
-"""Say so when the solver stops converging: the model that is then trained is no longer the one that was meant."""
+"""Act when the solver stops converging: the model that is then trained is no longer the one that was meant."""
 
 from __future__ import annotations
 
 import math
 import warnings
 from collections import deque
+from dataclasses import replace
 from typing import Any
 
 from lightning import Callback, Trainer
 
+from zoo.adjoints import ADJOINTS
 from zoo.callbacks.telemetry import measures
 from zoo.implicit import implicit_modules
+from zoo.solvers import SOLVERS
+from zoo.solvers.ode import ODESolver
 
 
 class SolverWarning(UserWarning):
     """A solver of the run has stopped converging."""
 
 
+class SolverStopped(RuntimeError):
+    """The run was to stop where a solver stops converging, and one did."""
+
+
 class ResidualGuard(Callback):
-    """Warn, once an episode, where solves have stopped converging.
+    """Warn, once an episode, where solves have stopped converging; adapt or stop, if the task asks for it.
 
     An episode begins when the mean over ``window`` training steps of the residual lies above ``residual`` while fewer
     than ``share`` of the samples converge, and ends when that is no longer so. A budget that is meant to be cut short
     (a published recipe of 18 Broyden steps that reaches 1e-2) is no episode. The backward solve is watched too.
+
+    ``--task.guard adapt`` climbs one rung an episode: twice the budget, four times, then what is surest to settle:
+    damped iteration in the forward direction, a phantom gradient in the backward one. Checkpoints keep the rungs.
 
     Args:
         window: training steps over which the means are taken.
@@ -34,9 +45,23 @@ class ResidualGuard(Callback):
         self.window, self.share, self.residual = window, share, residual
         self._seen: dict[tuple[str, str], deque[tuple[float, float]]] = {}
         self._open: set[tuple[str, str]] = set()
+        self._rungs: dict[tuple[str, str], int] = {}
+        self._own: dict[str, tuple[Any, Any]] = {}  # solver and adjoint as configured
+
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+        modules = dict(implicit_modules(pl_module.model))
+        self._own = {name: (m.solver, m.adjoint) for name, m in modules.items()}
+        for key, rung in self._rungs.items():  # of a run that is resumed
+            self._climb(key, modules[key[0]], rung)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rungs": {"|".join(key): rung for key, rung in self._rungs.items()}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._rungs = {tuple(key.rsplit("|", 1)): rung for key, rung in state_dict["rungs"].items()}  # type: ignore[misc]
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if pl_module.global_step <= pl_module.warmup_steps:
+        if pl_module.global_step <= pl_module.stability.warmup_steps:
             return  # a warm-up does not solve
         for name, module in implicit_modules(pl_module.model):
             if module.last is None:
@@ -55,9 +80,36 @@ class ResidualGuard(Callback):
             return
         share, mean = (sum(column) / len(seen) for column in zip(*seen, strict=True))
         bad = share < self.share and not mean <= self.residual  # NaN counts as bad
-        if bad and key not in self._open and trainer.is_global_zero:
-            warnings.warn(self.sentence(key, share, mean, module, trainer.global_step), SolverWarning, stacklevel=2)
+        if bad and key not in self._open:
+            text = self.sentence(key, share, mean, module, trainer.global_step)
+            action = trainer.lightning_module.stability.guard
+            if action == "stop":
+                raise SolverStopped(text)
+            if action == "adapt":
+                self._rungs[key] = self._rungs.get(key, 0) + 1
+                text = f"{text} {self._climb(key, module, self._rungs[key])}"
+                seen.clear()
+                bad = False  # a new episode, under new conditions
+            if trainer.is_global_zero:
+                warnings.warn(text, SolverWarning, stacklevel=2)
         (self._open.add if bad else self._open.discard)(key)
+
+    def _climb(self, key: tuple[str, str], module: Any, rung: int) -> str:
+        """Change what a module solves with, from what was configured; returns what was done, as a sentence."""
+        solver, adjoint = self._own[key[0]]
+        if key[1] == "backward":
+            if rung > 2 or getattr(adjoint, "solver", None) is None:
+                module.adjoint = ADJOINTS.build("phantom")
+                return "From here on the gradient is a phantom one, which needs no backward solve."
+            steps = 2**rung * adjoint.solver.max_steps
+            module.adjoint = replace(adjoint, solver=replace(adjoint.solver, max_steps=steps))
+            return f"From here on the backward solve may take {steps} steps."
+        steps = 2 ** min(rung, 2) * solver.max_steps
+        if rung > 2 and not isinstance(solver, ODESolver):
+            module.solver = SOLVERS.build("picard", damping=0.5, max_steps=steps, rtol=solver.rtol, atol=solver.atol)
+            return f"From here on the map is iterated with a damping of 0.5, at most {steps} times."
+        module.solver = replace(solver, max_steps=steps)
+        return f"From here on a solve may take {steps} steps."
 
     def sentence(self, key: tuple[str, str], share: float, residual: float, module: Any, step: int) -> str:
         """What is wrong, in numbers, and what helps."""

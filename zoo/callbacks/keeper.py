@@ -10,7 +10,7 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from zoo.tasks.base import NonFiniteError
+from zoo.tasks.base import NonFiniteError, Task
 
 
 class Interrupted(Exception):
@@ -23,6 +23,8 @@ class Interrupted(Exception):
 
 class Keeper(Checkpoint):
     """Save ``last.ckpt`` after each epoch and ``best.ckpt`` after each epoch that improved on the monitored metric.
+
+    A task that says ``latest`` is measured by its last weights: its ``best.ckpt`` is saved after each epoch.
 
     `stop` asks for an end: at the next batch that is done, ``last.ckpt`` is saved and `Interrupted` raised. Steps and
     epochs that are done are never lost, and none is half done in a checkpoint. On an error in a step, the state before
@@ -87,7 +89,7 @@ class Keeper(Checkpoint):
         score = trainer.callback_metrics.get(self.monitor)
         value = float(score) if score is not None else -math.inf if self.maximise else math.inf
         better = value > self.best_score if self.maximise else value < self.best_score
-        if better or not self.best.exists():
+        if better or not self.best.exists() or (isinstance(pl_module, Task) and pl_module.latest):
             self.best_score, self.best_epoch = value, trainer.current_epoch
             trainer.save_checkpoint(self.best)
         trainer.save_checkpoint(self.last)

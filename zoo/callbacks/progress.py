@@ -9,11 +9,13 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 
+from zoo.measures import headline, measure
+
 
 class EpochLines(ProgressBar):
-    """A bar with loss, accuracy and NFE on a terminal, and a line an epoch everywhere.
+    """A bar with loss, the monitored measure and NFE on a terminal, and a line an epoch everywhere.
 
-        epoch  3/10   loss 0.2310   val loss 0.1853   val acc  96.1 %   nfe 14.2 + 9.0   4.1 s
+        epoch  3/10   loss  0.2310   val loss  0.1853   val acc  96.10%   nfe 14.2 + 9.0   4.1 s
 
     ``nfe`` is evaluations of the map a training step: forward + backward. A file or a pipe gets the lines only.
     """
@@ -41,10 +43,11 @@ class EpochLines(ProgressBar):
             self.on_train_epoch_start(trainer, pl_module)
         if self._bar is not None:
             shown = self.get_metrics(trainer, pl_module)
-            accuracy = trainer.callback_metrics.get("val/accuracy")
+            best = headline({"best": {pl_module.monitor: None}})
+            reached = trainer.callback_metrics.get(pl_module.monitor)
             text = {k: f"{float(shown[k]):.4g}" for k in ("loss", "nfe") if k in shown}
-            if accuracy is not None:
-                text["val acc"] = f"{float(accuracy):.1%}"
+            if reached is not None:
+                text[f"val {best.short}"] = best.write(float(reached))
             self._bar.set_postfix(text, refresh=False)
             self._bar.update(batch_idx + 1 - self._bar.n)
 
@@ -55,13 +58,11 @@ class EpochLines(ProgressBar):
         m = {k: float(v) for k, v in trainer.callback_metrics.items()}
         total = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else "?"
         parts = [f"epoch {trainer.current_epoch + 1:>{len(str(total))}}/{total}"]
-        for label, key, form in (
-            ("loss", "train/loss_epoch", "{:.4f}"),
-            ("val loss", "val/loss", "{:.4f}"),
-            ("val acc", "val/accuracy", "{:6.1%}"),
-        ):
-            if key in m:
-                parts.append(f"{label} {form.format(m[key])}")
+        best = headline({"best": {pl_module.monitor: None}})
+        columns = [("loss", "train/loss_epoch", measure("loss")), (f"val {best.short}", pl_module.monitor, best)]
+        if m.get("val/loss") != m.get(pl_module.monitor):  # a likelihood is its own loss
+            columns.insert(1, ("val loss", "val/loss", measure("loss")))
+        parts += [f"{label} {kind.write(m[key]):>7}" for label, key, kind in columns if key in m]
         if nfe := nfe_text(m, "train"):
             parts.append(f"nfe {nfe}")
         parts.append(f"{time.perf_counter() - self._start:.1f} s")

@@ -89,11 +89,10 @@ class SolverTelemetry(Callback):
         pl_module.log(f"{stage}/{name}nfe_forward_max", values["nfe_forward"], reduce_fx="max", **once)
 
     def _radius(self, pl_module: Any, batch: Any) -> None:
-        x = batch[0] if isinstance(batch, (tuple, list)) else batch
         names = {id(m): name for name, m in _solved(pl_module)}
         kept = {m: m.last for _, m in implicit_modules(pl_module.model)}
         with torch.no_grad(), penalties.capture() as solves:
-            pl_module.model(x[: self.radius_samples])
+            pl_module.answer(pl_module.cut(batch, self.radius_samples))
         for module, f, z in solves:
             radius = float(penalties.spectral_radius(f, z, steps=self.radius_steps).mean())
             key = f"val/{names.get(id(module), '')}spectral_radius"

@@ -11,7 +11,7 @@ from zoo.tasks.base import Task
 
 
 class UnrollWarmup(Callback):
-    """While ``global_step < task.warmup_steps``, unroll ``task.warmup_depth`` plain iterations in place of each solve.
+    """While ``global_step < warmup_steps`` of the task's `Stability`, unroll ``warmup_depth`` plain iterations a solve.
 
         z_0 = start,   z_{k+1} = f(z_k),   the loss sees z_depth,   gradients cross every iteration
 
@@ -26,7 +26,7 @@ class UnrollWarmup(Callback):
 
     def shallow(self, task: Task) -> bool:
         """Whether the step that comes next belongs to the warm-up."""
-        return task.global_step < task.warmup_steps
+        return task.global_step < task.stability.warmup_steps
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         self._apply(pl_module)
@@ -51,7 +51,7 @@ class UnrollWarmup(Callback):
                 if "fixed_point" not in module.problems:
                     continue  # an ODE has no iterations to unroll in its place
                 self._own[module] = (module.solver, module.adjoint, module.eval_solver)
-                module.solver = SOLVERS.build({"name": "picard", "max_steps": task.warmup_depth})
+                module.solver = SOLVERS.build({"name": "picard", "max_steps": task.stability.warmup_depth})
                 module.adjoint = ADJOINTS.build("unroll")
                 module.eval_solver = None
 

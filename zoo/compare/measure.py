@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from zoo.compare.count import Flops, evaluations, held_bytes
 from zoo.implicit import implicit_modules
@@ -42,7 +43,7 @@ class Bench:
         data.setup()
         self.train = [self._move(b) for b in _first(data.train_dataloader(), 4)]
         self.test = [self._move(b) for b in _first(data.test_dataloader(), 8)]
-        self.size = len(self.train[0][0])
+        self.size = task.rows(self.train[0])
         self._buffers = {k: v.clone() for k, v in self.model.named_buffers()}
 
     def restore(self) -> None:
@@ -52,7 +53,7 @@ class Bench:
                 buffer.copy_(self._buffers[name])
 
     def _move(self, batch: Any) -> Any:
-        return tuple(t.to(self.device) for t in batch)
+        return tree_map(lambda t: t.to(self.device) if isinstance(t, Tensor) else t, batch)
 
     def solved(self) -> list[Any]:
         """The stats of each module's last solve."""
@@ -74,10 +75,10 @@ class Bench:
     def forward_flops(self) -> dict[str, float]:
         """Per sample: of one evaluation of the map (an explicit model: of the model), and of the whole forward pass."""
         self.model.eval()
-        x = self.test[0][0]
+        batch = self.test[0]
         with torch.no_grad(), Flops() as counter, evaluations(self.model, counter) as seen:
-            self.model(x)
-        whole = counter.total / len(x)
+            self.task.answer(batch)
+        whole = counter.total / self.task.rows(batch)
         return {"flops_forward": whole, "flops_evaluation": seen.flops / seen.samples if seen.samples else whole}
 
     def step_flops(self) -> dict[str, float]:
@@ -94,7 +95,7 @@ class Bench:
         nfe, converged, residual = [], [], []
         with torch.no_grad():
             for batch in self.test:
-                self.model(batch[0])
+                self.task.answer(batch)
                 nfe.append(float(sum(s.nfe for s in self.solved())))
                 converged += [s.converged.double().mean().item() for s in self.solved()]
                 residual += [s.residual.double().mean().item() for s in self.solved() if s.accepted is None]
@@ -133,10 +134,11 @@ class Bench:
         """Milliseconds for one sample, and samples a second in batches of the training's size, in evaluation."""
         self.model.eval()
         with torch.no_grad():
-            x = self.test[0][0]
-            one = self._times(lambda i: self.model(x[i % len(x)][None]))
-            many = self._times(lambda i: self.model(x[: self.size]))
-        rate = min(self.size, len(x)) / (quantile(many, 0.5) / 1e3)
+            singles = [self.task.cut(batch, 1) for batch in self.test]
+            full = self.task.cut(self.test[0], self.size)
+            one = self._times(lambda i: self.task.answer(singles[i % len(singles)]))
+            many = self._times(lambda i: self.task.answer(full))
+        rate = self.task.rows(full) / (quantile(many, 0.5) / 1e3)
         return {"latency_ms": quantile(one, 0.5), "latency_ms_p95": quantile(one, 0.95), "throughput": rate}
 
     def memory(self) -> dict[str, Any]:
@@ -168,7 +170,7 @@ class Bench:
         """Median residual over a test batch after each evaluation; a sample that is done keeps its last one."""
         self.model.eval()
         with torch.no_grad():
-            self.model(self.test[0][0])
+            self.task.answer(self.test[0])
         traces = [s.trace for s in self.solved() if s.accepted is None and s.trace.numel()]
         if not traces:
             return []
@@ -180,7 +182,7 @@ class Bench:
     def anytime(self) -> dict[str, list[float]]:
         """Accuracy on test batches by the steps that the solver may take."""
         solvers = [m.solver for m in self.modules]
-        if not solvers or any(isinstance(s, ODESolver) for s in solvers) or self.test[0][1].dtype.is_floating_point:
+        if not solvers or any(isinstance(s, ODESolver) for s in solvers) or self.task.monitor != "val/accuracy":
             return {}
         kept = [m.eval_solver for m in self.modules]
         self.model.eval()
@@ -190,7 +192,7 @@ class Bench:
                 for module in self.modules:
                     module.eval_solver = dataclasses.replace(module.solver, max_steps=budget)
                 with torch.no_grad():
-                    right = torch.cat([self.model(x).argmax(-1) == y for x, y in self.test])
+                    right = torch.cat([self.task.answer(b).argmax(-1) == b[1] for b in self.test])
                 score.append(float(right.double().mean()))
         finally:
             for module, solver in zip(self.modules, kept, strict=True):
@@ -242,15 +244,23 @@ def _attempt(part: Callable[[], Any], names: tuple[str, ...]) -> Any:
         return dict.fromkeys(names, f"{type(error).__name__}: {text}"[:200])
 
 
-def training_curves(file: Path) -> dict[str, Any]:
-    """Evaluations and validation score over the training steps, thinned to 200 points."""
+def training_curves(file: Path, monitor: str) -> dict[str, Any]:
+    """Evaluations over the training steps, thinned to 200 points, and the monitored measure over the seconds."""
     nfe: list[tuple[float, float]] = []
+    reached: list[tuple[float, float]] = []
     for row in read_metrics(file):
+        if monitor in row and "seconds" in row:
+            reached.append((row["seconds"], row[monitor]))
         found = [v for k, v in row.items() if k.startswith("solver/") and k.endswith("nfe_forward")]
         if found:
             nfe.append((row["step"], sum(found)))
     every = max(1, len(nfe) // 200)
-    return {"nfe": {"step": [s for s, _ in nfe[::every]], "nfe": [n for _, n in nfe[::every]]}} if nfe else {}
+    out: dict[str, Any] = {}
+    if nfe:
+        out["nfe"] = {"step": [s for s, _ in nfe[::every]], "nfe": [n for _, n in nfe[::every]]}
+    if reached:
+        out["score"] = {"seconds": [s for s, _ in reached], "value": [v for _, v in reached]}
+    return out
 
 
 def quantile(values: list[float], q: float) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 from zoo.compare.draw import Picture, bars, legend, panels, style, write
 from zoo.compare.page import Page, markdown, terminal
 from zoo.compare.table import cells, label, meanings, notes, to_csv
+from zoo.measures import measure
 from zoo.run import write_json
 
 Row = Mapping[str, Any]
@@ -66,7 +67,7 @@ def _pareto(rows: Sequence[Row], folder: Path, name: str) -> Picture | None:
     if not rows:
         return None
     metric = rows[0]["metric"]
-    unit = 100.0 if metric == "accuracy" else 1.0
+    unit = measure(metric).scale
     places = (
         ("flops_forward", 1e6, "MFLOP a sample, forward"),
         ("seconds", 1.0, "training time (s)"),
@@ -90,11 +91,12 @@ def _pareto(rows: Sequence[Row], folder: Path, name: str) -> Picture | None:
         wide = bool(values) and max(values) > 8 * min(values) > 0
         axis.set(xscale="log" if wide else "linear", xlabel=title)
         axis.margins(x=0.15, y=0.15)
-    axes[0, 0].set_ylabel(f"test {metric}{' (%)' if unit == 100 else ''}")
+    axes[0, 0].set_ylabel(f"test {measure(metric).name}")
     handles, labels = axes[0, -1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(rows)), frameon=False, fontsize=8)
+    wins = "Up" if measure(metric).larger else "Down"
     caption = (
-        f"Test {metric} against what it costs; bars are one standard deviation over seeds. Up and to the left wins."
+        f"Test {metric} against what it costs; bars are one standard deviation over seeds. {wins} and to the left wins."
     )
     return write(figure, folder, f"{name}_pareto", caption)
 
@@ -143,18 +145,39 @@ def _solves(rows: Sequence[Row], folder: Path, name: str) -> Picture | None:
 
 def _training(rows: Sequence[Row], folder: Path, name: str) -> Picture | None:
     found = [r for r in rows if r["curves"].get("nfe")]
-    if not found:
+    scored = [r for r in rows if r["curves"].get("score")]
+    if not found and not scored:
         return None
-    figure, axes = panels(1, 1, width=6.4, height=4.3)
-    axis = axes[0, 0]
+    figure, axes = panels(1, 2 if found else 1, width=5.6, height=4.3)
     order = {label(r): i for i, r in enumerate(rows)}
-    for row in found:
+    axis = axes[0, -1]
+    shown = measure(rows[0]["metric"])
+    for row in scored:
+        curve = row["curves"]["score"]
+        look = {**style(order[label(row)]), "markevery": max(1, len(curve["seconds"]) // 8)}
+        axis.plot(curve["seconds"], [shown.scale * v for v in curve["value"]], label=label(row), **look)
+    level = rows[0].get("level")
+    if level is not None:
+        axis.axhline(shown.scale * level, color="0.6", lw=0.9, ls=":")
+    axis.set(xlabel="seconds of training", ylabel=f"validation {shown.name}")
+    if scored:
+        legend(axis, 2)
+    if found:
+        _evaluations(axes[0, 0], found, order)
+    where = "Left: evaluations of the map over the training. Right: v" if found else "V"
+    caption = (
+        f"{where}alidation {shown.name} over the wall time; dotted, the level that every run reached (first seed)."
+    )
+    return write(figure, folder, f"{name}_training", caption)
+
+
+def _evaluations(axis: Any, rows: Sequence[Row], order: Mapping[str, int]) -> None:
+    for row in rows:
         curve = row["curves"]["nfe"]
         look = {**style(order[label(row)]), "markevery": max(1, len(curve["step"]) // 8)}
         axis.plot(curve["step"], curve["nfe"], label=label(row), **look)
     axis.set(xlabel="training step", ylabel="evaluations a forward pass", ylim=(0, None))
     legend(axis, 2)
-    return write(figure, folder, f"{name}_training", "Evaluations of the map over the training (first seed).")
 
 
 def _title(rows: Sequence[Row]) -> str:

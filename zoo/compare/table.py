@@ -44,14 +44,21 @@ COLUMNS = (
     Column("held_bytes", "kept for backward (KiB)", 1024, 3, "per sample, what a training step's forward keeps alive"),
     Column("peak_bytes", "peak memory (MB)", 1e6, 3, "of the device in a training step"),
     Column("seconds", "training (s)", 1, 3, "wall time"),
+    Column(
+        "seconds_to_level", "to the common level (s)", 1, 3, "until the validation was as good as every run's became"
+    ),
     Column("epochs", "epochs"),
 )
+
+
+SPREAD = ("score", "nfe_forward", "nfe_backward", "seconds", "seconds_to_level", "residual")  # shown with +-
 
 
 def summarise(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """One row for each model, solver and adjoint, over its seeds, in the order of their first appearance."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
-    for row in rows:
+    level = common_level(rows)
+    for row in rows if level is None else timed(rows, level):
         groups.setdefault((row["model"], row["data"], row["solver"], row["adjoint"]), []).append(row)
     out = []
     one = len(groups) > 1 and len({model for model, *_ in groups}) == 1  # then only what differs is worth its room
@@ -83,6 +90,7 @@ def summarise(rows: Sequence[Row]) -> list[dict[str, Any]]:
                 "error": bad[0]["error"] if bad else "",
                 "note": "; ".join(dict.fromkeys(r["note"] for r in runs if r.get("note"))),
                 "metric": newest.get("metric", "score"),
+                "level": level,
                 "seeds": [r["seed"] for r in good],
                 "failed": [r["seed"] for r in bad],
                 "values": values,
@@ -93,6 +101,29 @@ def summarise(rows: Sequence[Row]) -> list[dict[str, Any]]:
                 "environment": newest.get("environment", {}),
             }
         )
+    return out
+
+
+def common_level(rows: Sequence[Row]) -> float | None:
+    """The validation measure that every trained run reached at its best; None where no run was trained."""
+    curves = [(r["curves"]["score"]["value"], r.get("maximise", True)) for r in rows if r["curves"].get("score")]
+    if not curves or len({up for _, up in curves}) != 1:
+        return None
+    return min(max(v) for v, _ in curves) if curves[0][1] else max(min(v) for v, _ in curves)
+
+
+def timed(rows: Sequence[Row], level: float) -> list[Row]:
+    """The rows, each with the seconds of training after which its validation was as good as ``level``."""
+    out: list[Row] = []
+    for row in rows:
+        curve = row["curves"].get("score")
+        if curve:
+            sign = 1 if row.get("maximise", True) else -1
+            first = next(s for s, v in zip(curve["seconds"], curve["value"], strict=True) if sign * (v - level) >= 0)
+            row = {**row, "values": {**row["values"], "seconds_to_level": first}}
+        elif row["status"] == "finished":
+            row = {**row, "reasons": {**row["reasons"], "seconds_to_level": "no validation was kept of its training"}}
+        out.append(row)
     return out
 
 
@@ -163,7 +194,7 @@ def _number(row: Row, column: Column) -> str:
         return ""
     text = _short(value / column.unit, column.digits)
     spread = row["std"].get(column.key)
-    if spread is not None and column.key in ("score", "nfe_forward", "nfe_backward", "seconds", "residual"):
+    if spread is not None and column.key in SPREAD:
         text += f" +- {_short(spread / column.unit, 2)}"
     return text
 

@@ -43,7 +43,7 @@ def work(job: Job, folder: Path) -> dict[str, Any]:
         if saved.is_file():
             state = torch.load(saved, map_location="cpu", weights_only=True)["state_dict"]
             task.load_state_dict(state)
-        curves = training_curves(run / "metrics.csv")
+        curves = training_curves(run / "metrics.csv", task.monitor)
     metric = task.monitor.partition("/")[2]
     values["score"], values["test_loss"] = test.get(metric), test.get("loss")
     measured, why, shapes = measure(task, data)

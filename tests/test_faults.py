@@ -1,0 +1,230 @@
+"""What breaks long runs: a killed process, a full disk, a rank that dies, a loader's worker that crashes, a restart."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from lightning import Callback
+
+from zoo import cli, fit
+from zoo.data.loader import Batches
+from zoo.run import read_metrics
+
+QUICK = {
+    "trainer": {
+        "max_epochs": 2, "limit_train_batches": 4, "limit_val_batches": 1, "limit_test_batches": 1,
+        "log_every_n_steps": 1, "accelerator": "cpu", "devices": 1,
+    },
+    "optim": {"lr": 0.01},
+    "solver": {"name": "picard", "max_steps": 3},
+    "adjoint": "phantom",
+}  # fmt: skip
+ENDED = 7  # exit code of a forked run that reported its failure
+
+
+class At(Callback):
+    """Do something before a certain step."""
+
+    def __init__(self, step, act):
+        self.step, self.act = step, act
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == self.step:
+            self.act()
+
+
+def quick(out, step=-1, act=None):
+    made = cli._trainer
+    try:
+        cli._trainer = lambda *args: _with(made(*args), At(step, act))
+        return cli.fit("test_mdeq", "digits", out=out, **QUICK)
+    finally:
+        cli._trainer = made
+
+
+def _with(trainer, callback):
+    trainer.callbacks.insert(0, callback)
+    return trainer
+
+
+def forked(target, *arguments):
+    """The exit code of a function in a process of its own: a fork, so that nothing is imported again."""
+
+    def call():
+        torch.set_num_threads(1)
+        try:
+            target(*arguments)
+        except (OSError, RuntimeError) as error:
+            print(error, file=sys.stderr)
+            os._exit(ENDED)
+
+    process = multiprocessing.get_context("fork").Process(target=call)
+    process.start()
+    process.join(120)
+    return process.exitcode
+
+
+def weights(folder):
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def resume(folder):
+    cli.run(fit.resolve(["--resume", str(folder)]))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """A short run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("straight") / "run"
+    quick(folder)
+    return folder
+
+
+def test_a_run_that_was_killed_goes_on_to_the_same_weights(straight, tmp_path):
+    out = tmp_path / "run"
+    assert forked(quick, out, 6, lambda: os.kill(os.getpid(), signal.SIGKILL)) == -signal.SIGKILL
+    assert torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 4
+    resume(out)
+    assert same(weights(out), weights(straight))
+
+
+def test_a_full_disk_keeps_the_checkpoint_before_it(straight, tmp_path):
+    out = tmp_path / "run"
+
+    def fill():  # from now on no file of this process may grow beyond 4 KB, as on a disk that is full
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+
+    assert forked(quick, out, 6, fill) == ENDED
+    kept = torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)
+    assert kept["global_step"] == 4
+    assert all(r["step"] < 8 for r in read_metrics(out / "metrics.csv"))  # whole rows, or none
+    resume(out)
+    assert same(weights(out), weights(straight))
+
+
+def test_a_restart_by_the_same_command_begins_or_goes_on(straight, tmp_path):
+    out = tmp_path / "run"
+    flags = [f"--trainer.{k}={v}" for k, v in QUICK["trainer"].items()]
+    command = ["--model", "test_mdeq", "--out", str(out), "--optim.lr=0.01", "--solver=picard", "--solver.max_steps=3"]
+    command += ["--adjoint", "phantom", "--resume", "auto", *flags]
+    request = fit.resolve(command)
+    assert request.resume is None
+    forked(quick, out, 6, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    request = fit.resolve(command)
+    assert request.resume == out / "checkpoints" / "last.ckpt"
+    cli.run(request)
+    assert same(weights(out), weights(straight))
+    with pytest.raises(fit.UsageError, match="--out"):
+        fit.resolve(["--model", "test_mdeq", "--resume", "auto"])
+
+
+class Crashing:
+    def __call__(self, *arguments):
+        os._exit(3)
+
+
+def test_a_crashed_worker_is_named(tmp_path, capsys, monkeypatch):
+    made = Batches.__init__
+
+    def crash(self, x, y, transform, **options):
+        made(self, x, y, Crashing(), **options)
+
+    monkeypatch.setattr(Batches, "__init__", crash)
+    argv = ["--model", "test_mdeq", "--out", str(tmp_path / "run"), "--data.num_workers", "1"]
+    assert fit.main([*argv, "--trainer.accelerator", "cpu"]) == 1
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("zoo.fit: error:") and "--data.num_workers 0" in said
+
+
+def test_the_profile_names_the_phases_of_a_solve(tmp_path):
+    flags = [f"--trainer.{k}={v}" for k, v in {**QUICK["trainer"], "max_epochs": 3}.items()]
+    assert (
+        fit.main(["--model", "test_mdeq", "--out", str(tmp_path / "run"), "--profile", *flags, "--task.warmup_steps=0"])
+        == 0
+    )
+    names = {e.get("name") for e in json.loads((tmp_path / "run" / "profile.json").read_text())["traceEvents"]}
+    assert {"zoo: solve by Broyden", "zoo: evaluation", "zoo: backward solve by GMRES", "zoo: product"} <= names
+    assert "zoo: evaluation" in (tmp_path / "run" / "profile.txt").read_text()
+
+
+# ------------------------------------------------------------------------------------- several processes, as launched
+
+
+COMMAND = ["-m", "zoo.fit", "--model", "test_mdeq", "--task.warmup_steps", "0", "--trainer.max_epochs", "3",
+           "--trainer.limit_train_batches", "6", "--trainer.limit_val_batches", "1", "--trainer.limit_test_batches",
+           "2", "--trainer.accelerator", "cpu", "--trainer.devices", "2", "--data.batch_size", "16"]  # fmt: skip
+
+
+def environment():
+    lost = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT", "MASTER_ADDR", "ZOO_RUN_FOLDER"}
+    return {**{k: v for k, v in os.environ.items() if k not in lost}, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_torchrun_trains_on_two_processes(tmp_path, strategy):
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launch, *COMMAND, "--trainer.strategy", strategy, "--resume", "auto", "--out", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment())
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["status"] == "finished" and results["steps"] == 18
+    assert results["test"]["nfe_forward_max"] >= results["test"]["nfe_forward"] > 0
+    more = [*command, "--trainer.max_epochs", "4"]  # after a restart the same command goes on
+    done = subprocess.run(more, capture_output=True, text=True, timeout=240, env=environment())
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["steps"] == 24
+
+
+@pytest.mark.slow
+def test_a_rank_that_dies_ends_the_run_and_leaves_a_checkpoint(tmp_path):
+    out = tmp_path / "run"
+    command = [sys.executable, *COMMAND, "--trainer.max_epochs", "200", "--trainer.strategy", "ddp", "--out", str(out)]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment())
+    try:
+        until = time.monotonic() + 200
+        while not (out / "checkpoints" / "last.ckpt").exists():
+            assert run.poll() is None and time.monotonic() < until, run.communicate()[0]
+            time.sleep(0.1)
+        for child in children(run.pid):
+            os.kill(child, signal.SIGKILL)
+        said, _ = run.communicate(timeout=60)
+    finally:
+        run.kill()
+    assert run.returncode != 0
+    assert "a process of the run ended" in said.lower(), said[-2000:]
+    assert torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] >= 6
+
+
+def children(pid):
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(stat.parent.name))
+        except (OSError, ValueError, IndexError):
+            continue
+    return found

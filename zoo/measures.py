@@ -1,0 +1,63 @@
+"""What the numbers of a run are called, how they are written, and which way is better. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A metric that a task logs.
+
+    Attributes:
+        key: as it is logged, behind ``train/``, ``val/`` or ``test/``.
+        name: for people, with its unit.
+        short: for a narrow column.
+        form: how one value is written.
+        scale: what a value is multiplied by in a figure.
+        larger: whether a larger value is better.
+    """
+
+    key: str
+    name: str
+    short: str
+    form: str = "{:.4f}"
+    scale: float = 1.0
+    larger: bool = False
+
+    def write(self, value: float) -> str:
+        """The value as text."""
+        return self.form.format(value)
+
+
+MEASURES: Mapping[str, Measure] = {
+    m.key: m
+    for m in (
+        Measure("accuracy", "accuracy (%)", "acc", "{:.2%}", 100.0, larger=True),
+        Measure("miou", "mean intersection over union (%)", "mIoU", "{:.2%}", 100.0, larger=True),
+        Measure("auc", "area under the ROC curve (%)", "AUC", "{:.2%}", 100.0, larger=True),
+        Measure("psnr", "peak signal to noise (dB)", "PSNR", "{:.2f}", larger=True),
+        Measure("forgetting", "forgetting (%)", "forgetting", "{:.2%}", 100.0),
+        Measure("interval", "half the 95 % interval (%)", "+-", "{:.2%}", 100.0),
+        Measure("nll", "negative log-likelihood (nats)", "nll"),
+        Measure("perplexity", "perplexity", "ppl", "{:.2f}"),
+        Measure("bits_per_character", "bits a character", "bpc"),
+        Measure("bits_per_dim", "bits a dimension", "bpd"),
+        Measure("mse", "mean squared error", "mse", "{:.4g}"),
+        Measure("energy_drift", "relative energy drift", "drift", "{:.3g}"),
+        Measure("loss", "loss", "loss"),
+    )
+}
+
+
+def measure(key: str) -> Measure:
+    """The measure of a key; one that the table lacks is shown under its own name."""
+    return MEASURES.get(key) or Measure(key, key.replace("_", " "), key, "{:.4g}")
+
+
+def headline(results: Mapping[str, Any]) -> Measure:
+    """The measure that the best weights of a run were chosen by, from its ``results.json``."""
+    keys = [k.partition("/")[2] for k in results.get("best", {}) if k.startswith("val/")]
+    return measure(keys[0] if keys else "loss")

@@ -1,0 +1,72 @@
+"""What a command shows and what stops it: Lightning's chatter left out, warnings as one line, signals obeyed."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+from zoo.callbacks.guard import SolverWarning
+from zoo.callbacks.keeper import Keeper
+from zoo.places import rank
+
+
+@contextlib.contextmanager
+def signals(keeper: Keeper) -> Iterator[None]:
+    """Ctrl-C and SIGTERM stop the run behind the running step; a second Ctrl-C stops it at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked: list[int] = []
+
+    def stop(signum: int, frame: Any) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(signum)
+        keeper.stop(signum)
+        if rank() == 0:
+            print("\nStopping behind this step; again to stop at once.", file=sys.stderr, flush=True)
+
+    old = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for s, handler in old.items():
+            signal.signal(s, handler)
+
+
+@contextlib.contextmanager
+def quiet(prog: str) -> Iterator[None]:
+    """Leave out what Lightning says to everybody; show our own warnings as one line each."""
+    names = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
+    levels = {n: logging.getLogger(n).level for n in names}
+    for n in names:
+        logging.getLogger(n).setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        for text in (
+            ".*does not have many workers.*",
+            ".*litlogger.*",
+            ".*LeafSpec.*",
+            ".*number of training batches.*",
+        ):
+            warnings.filterwarnings("ignore", message=text)
+        warnings.filterwarnings("always", category=SolverWarning)
+        shown = warnings.showwarning
+
+        def show(message: Any, category: Any, *rest: Any, **more: Any) -> None:
+            if issubclass(category, SolverWarning):
+                print(f"{prog}: warning: {message}", file=sys.stderr, flush=True)
+            else:
+                shown(message, category, *rest, **more)
+
+        warnings.showwarning = show
+        try:
+            yield
+        finally:
+            for n, level in levels.items():
+                logging.getLogger(n).setLevel(level)
