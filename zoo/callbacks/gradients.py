@@ -34,7 +34,8 @@ class GradientCheck(Callback):
         more = f" and {len(without) - 5} more" if len(without) > 5 else ""
         text = (
             f"No gradient reached {', '.join(without[:5])}{more} in the first step; they would keep their first "
-            "values. Is each used in this step, and, by a map that is solved for, as a parameter, not as a detached copy?"
+            "values. Is each used in this step, and, by a map that is solved for, as a parameter, not as a detached "
+            "copy?"
         )
         if pl_module.device_mesh is not None:
             raise RuntimeError(f"{text} Parameters are split over processes: shard the root only.")
