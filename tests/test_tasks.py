@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from datetime import timedelta
 
 import pytest
 import torch
+from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import Timer
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from zoo.implicit import ImplicitMixin
 from zoo.tasks.classification import Classification
@@ -128,3 +132,50 @@ def test_smoothing_is_for_training_only(logged):
 def test_hyperparameters_are_plain():
     task = Classification(Model(), Optim(lr=0.5))
     assert dict(task.hparams) == {"optim": {**vars(Optim(lr=0.5))}}
+
+
+class Clock(Timer):
+    """A timer whose second is a step."""
+
+    def __init__(self, seconds):
+        super().__init__(timedelta(seconds=seconds))
+        self.now = 0
+
+    def time_elapsed(self, stage="train"):
+        return self.now
+
+    def on_train_batch_end(self, trainer, *args):
+        self.now += 1
+        super().on_train_batch_end(trainer, *args)
+
+
+def test_a_run_that_the_clock_ends_anneals_by_the_clock():
+    rates = []
+
+    class Watch(Callback):
+        def on_train_batch_start(self, trainer, *args):
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    class Validated(Watch):
+        def on_validation_end(self, trainer, *args):
+            validated.append(trainer.global_step)
+
+    validated: list[int] = []
+    x, y = torch.randn(28, 2), torch.randint(2, (28,))
+    loader = DataLoader(TensorDataset(x, y), batch_size=4)  # 7 steps an epoch: 20 end within the third
+    task = Classification(Model(), Optim(lr=1.0, warmup=0.25, schedule="linear"))
+    trainer = Trainer(
+        max_epochs=-1,
+        callbacks=[Clock(20), Validated()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        accelerator="cpu",
+    )
+    trainer.fit(task, loader, loader)
+    assert rates[0] < 0.01  # at the start nothing is known of the number of steps
+    assert max(rates) == pytest.approx(rates[5], abs=0.2) and rates[:5] == sorted(rates[:5])
+    assert rates[6:] == sorted(rates[6:], reverse=True) and rates[-1] < 0.15
+    assert validated[-1] == trainer.global_step  # the last weights, of an epoch that was cut short, are measured too

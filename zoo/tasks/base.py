@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, final
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.callbacks import Timer
 from torch import Tensor, nn
 
 from zoo import penalties
@@ -202,8 +203,20 @@ class Task(LightningModule, ABC):
     def configure_optimizers(self) -> Any:
         optimizer = self.optim.build(self.model)
         total = float(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.optim.factor(step, total))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self._factor(step, total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _factor(self, step: int, total: float) -> float:
+        """The learning rate as a share of its peak. Where only the clock ends a run, the clock says how far it is."""
+        timer = next((c for c in self.trainer.callbacks if isinstance(c, Timer)), None)  # type: ignore[attr-defined]
+        left = timer.time_remaining() if timer is not None else None
+        if timer is not None and left is not None and math.isinf(total):
+            elapsed = timer.time_elapsed()
+            gone = elapsed / (elapsed + max(left, 0.0))
+            if self.trainer.world_size > 1:  # every rank takes the same step
+                gone = self.trainer.strategy.broadcast(gone)
+            total = max(step, 1) / max(gone, 1e-9)
+        return self.optim.factor(step, total)
 
     def _refuse_nan_input(self, batch: Any) -> None:
         what = self.describe(batch)
