@@ -138,9 +138,8 @@ def adjoint_row(what: str, problem: Any, name: str, turns: int, goal: float | No
                 timed = Timed(product)
                 start = clock()
                 if side == "zoo":
-                    iterate(
-                        Affine(timed, g), g, make_solver({"name": name, "rtol": 1e-3, "atol": 0.0, "max_steps": 30})
-                    )
+                    solver = make_solver({"name": name, "rtol": 1e-3, "atol": 0.0, "max_steps": 30})
+                    iterate(*Affine(timed, g).start(solver), solver)
                 else:
                     peers(lambda u, timed=timed: timed(u) + g, torch.zeros_like(g), "anderson", 1e-3, 30)
                 total = clock() - start
@@ -174,7 +173,7 @@ def products_row(what: str, problem: Any, rho: float, goal: int) -> Row:
         for rtol in (1e-5, 8e-6, 5e-6, 3e-6, 2e-6, 1e-6):  # the loosest setting whose true residual is met
             solver = make_solver({"name": name, "rtol": rtol, "atol": 0.0, "max_steps": 100} | window(name))
             with torch.no_grad():
-                solution = iterate(Affine(product, g), g, solver)
+                solution = iterate(*Affine(product, g).start(solver), solver)
             true = ((g + product(solution.value) - solution.value).norm(dim=1) / g.norm(dim=1)).max()
             if true <= 1e-5:
                 row[f"zoo_{name}"] = solution.stats.nfe

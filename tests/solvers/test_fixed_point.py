@@ -356,3 +356,30 @@ def test_a_module_can_be_a_solver():
     problem = tanh()
     solution = zoo.fixed_point(lambda z: problem.f(z, problem.x), torch.zeros_like(problem.x), LearnedStep())
     torch.testing.assert_close(solution.value, problem.exact, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["gmres", "bicgstab", "cg"])
+def test_a_krylov_method_begins_at_zero_and_takes_no_product_for_it(name):
+    """From zero the search space holds the one from ``b`` with as many products, so the residual is never larger."""
+    w, b = matrix(40, 0.9), torch.randn(5, 40, dtype=torch.float64)
+    system = Affine(lambda u: u @ w.T, b, lambda u: u @ w)
+    with torch.no_grad():
+        solver = build(name, rtol=1e-14, atol=0.0, max_steps=6)
+        zero = iterate(*system.start(solver), solver)
+        plain = iterate(system, b, solver)
+    assert zero.stats.nfe == plain.stats.nfe - 1  # by as many steps
+    torch.testing.assert_close(zero.stats.trace[0], torch.ones(5, dtype=torch.float64))
+    true = (b + zero.value @ w.T - zero.value).norm(dim=1) / b.norm(dim=1)
+    torch.testing.assert_close(zero.stats.residual, true)
+    if name == "gmres":  # one step more of it costs as many products
+        with torch.no_grad():
+            solver = build(name, rtol=1e-14, atol=0.0, max_steps=7)
+            equal = iterate(*system.start(solver), solver)
+        assert equal.stats.nfe == plain.stats.nfe
+        assert (equal.stats.residual <= plain.stats.residual + 1e-12).all()
+
+
+def test_other_methods_begin_at_b():
+    system = Affine(lambda u: 0.5 * u, torch.ones(2, 3))
+    for name in ("neumann", "picard", "anderson", "broyden"):
+        assert system.start(build(name))[1] is system.offset

@@ -82,7 +82,7 @@ def attach(
         solution: of the forward solve; its value carries no graph.
         solver: of the adjoint system.
         name: of the adjoint, for messages.
-        guess: a first ``u`` from the incoming gradient; by default the gradient itself.
+        guess: a first ``u`` from the incoming gradient; None: where the solver begins best.
     """
     if not torch.is_grad_enabled():
         return solution
@@ -98,8 +98,8 @@ def attach(
         def adjoint(grad: Tensor) -> Tensor:
             scale = torch.linalg.vector_norm(grad, dim=1, keepdim=True) / math.sqrt(grad.shape[1])
             b = grad / torch.where(scale > 0, scale, torch.ones_like(scale))
-            start = b if guess is None else guess(b)
-            system = Affine(lambda u: _vjp(fz, z, u), b, _Transpose(fz, z))
+            system, start = Affine(lambda u: _vjp(fz, z, u), b, _Transpose(fz, z)).start(solver)
+            start = start if guess is None else guess(b)
             with phase(f"backward solve by {type(solver).__name__}"):
                 u = iterate(system, start, solver, floor=floor)
             stats.backward.append(u.stats)

@@ -5,6 +5,7 @@ Shape letters: ``B`` samples, ``N`` numbers in one sample's state (everything be
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import math
 from abc import ABC, abstractmethod
@@ -103,14 +104,32 @@ class Affine:
         linear: the product ``L u``, (B, N) -> (B, N).
         offset: ``b``, (B, N).
         transpose: the product ``L^T u``, for the methods that need it (conjugate gradients on the normal equations).
+        zero: a start that is zero, so that its residual is ``b`` without a product.
     """
 
     linear: Map
     offset: Tensor
     transpose: Map | None = None
+    zero: Tensor | None = None
 
     def __call__(self, u: Tensor) -> Tensor:
         return self.linear(u) + self.offset
+
+    def residual(self, u: Tensor) -> Tensor:
+        """``b + L u - u``."""
+        return self.offset if u is self.zero else self(u) - u
+
+    def start(self, solver: Solver) -> tuple[Affine, Tensor]:
+        """This map, and where a method begins best where nothing is known of the answer.
+
+        A Krylov method begins at zero: with as many products it then searches ``span(b, Lb, ...)``, of which
+        ``b + span(Lb, ...)``, what it would search from ``b``, is a part. Every other method begins at ``b``, one
+        plain step from zero that costs nothing.
+        """
+        if not solver.krylov:
+            return self, self.offset
+        zero = torch.zeros_like(self.offset)
+        return dataclasses.replace(self, zero=zero), zero
 
     @classmethod
     def of(cls, f: Map, z: Tensor) -> Affine:
@@ -139,6 +158,7 @@ class Solver(ABC):
     max_steps: int = 30
 
     linear: ClassVar[bool] = False  # solves affine maps only
+    krylov: ClassVar[bool] = False  # ... by the best combination of the products that it has seen
     monotone: ClassVar[bool] = False  # its residual never grows: the last iterate is the best
     unrollable: ClassVar[bool] = True  # its steps can be backpropagated through
     restart: ClassVar[float] = math.inf  # growth of the residual at which a sample's history is forgotten
@@ -205,7 +225,7 @@ class SolverModule(nn.Module, ABC):
     rtol: float = 1e-3
     atol: float = 1e-6
     max_steps: int = 30
-    linear = monotone = unrollable = False
+    linear = krylov = monotone = unrollable = False
     restart: float = math.inf
 
     @abstractmethod

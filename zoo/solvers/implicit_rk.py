@@ -96,7 +96,8 @@ class ImplicitRungeKutta(OneStep):
             return torch.autograd.grad(g, start, u, retain_graph=True, materialize_grads=True)[0]
 
         def adjoint(v: Tensor) -> Tensor:
-            return iterate(Affine(transpose, v), v, self.linear_solver, floor=floor).value
+            system, first = Affine(transpose, v).start(self.linear_solver)
+            return iterate(system, first, self.linear_solver, floor=floor).value
 
         return Attach.apply(g, z, adjoint, _refuse)
 

@@ -99,14 +99,15 @@ class GMRES(LinearSolver):
     window: int = 30
 
     monotone: ClassVar[bool] = True
+    krylov: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.window < 1:
             raise ValueError(f"GMRES: window must be at least 1; got {self.window}.")
 
-    def init(self, f: Map, z: Tensor) -> GMRESState:
-        return self._cycle(z, f(z) - z)
+    def init(self, f: Affine, z: Tensor) -> GMRESState:
+        return self._cycle(z, f.residual(z))
 
     def _cycle(self, z: Tensor, r: Tensor) -> GMRESState:
         m = min(self.window, self.max_steps)
@@ -178,8 +179,10 @@ class BiCGStab(LinearSolver):
     Reference: van der Vorst, "Bi-CGSTAB", SISC 13, 1992.
     """
 
-    def init(self, f: Map, z: Tensor) -> BiCGStabState:
-        r = f(z) - z
+    krylov: ClassVar[bool] = True
+
+    def init(self, f: Affine, z: Tensor) -> BiCGStabState:
+        r = f.residual(z)
         return BiCGStabState(z, _norm(r), r, r, r, _dot(r, r))
 
     def step(self, f: Affine, state: BiCGStabState, active: Tensor | None) -> BiCGStabState:
@@ -225,6 +228,8 @@ class CG(LinearSolver):
 
     symmetric: bool = False
 
+    krylov: ClassVar[bool] = True
+
     def _gradient(self, f: Affine, r: Tensor) -> Tensor:
         if self.symmetric:
             return r
@@ -236,7 +241,7 @@ class CG(LinearSolver):
         return r - f.transpose(r)
 
     def init(self, f: Affine, z: Tensor) -> CGState:
-        r = f(z) - z
+        r = f.residual(z)
         s = self._gradient(f, r)
         return CGState(z, _norm(r), r, s, _dot(s, s))
 

@@ -193,7 +193,7 @@ def _iterate(
     call = Counted(f, args, autocast)
     target: Map = call
     if isinstance(f, Affine):
-        target = Affine(call.product(f.linear), f.offset, f.transpose and call.product(f.transpose))
+        target = Affine(call.product(f.linear), f.offset, f.transpose and call.product(f.transpose), f.zero)
     elif solver.linear:
         target = Affine.of(call, z0)
     offset_norm = torch.linalg.vector_norm(target.offset, dim=1) if isinstance(target, Affine) else None

@@ -54,7 +54,8 @@ class Newton(Solver):
 
     def step(self, f: Map, state: State, active: Tensor | None) -> State:
         z, norm, g = state
-        direction = iterate(Affine(lambda v: jvp(f, z, v), g), g, self.linear_solver).value
+        system, start = Affine(lambda v: jvp(f, z, v), g).start(self.linear_solver)
+        direction = iterate(system, start, self.linear_solver).value
         size = torch.ones_like(norm)
         for _ in range(self.halvings + 1):
             new = self.init(f, z + size[:, None] * direction)
