@@ -77,7 +77,7 @@ class Features(nn.Module):
 def _configurations(card: hub.ModelCard) -> dict[str, dict[str, Any]]:
     """Timm's configuration for each set of weights of a card, or one without weights."""
     common = {
-        "first_conv": "stem.0",
+        "first_conv": card.load().first_conv,
         "classifier": "classifier",
         "interpolation": "bilinear",
         "crop_pct": 1.0,

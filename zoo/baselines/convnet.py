@@ -5,6 +5,8 @@ Reference: Ha, Dai and Le, "HyperNetworks", ICLR 2017, https://arxiv.org/abs/160
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 
 from zoo.layers import convnet
@@ -21,6 +23,8 @@ class CNN(ImageClassifier, nn.Module):
         dropout: probability of dropping features in front of the classifier.
         global_pool: ``avg`` or ``max``, over the one pixel that is left; or empty, with ``num_classes=0``.
     """
+
+    first_conv: ClassVar[str] = "features.conv1"
 
     def __init__(
         self,
@@ -54,6 +58,8 @@ class WideResNet(ImageClassifier, nn.Module):
         dropout: probability of dropping pooled features in front of the classifier.
         global_pool: ``avg`` or ``max``; or empty for none, with ``num_classes=0``.
     """
+
+    first_conv: ClassVar[str] = "features.stem"
 
     def __init__(
         self,

@@ -11,6 +11,8 @@ What differs: `zoo.hypernet.tiles.Tiles` starts its kernels at the size that the
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 
 from zoo.hypernet.generator import Generator
@@ -31,6 +33,8 @@ class HyperCNN(ImageClassifier, nn.Module):
         dropout: probability of dropping features in front of the classifier.
         global_pool: ``avg`` or ``max``, over the one pixel that is left; or empty, with ``num_classes=0``.
     """
+
+    first_conv: ClassVar[str] = "features.target.module.conv1"
 
     def __init__(
         self,
@@ -67,6 +71,8 @@ class HyperWideResNet(ImageClassifier, nn.Module):
         dropout: probability of dropping pooled features in front of the classifier.
         global_pool: ``avg`` or ``max``; or empty for none, with ``num_classes=0``.
     """
+
+    first_conv: ClassVar[str] = "features.target.module.stem"
 
     def __init__(
         self,

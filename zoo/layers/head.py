@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -15,6 +17,7 @@ class ImageClassifier:
     Attributes:
         num_classes, global_pool: of the present classifier.
         head_dropout: probability with which a pooled feature is dropped before the classifier.
+        first_conv: where the convolution lies that meets the images.
     """
 
     in_chans: int
@@ -22,6 +25,7 @@ class ImageClassifier:
     num_classes: int
     global_pool: str = "avg"
     head_dropout: float = 0.0
+    first_conv: ClassVar[str] = "stem.0"
     classifier: nn.Module
 
     def get_classifier(self) -> nn.Module:
