@@ -149,6 +149,15 @@ def test_the_second_day_is_asked_of_the_first(records):
     assert torch.equal(again.query, again.times) and torch.equal(again.target, again.values)
 
 
+def test_hidden_rows_are_asked_of_the_others(records):
+    whole = PhysioNet(root=str(records)).split("test")
+    s = PhysioNet(root=str(records), aim="interpolation").split("test")
+    assert 0 < int(s.target_mask.sum()) < int(whole.mask.sum())
+    for k in range(len(s.times)):  # a row is either shown or asked for
+        shown, asked = set(s.times[k][s.mask[k].any(-1)].tolist()), set(s.query[k][s.target_mask[k].any(-1)].tolist())
+        assert asked and not shown & asked
+
+
 def test_an_archive_and_the_kept_measurements_give_the_same(records):
     expected = PhysioNet(root=str(records)).fingerprint()
     folder = records / "PhysioNet2012"

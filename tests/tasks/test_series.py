@@ -15,7 +15,7 @@ from zoo import cli
 from zoo.data.series import Series, Spirals
 from zoo.layers.series import Outcome
 from zoo.tasks.base import NonFiniteError
-from zoo.tasks.series import TimeSeries
+from zoo.tasks.series import TimeSeries, with_seen
 
 TRAINER = {
     "max_epochs": 1,
@@ -95,6 +95,25 @@ def test_classes_are_measured_by_cross_entropy_accuracy_and_area():
     accuracy = (logits.argmax(1) == s.label).float().mean()
     torch.testing.assert_close(scored.metrics["accuracy"].compute(), accuracy)
     assert (task.monitor, task.maximise) == ("val/auc", True)
+
+
+@pytest.mark.parametrize("aim", ["extrapolation", "interpolation"])
+def test_a_latent_model_also_rebuilds_what_it_saw_in_training(aim):
+    s = Spirals(aim=aim).split("val").rows(torch.arange(6))
+    both = with_seen(s)
+    assert (both.query.diff(dim=1) >= 0).all()
+    assert int(both.target_mask.sum()) == int(s.mask.sum() + s.target_mask.sum())
+    seen = {(float(t), *v.tolist()) for t, v, m in zip(s.times[0], s.values[0], s.mask[0], strict=True) if m.all()}
+    asked = {(float(t), *v.tolist()) for t, v, m in zip(s.query[0], s.target[0], s.target_mask[0], strict=True) if m[0]}
+    joined = zip(both.query[0], both.target[0], both.target_mask[0], strict=True)
+    assert {(float(t), *v.tolist()) for t, v, m in joined if m.all()} == seen | asked
+    model = Fixed(Outcome(values=both.target, kl=torch.zeros(6)), latent=3)
+    TimeSeries(model).train().score(s, "train")
+    assert torch.equal(model.asked, both.query)
+    for task in (TimeSeries(model).eval(), TimeSeries(model, reconstruction=0.0).train(), TimeSeries(Fixed(Outcome()))):
+        with pytest.raises((RuntimeError, TypeError)):  # the answer given at birth does not fit what is asked now
+            task.score(s, "train")
+        assert torch.equal(task.model.asked, s.query)
 
 
 def test_a_latent_model_that_classifies_also_rebuilds_what_it_saw():

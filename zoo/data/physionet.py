@@ -26,6 +26,7 @@ SEEN = (
 # fmt: on
 CHANNELS = (*STATIC, *SEEN)  # 41; the weight is measured again during the stay
 HOURS = 48.0
+HIDDEN = 0.3  # of the rows of a record, where they are to be interpolated
 
 
 class PhysioNet(SeriesData):
@@ -40,15 +41,15 @@ class PhysioNet(SeriesData):
     4,000 records (a few less for ``extrapolation``, where a day is empty). Rubanova et al. split the same 8,000 at
     random, 4 to 1, so that their errors are of other records, and of finer steps.
 
-    ``mortality`` asks who died in hospital, ``reconstruction`` for the values seen, ``extrapolation`` for those of the
-    second day from those of the first.
+    ``mortality`` asks who died in hospital, ``interpolation`` for the values of three tenths of the rows, which are
+    hidden, ``reconstruction`` for the values seen, ``extrapolation`` for those of the second day from those of the first.
 
     Args:
         root: the folder of the data sets, which holds PhysioNet2012/ with set-a, set-b, Outcomes-a.txt and
             Outcomes-b.txt, or with an archive PhysioNet2012.tar.xz (.gz) of them; None: ZOO_DATA, else ./data.
         batch_size: records a batch.
         seed: of the order; the split is the same for all.
-        aim: ``mortality``, ``reconstruction`` or ``extrapolation``.
+        aim: ``mortality``, ``interpolation``, ``reconstruction`` or ``extrapolation``.
         step: hours from one row to the next, at least.
         scale: ``deviation`` or ``range``.
 
@@ -60,7 +61,7 @@ class PhysioNet(SeriesData):
     """
 
     features = len(CHANNELS)
-    aims = ("mortality", "reconstruction", "extrapolation")
+    aims = ("mortality", "interpolation", "reconstruction", "extrapolation")
     published = 4000  # records of each set
 
     def __init__(
@@ -68,7 +69,7 @@ class PhysioNet(SeriesData):
         root: str | None = None,
         batch_size: int = 64,
         seed: int = 0,
-        aim: Literal["mortality", "reconstruction", "extrapolation"] = "mortality",
+        aim: Literal["mortality", "interpolation", "reconstruction", "extrapolation"] = "mortality",
         step: float = 1.0,
         scale: Literal["deviation", "range"] = "deviation",
     ) -> None:
@@ -120,6 +121,9 @@ class PhysioNet(SeriesData):
             early = mask & (times <= 0.5)[..., None]
             late = mask & ~early
             seen, asked = compact(times, values, early), compact(times, values, late)
+        elif self.aim == "interpolation":
+            hidden = np.random.Generator(np.random.PCG64(0)).random(mask.shape[:2])[..., None] < HIDDEN
+            seen, asked = compact(times, values, mask & ~hidden), compact(times, values, mask & hidden)
         else:
             seen = compact(times, values, mask)
             asked = seen if self.aim == "reconstruction" else (times[:, :0], values[:, :0], mask[:, :0])

@@ -27,8 +27,8 @@ class TimeSeries(Task):
 
     where the KL of a latent model's variable, if it has one, is weighted by a ``beta`` that rises from 0 to 1 over
     ``anneal`` steps: at full weight from the start, the variable is ignored before it has come to mean anything.
-    Classes have the cross entropy, plus ``reconstruction`` times the L above for a latent model, which then also
-    predicts what it saw.
+    In training a latent model also predicts what it saw, as one trajectory has to explain both. Classes have the cross
+    entropy, plus ``reconstruction`` times the L above for a latent model.
 
     Args:
         model: maps ``(times, values, mask, query)`` to an `Outcome`; says ``num_classes``, 0 for values.
@@ -36,7 +36,8 @@ class TimeSeries(Task):
         stability: what keeps the solves stable, see `Stability`; None: nothing.
         noise: standard deviation of an observed number around the predicted one.
         anneal: training steps over which the weight of the KL rises to 1.
-        reconstruction: weight of L beside the cross entropy, for a latent model that classifies.
+        reconstruction: weight of L beside the cross entropy, for a latent model that classifies; 0: a latent model is
+            not asked for what it saw.
 
     Raises:
         ValueError: an option is out of its range; a batch without anything to predict.
@@ -85,7 +86,7 @@ class TimeSeries(Task):
     def ask(self, batch: Series) -> Outcome:
         """The model's outcome; a latent model that classifies is asked for what it saw, if that counts."""
         query = None if self.classes else batch.query
-        if self.classes and self.training and self.reconstruction and self._latent():
+        if self.classes and self._rebuilds():
             query = batch.times
         return self.model(batch.times, batch.values, batch.mask, query)
 
@@ -103,6 +104,8 @@ class TimeSeries(Task):
         return "the series hold NaN or infinity where they were seen" if bad else ""
 
     def score(self, batch: Any, stage: str) -> Scored:
+        if not self.classes and self._rebuilds():
+            batch = with_seen(batch)
         out = self.ask(batch)
         size = len(batch.times)
         if self.classes:
@@ -136,6 +139,16 @@ class TimeSeries(Task):
             loss = loss + beta * out.kl.sum() / count
         return loss, squared, count
 
-    def _latent(self) -> bool:
-        """Whether the model can be asked for values and classes at once."""
-        return getattr(self.model, "latent", 0) > 0
+    def _rebuilds(self) -> bool:
+        """Whether the model is asked for what it saw: in training, where one trajectory explains a whole series."""
+        return self.training and self.reconstruction > 0 and getattr(self.model, "latent", 0) > 0
+
+
+def with_seen(batch: Series) -> Series:
+    """The batch, asked for what it shows as well, in order of time."""
+    times, order = torch.cat([batch.times, batch.query], 1).sort(dim=1, stable=True)
+    place = order[..., None].expand(-1, -1, batch.values.shape[2])
+    target = torch.cat([batch.values, batch.target], 1).gather(1, place)
+    return batch._replace(
+        query=times, target=target, target_mask=torch.cat([batch.mask, batch.target_mask], 1).gather(1, place)
+    )
