@@ -9,11 +9,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from zoo.solvers.graph import Once, refuse_second_order
+
 Event = Callable[..., Tensor]  # (t, y, *args) -> (B,)
 
 
 class Segment(NamedTuple):
-    """One accepted step: ``y`` and ``f`` at both ends, and the quartic term if the method has one."""
+    """One accepted step: ``y`` and ``f`` at both ends, and the quartic term if the method has one.
+
+    ``stop`` is the share of the step at which a sample came to its end, 1 for the others, shaped to go with ``y``.
+    """
 
     t: float | Tensor
     dt: float | Tensor
@@ -22,6 +27,7 @@ class Segment(NamedTuple):
     y1: Tensor
     k1: Tensor
     bend: Tensor | None
+    stop: Tensor | None = None
 
     def at(self, x: float | Tensor) -> Tensor:
         """The state at the share ``x`` in [0, 1] of the step.
@@ -29,6 +35,8 @@ class Segment(NamedTuple):
         The cubic that meets both states and both slopes (Hermite), plus ``x^2 (1 - x)^2 bend``: every quartic with the
         same ends differs from that cubic by a multiple of this term only.
         """
+        if self.stop is not None:
+            x = self.stop.clamp(max=x)
         rise = self.y1 - self.y0
         left = self.k0 * self.dt - rise
         inner = rise - self.k1 * self.dt - left
@@ -66,7 +74,8 @@ def locate(event: Event, args: tuple[Tensor, ...], s: Segment, before: Tensor) -
 
     Bisection on the interpolant, for all samples at once. The state carries the derivative of the event's own time:
     with ``y(t)`` the trajectory and ``g`` the event, ``dt* = -dg / (dg/dt)`` by the implicit function theorem, so
-    ``y(t*) + f (-dg / g')`` with the factor's value at zero is differentiated rightly at first order.
+    ``y(t*) + f (-dg / g')`` with the factor's value at zero is differentiated rightly at first order; a second
+    derivative is refused.
 
     Args:
         before: (B,) the event's values at the start of the step.
@@ -90,5 +99,9 @@ def locate(event: Event, args: tuple[Tensor, ...], s: Segment, before: Tensor) -
             speed = (s.at(far) - s.at(near)) / (far - near)
         g = event(s.t + share * s.dt, y, *args).view(shape)
         still = slope == 0  # a sample that is settled already
-        y = y + speed * torch.where(still, 0.0, (g.detach() - g) / torch.where(still, 1.0, slope))
+        y = Once.apply(y + speed * torch.where(still, 0.0, (g.detach() - g) / torch.where(still, 1.0, slope)), _refuse)
     return high, y
+
+
+def _refuse() -> None:
+    refuse_second_order("A terminal event", "odeint without an event, up to a time that is known")

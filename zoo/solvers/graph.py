@@ -71,3 +71,17 @@ class Attach(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
         ctx.refuse()
         return ctx.adjoint(grads[0]), None, None, None
+
+
+class Once(torch.autograd.Function):
+    """A tensor as it is, whose gradient is right once: ``refuse`` is called first in every backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, refuse: Callable[[], None]) -> Tensor:  # type: ignore[override]
+        ctx.refuse = refuse
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        ctx.refuse()
+        return grads[0], None

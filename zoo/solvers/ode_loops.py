@@ -213,6 +213,9 @@ def together(solver: OneStep, p: Problem) -> ODESolution:
                     share, at_event = locate(p.event, field.args, segment, before)
                     mask = torch.from_numpy(crossed).to(y.device).view((-1,) + (1,) * (y.dim() - 1))
                     y = torch.where(mask, at_event, y)
+                    if segments:
+                        stop = torch.where(mask, share.view(mask.shape), 1.0)
+                        segments[-1] = segment._replace(stop=stop)
                     log.event_time[crossed] = t + h * share.double().cpu().numpy()[crossed]
                     settle(crossed)
                     log.reached[crossed] = log.event_time[crossed]
