@@ -221,7 +221,7 @@ def closing(results: Mapping[str, Any], folder: Path, short: str, others: Sequen
         folder: the run folder.
         short: the name to call the model by.
         others: other data sets that it trains on.
-        epochs: a number of epochs to continue to.
+        epochs: a number of epochs to continue to; below 1 where the clock ended the run.
     """
     test, train, data = results["test"], results["train"], results["data"]
     lines = []
@@ -248,7 +248,8 @@ def closing(results: Mapping[str, Any], folder: Path, short: str, others: Sequen
         usual = ("dopri5", "tsit5") if name in SOLVERS.names(kind="ode") else ("anderson", "broyden")
         other = usual[0] if name != usual[0] else usual[1]
         commands.append(f"--model {short} --data {data} --solver {other}")
-    commands.append(f"--resume {folder} --trainer.max_epochs {epochs}")
+    if epochs > 0:
+        commands.append(f"--resume {folder} --trainer.max_epochs {epochs}")
     commands = [f"python -m zoo.fit {c}" for c in commands]
     if DATA.entry(data).kind == "classification" and results["model"] != TWIN:
         commands.append(f"python -m zoo.compare --models {results['model']} {TWIN} --data {data}")
