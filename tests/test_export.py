@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 from pathlib import Path
 
 import huggingface_hub
@@ -14,7 +15,9 @@ from trained import run as train
 
 import zoo
 from zoo import export, folder, hub
+from zoo.fit import resolve
 from zoo.folder import WeightsError
+from zoo.options import Options
 
 
 @pytest.fixture(scope="module")
@@ -156,9 +159,24 @@ def test_the_shipped_results_are_those_of_the_shipped_weights():
         measured = card.measured[data]
         run = json.loads((results / measured["results"]).read_text())
         assert run["weights"]["sha256"] == card.weights[data]["sha256"], name
-        assert run["measured"]["accuracy"] == pytest.approx(measured["accuracy"], abs=1e-5), name
+        metric = folder.read(hub.HERE / "weights" / name).metrics["metric"]
+        assert run["measured"][metric] == pytest.approx(measured[metric], abs=1e-5), name
         assert run["status"] == "finished"
         assert card.licence
+
+
+@pytest.mark.parametrize("name", hub.list_models(pretrained=True))
+def test_the_command_of_a_folder_makes_its_recipe(name):
+    place = hub.HERE / "weights" / name
+    line = next(x for x in (place / "README.md").read_text().splitlines() if x.startswith("python -m zoo.fit"))
+    saved = folder.read(place)
+    assert line == export.command(saved)
+    options = Options(resolve(shlex.split(line)[3:]))
+    made = {**export._leaves(options.values), "solver.name": options.names.get("solver")}
+    then = {**saved.training["recipe"], "solver": saved.solver, "adjoint": saved.adjoint}
+    for key, value in export._leaves(then).items():
+        if key in made and key.removeprefix("trainer.") not in export.HERE:
+            assert made[key] == value, key
 
 
 def test_the_curve_reads_what_a_run_writes(tmp_path):

@@ -50,6 +50,15 @@ def test_a_run_of_ones_own_is_a_source(tmp_path):
         torch.testing.assert_close(model.state_dict()[key], value, rtol=0, atol=0)
 
 
+def test_a_run_goes_on_without_the_weights_it_started_from(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    cli.fit("test_mdeq", "digits", out=first, trainer=ONE_STEP)
+    cli.fit("test_mdeq", "digits", pretrained=first, out=second, trainer=ONE_STEP)
+    first.rename(tmp_path / "elsewhere")
+    assert cli.load_run(second)
+    assert cli.fit("test_mdeq", resume=second, trainer=ONE_STEP | {"max_steps": 2, "max_epochs": 2})["steps"] == 2
+
+
 def test_other_classes_get_a_new_classifier():
     model = zoo.create_model("mdeq_tiny.digits", num_classes=4, in_chans=1)
     before = {k: v.clone() for k, v in model.state_dict().items()}

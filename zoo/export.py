@@ -10,6 +10,7 @@ import argparse
 import csv
 import json
 import os
+import shlex
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -20,12 +21,12 @@ import yaml
 
 from zoo import hub
 from zoo.evaluate import TOLERANCE, measure
-from zoo.folder import WEIGHTS, Config, WeightsError, write
+from zoo.folder import MACHINE, WEIGHTS, Config, WeightsError, write
 from zoo.measures import measure as measure_of
 from zoo.registry import UnknownName
 
 PROG = "zoo.export"
-MACHINE = ("name", "root", "num_workers", "download", "seed")  # options of a data set that are not the recipe's
+HERE = ("enable_progress_bar", "accelerator", "devices")  # options of the Trainer that are of the machine, too
 KEPT = ("seed", "epochs", "steps", "seconds", "commit", "data_sha256", "hardware", "time")  # of results.json
 
 
@@ -115,9 +116,54 @@ def export(
     )
     place = Path(to) if to is not None else Path("exports") / saved.name
     parameters = sum(p.numel() for p in model.parameters())
-    config = write(place, config, plain, readme(config, card, parameters), half=half)
+    config = write(place, config, plain, readme(config, card, parameters, command(config)), half=half)
     curve = _curve(folder / "metrics.csv")
     return Exported(place, config, {**results, "weights": dict(config.weights), "measured": test, "curve": curve})
+
+
+def command(config: Config) -> str:
+    """The command line that trains a model again as it was trained: flags say what its recipe of today does not."""
+    from zoo.fit import DERIVED, resolve
+    from zoo.options import Options
+
+    variant, _, data = config.name.partition(".")
+    training = config.training
+    words = ["--model", variant, "--data", data, "--seed", str(training.get("seed", 0))]
+    recipe = training.get("recipe", {})
+    model = {k: v for k, v in config.model.items() if k not in DERIVED}
+    then = _leaves({**recipe, "model": model, "solver": config.solver, "adjoint": config.adjoint})
+    for key in ("solver.name", "adjoint.name", "adjoint.solver.name"):  # first: their options depend on them
+        options = Options(resolve(words))
+        now = {**options.names, "adjoint.solver": options.inner}.get(key.removesuffix(".name"))
+        if then.pop(key, now) != now:
+            words += [f"--{key.removesuffix('.name')}", str(_get(config, key))]
+    options = Options(resolve(words))
+    now = _leaves(options.values)
+    known = set(options._dests())
+    known -= {f"trainer.{k}" for k in HERE}
+    words += [f"--{k}={_word(v)}" for k, v in then.items() if k in known and now.get(k) != v]
+    return shlex.join(["python", "-m", "zoo.fit", *words])
+
+
+def _get(config: Config, key: str) -> Any:
+    first, *rest = key.split(".")
+    value: Any = getattr(config, first)
+    for part in rest:
+        value = value[part]
+    return value
+
+
+def _leaves(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Every value of nested mappings, by its dotted name."""
+    out: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{above}{key}"
+        out |= _leaves(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+    return out
+
+
+def _word(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def write_results(exported: Exported, folder: str | Path) -> Path:

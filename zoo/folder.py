@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 WEIGHTS, CONFIG, README = "model.safetensors", "config.json", "README.md"
 FORMAT = 1  # of config.json; raised when an older zoo could not read it
+MACHINE = ("name", "root", "num_workers", "download", "seed")  # options of a data set that are not the recipe's
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl", ".pickle")
 LIMIT = 4 << 20  # bytes of a config.json: the largest real one has a few thousand
 

@@ -10,15 +10,16 @@ from zoo.folder import Config
 from zoo.hub import ModelCard
 
 
-def readme(config: Config, card: ModelCard, parameters: int) -> str:
+def readme(config: Config, card: ModelCard, parameters: int, command: str) -> str:
     """Front matter as model hubs read it, then the card for people.
 
     Args:
         config: the folder's configuration, with its metrics.
         card: the card of the model.
         parameters: how many it has.
+        command: what trains it again.
     """
-    variant, _, data = config.name.partition(".")
+    _, _, data = config.name.partition(".")
     metrics, training = config.metrics, config.training
     metric = metrics.get("metric", "")
     number = metrics.get(metric)
@@ -57,7 +58,7 @@ def readme(config: Config, card: ModelCard, parameters: int) -> str:
         lines.append(f"print(zoo.{asked})")
     lines += ["```", "", "Measured again, and trained again, by", "", "```bash"]
     lines += [f"python -m zoo.evaluate --model {config.name}"]
-    lines += [f"python -m zoo.fit --model {variant} --data {data} --seed {training.get('seed', 0)}", "```", ""]
+    lines += [command, "```", ""]
     if card.paper:
         p = card.paper
         lines += [
