@@ -228,9 +228,9 @@ def closing(results: Mapping[str, Any], folder: Path, short: str, others: Sequen
     best, shown = results["best"], headline(results)
     if shown.key in test:
         score = best.get(f"val/{shown.key}")
-        note = f"weights of epoch {best['epoch']}" + (
-            f", validation {shown.write(score)}" if score is not None and math.isfinite(score) else ""
-        )
+        note = f"weights of epoch {best['epoch']}"
+        if score is not None and math.isfinite(score):
+            note += f", validation {shown.write(score)}"
         name = shown.key if len(shown.key) <= 10 else shown.short
         lines.append((f"test {name}", f"{shown.write(test[shown.key])}   ({note})"))
     lines.append(
