@@ -229,11 +229,12 @@ def _flows(r: dict[str, Any]) -> list[Goal]:
 def _physionet(r: dict[str, Any]) -> list[Goal]:
     out = []
     for row in r["rows"]:
-        key = "auc" if row["aim"] == "mortality" else "mse"
+        aim = row.get("aim", "mortality")
+        key = "auc" if aim == "mortality" else "mse"
         write = measure(key).write
         said = row["published"]
         goal = f"(published, other split: {write(said[key])} +- {write(said['deviation'])})" if said else ""
-        out.append((f"PhysioNet 2012, {row['aim']}, `{row['model']}`, {measure(key).short}", goal, write(row[key])))
+        out.append((f"PhysioNet 2012, {aim}, `{row['model']}`, {measure(key).short}", goal, write(row[key])))
     return out
 
 
@@ -289,7 +290,7 @@ def _finetune(r: dict[str, Any]) -> list[Goal]:
         (
             f"`{r['model']}` on {r['data']}, steps to {r['accuracy']:.0%} validation accuracy from {r['weights']}",
             "fewer than from scratch",
-            f"{steps['pretrained']} for {steps['scratch']}",
+            f"{steps['pretrained']} against {steps['scratch'] or 'more than ' + str(r['steps'])}",
         )
     ]
 
