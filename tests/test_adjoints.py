@@ -204,6 +204,14 @@ def test_reversible_is_the_gradient_of_its_own_iteration(steps, dtype):
         cell(w, x), torch.zeros(B, N, dtype=dtype), spec, "reversible").value).sum(), w)[0])  # fmt: skip
 
 
+def test_reversible_takes_its_own_defaults():
+    w, x = inputs()
+    own = zoo.fixed_point(cell(w, x), torch.zeros(B, N, dtype=torch.float64), "reversible", "reversible").value
+    plain = iterate(cell(w, x), torch.zeros(B, N, dtype=torch.float64), make_solver("reversible"), select="last").value
+    found, exact = (torch.autograd.grad(z.pow(3).sum(), (w, x)) for z in (own, plain))
+    torch.testing.assert_close(found, exact, rtol=1e-9, atol=1e-10)
+
+
 def test_steps_that_cannot_be_undone_are_refused():
     with pytest.raises(ValueError, match="cannot be undone.*Take fewer steps"):
         zoo.fixed_point(torch.tanh, torch.zeros(1, 2), {"name": "reversible", "damping": 0.8}, "reversible")
@@ -228,17 +236,64 @@ def budget(name: str, steps: int):
 
 
 def test_memory_does_not_grow_with_the_steps():
+    """What autograd saves; `shine` also holds Broyden's steps, at most a window of them."""
     w, x = inputs(0.99)
-    used = {
-        a: [
-            saved_bytes(lambda a=a, k=k: state(w, x, budget("reversible" if a == "reversible" else "picard", k), a))
-            for k in (5, 20, 80)
-        ]
-        for a in ("implicit", "jfb", "phantom", "reversible", "unroll")
-    }
-    for a in ("implicit", "jfb", "phantom", "reversible"):
-        assert used[a][0] == used[a][1] == used[a][2]
-    assert used["unroll"][2] > 5 * used["unroll"][0] > 0
+    for s, a in pairs():
+        if s not in ("picard", "anderson", "broyden", "reversible"):
+            continue
+        used = [saved_bytes(lambda k=k, s=s, a=a: state(w, x, budget(s, k), a)) for k in (5, 20, 80)]
+        if a == "unroll":
+            assert used[2] >= used[1] > used[0] > 0 and (s != "picard" or used[2] > 5 * used[0])
+        else:
+            assert used[0] == used[1] == used[2]
+
+
+@pytest.mark.parametrize(("s", "a"), list(pairs()))
+def test_every_call_of_the_map_is_counted_with_gradients_too(s, a):
+    w, x = inputs()
+    seen = []
+    f = lambda z: (seen.append(len(z)), cell(w, x)(z))[1]  # noqa: E731
+    solution = zoo.fixed_point(f, torch.zeros(B, N, dtype=torch.float64), solver(s), adjoint(a))
+    assert solution.stats.nfe == len(seen) and solution.stats.sample_nfe == sum(seen)
+
+
+@pytest.mark.parametrize(("s", "a"), list(pairs()))
+def test_a_bfloat16_state_has_a_gradient(s, a):
+    if s == "newton":
+        pytest.skip("forward-mode products in half precision are no use to a Newton step")
+    exact = unrolled(*inputs())[0]
+    w, x = (v.detach().bfloat16().requires_grad_() for v in inputs())
+    solution = zoo.fixed_point(cell(w, x), torch.zeros(B, N, dtype=torch.bfloat16), s, a)
+    assert solution.value.dtype is torch.bfloat16
+    gw, gx = torch.autograd.grad(solution.value.float().pow(3).sum(), (w, x))
+    assert gw.dtype is gx.dtype is torch.bfloat16 and torch.isfinite(gx).all()
+    if a in BIASED:
+        assert torch.cosine_similarity(gw.double().flatten(), exact.flatten(), dim=0) > 0.9
+    else:
+        assert (gw.double() - exact).norm() < 0.1 * exact.norm()  # the solve ends at bfloat16's resolution, 0.8 %
+
+
+@pytest.mark.parametrize("terms", [1, 2, 5])
+def test_neumann_takes_as_many_products_as_terms(terms):
+    w, x = inputs()
+    solution = state(w, x, solver("anderson"), make_adjoint({"name": "neumann", "terms": terms}))
+    b = torch.randn(B, N, dtype=torch.float64)
+    (found,) = torch.autograd.grad(solution.value, x, b)
+    slope = 1 - solution.value.detach() ** 2  # of tanh
+    u = v = b
+    for _ in range(terms):
+        v = (v * slope) @ w.detach()
+        u = u + v
+    torch.testing.assert_close(found, u * slope, rtol=1e-9, atol=1e-11)
+    assert solution.stats.backward[0].nfe == terms
+
+
+def test_neumann_leaves_out_terms_that_grow():
+    """At a slope of 3 the series has no sum: its least residual is that of the gradient itself."""
+    x = leaf(B, N)
+    neumann = make_adjoint({"name": "neumann", "terms": 4})
+    z = zoo.fixed_point(lambda z: 3 * z + x, torch.zeros(B, N, dtype=torch.float64), "newton", neumann).value
+    torch.testing.assert_close(torch.autograd.grad(z.sum(), x)[0], torch.ones_like(x))
 
 
 def test_work_does_not_depend_on_the_scale_of_the_loss():

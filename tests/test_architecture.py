@@ -33,7 +33,7 @@ ORDER = [
     ["pretrained text"],
     ["figure", "run"],
     ["callbacks"],
-    ["options cli convert record terminal fit evaluate export sample compare theory"],
+    ["options cli compile convert record terminal fit evaluate export sample compare theory"],
 ]
 RANK = {name: i for i, row in enumerate(ORDER) for group in row for name in group.split()}
 GROUP = {name: group for row in ORDER for group in row for name in group.split()}

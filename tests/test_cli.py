@@ -195,6 +195,18 @@ def test_yaml_does_not_import_strangers(tmp_path, capsys, monkeypatch):
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
+def test_a_package_that_was_allowed_may_be_named(tmp_path, monkeypatch):
+    (tmp_path / "friend.py").write_text("from lightning import Callback\n\n\nclass X(Callback):\n    pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "c.yaml").write_text(
+        yaml.safe_dump({"model": "test_mdeq", "trainer": {"callbacks": [{"class_path": "friend.X"}]}})
+    )
+    request = fit.resolve(["-c", str(tmp_path / "c.yaml"), "--allow-import", "friend"])
+    assert request.allow_import == ("friend",)
+    (made,) = Options(request).trainer()["callbacks"]
+    assert type(made).__name__ == "X"
+
+
 def test_one_line_of_many():
     text = "Parser key \"a.b\":\n  Does not validate\n  Subtypes: [<class 'int'>, <class 'NoneType'>]\n  Given value: x"
     assert one_line(text) == "--a.b: expected int or null; got 'x'"

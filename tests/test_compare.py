@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import subprocess
 import sys
 from types import ModuleType
@@ -18,7 +19,7 @@ from zoo.compare import command, runner
 from zoo.compare.count import Flops, evaluations, held_bytes
 from zoo.compare.report import write_report
 from zoo.compare.runner import Job, budget_options, jobs_of, run_all
-from zoo.compare.table import cells, notes, summarise, to_csv
+from zoo.compare.table import DRAWN, cells, notes, spell, summarise, to_csv
 from zoo.fit import UsageError
 from zoo.implicit import ImplicitMixin
 from zoo.registry import UnknownName
@@ -155,6 +156,51 @@ def test_a_comparison_resumes_and_tries_again_what_failed(tmp_path, monkeypatch)
     monkeypatch.setattr(runner, "run_one", lambda job, *rest: ran.append(job.label) or finished(job, 0.8))
     rows = run_all(jobs, tmp_path, say=lambda line: None)
     assert ran[4:] == ["resnet_tiny, seed 0"] and all(r["status"] == "finished" for r in rows)
+    rows = run_all(jobs, tmp_path, say=lambda line: None)  # the row behind the cut one is there
+    assert len(ran) == 5 and [r["values"]["score"] for r in rows] == [0.8, 0.9, 0.9, 0.9]
+
+
+def test_halved_batches_are_the_same_work(tmp_path, monkeypatch):
+    job, sizes = Job("resnet_tiny", "digits"), []
+
+    def small(job, folder, patience):
+        sizes.append(runner._batch_size(job))
+        return finished(job) if sizes[-1] <= 16 else runner.failure(job, "full", "out of memory")
+
+    monkeypatch.setattr(runner, "_process", small)
+    for _ in range(2):
+        (row,) = run_all([job], tmp_path, say=lambda line: None)
+    assert sizes == [64, 32, 16] and row["key"] == job.key
+    assert row["note"] == "out of memory with batches of 64; out of memory with batches of 32; measured with 16"
+
+
+def test_a_full_disk_costs_one_row(tmp_path, monkeypatch):
+    jobs = jobs_of(["resnet_tiny", "mdeq_tiny"], "digits", [0], None, [], [], {})
+    (tmp_path / "logs").touch()  # no log can be made
+    rows = run_all(jobs, tmp_path, say=lambda line: None)
+    assert len(rows) == 2 and all("make room" in r["error"] and r["status"] == "failed" for r in rows)
+    (tmp_path / "logs").unlink()
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(subprocess, "run", full)
+    rows = run_all(jobs, tmp_path, say=lambda line: None)
+    assert all("No space left" in r["error"] for r in rows)
+
+
+def test_what_a_model_was_trained_with(tmp_path):
+    config = {"optim": {"name": "adamw", "lr": 3e-3}, "data": {"batch_size": 64},
+              "trainer": {"max_epochs": -1, "max_time": "00:00:15:00"}}  # fmt: skip
+    assert spell(runner.recipe(config)) == "adamw, lr 0.003, batches of 64, 15 min"
+    assert spell(runner.recipe({"trainer": {"max_epochs": 1, "max_steps": -1}})) == "1 epoch" and not runner.recipe({})
+    row = finished(Job("timm:resnet18", "digits"))
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")  # as rows were written that had no recipe
+    assert runner.read_rows(tmp_path)[row["key"]]["recipe"] == {}
+    run = runner.run_folder(tmp_path, row["model"], row["key"]) / "20260101-000000"
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text(json.dumps(config))
+    assert runner.read_rows(tmp_path)[row["key"]]["recipe"]["lr"] == 3e-3
 
 
 @pytest.mark.parametrize("body, said", [("echo oh no; exit 3", "exit code 3: oh no"), ("kill -9 $$", "want of memory")])
@@ -166,7 +212,8 @@ def test_a_crash_costs_one_row(tmp_path, monkeypatch, body, said):
     (row,) = run_all([Job("resnet_tiny", "digits")], tmp_path / "out", say=lambda line: None)
     assert row["status"] != "finished" and said in row["error"] and not row["values"]
     if "kill" in body:
-        assert "batches of 64; out of memory with batches of 32" in row["note"]
+        assert "batches of 64; out of memory with batches of 32" in row["note"] and "measured" not in row["note"]
+        assert row["key"] == Job("resnet_tiny", "digits").key
 
 
 def test_a_run_that_takes_too_long_is_stopped(tmp_path, monkeypatch):
@@ -180,7 +227,11 @@ def test_a_run_that_takes_too_long_is_stopped(tmp_path, monkeypatch):
 
 def test_rows_over_seeds_and_blank_cells(tmp_path):
     a, b = Job("resnet_tiny", "digits", 0), Job("resnet_tiny", "digits", 1)
-    runs = [finished(a, 0.9), finished(b, 0.8), runner.failure(Job("mdeq_tiny", "digits"), "boom")]
+    runs = [
+        measured(a, 0.9, "AMD", "a" * 40),
+        measured(b, 0.8, "Intel", "b" * 40 + "+changes"),
+        runner.failure(Job("mdeq_tiny", "digits"), "boom"),
+    ]
     rows = summarise(runs)
     assert rows[0]["values"]["score"] == pytest.approx(0.85) and rows[0]["std"]["score"] == pytest.approx(0.0707, 1e-2)
     assert (rows[0]["seeds"], rows[1]["status"], rows[1]["error"]) == ([0, 1], "failed", "boom")
@@ -191,12 +242,32 @@ def test_rows_over_seeds_and_blank_cells(tmp_path):
     said = notes(rows, why)
     assert "mdeq_tiny, seed 0: boom" in said and "resnet_tiny, blank: an explicit model solves nothing" in said
     lines = list(csv.DictReader(io.StringIO(to_csv(rows))))
+    assert lines[0]["hardware"] == "AMD, 1 thread / Intel, 1 thread" and lines[0]["recipe"] == "adamw, lr 0.1, 5 epochs"
+    assert lines[0]["commit"] == f"{'a' * 12} / {'b' * 12}+changes" and lines[1]["commit"] == ""
+    assert table["recipe"] == ["adamw, lr 0.1, 5 epochs", ""] and rows[0]["recipes"][0]["max_epochs"] == 5
     assert lines[1]["score"] == "" and lines[0]["parameters"] == "10" and "explicit" in lines[0]["missing"]
     files = write_report(rows, tmp_path, "compare")
     assert all(f.is_file() for f in files) and (tmp_path / "figures" / "compare_pareto.png").is_file()
     page = (tmp_path / "compare.html").read_text()
+    assert "resnet_tiny: AMD, 1 thread; torch 2; commit" in page and "Intel, 1 thread" in page
     assert 'title="an explicit model solves nothing"' in page and "data:image/svg+xml" in page
     assert json.loads((tmp_path / "compare.json").read_text())["rows"][1]["values"] == {}
+
+
+def measured(job, score, cpu, commit):
+    environment = {"time": "2026", "hardware": {"cpu": cpu, "threads": 1, "gpus": []}, "versions": {"torch": "2"},
+                   "commit": commit}  # fmt: skip
+    recipe = {"optimiser": "adamw", "lr": 0.1, "max_epochs": 5}
+    return {**finished(job, score), "environment": environment, "recipe": recipe}
+
+
+def test_loaded_weights_have_no_spread():
+    runs = [finished(Job("mdeq_tiny.digits", "digits", seed)) for seed in (0, 1)]
+    for run in runs:
+        run["reasons"] = {"seconds": runner.LOADED}
+        del run["values"]["seconds"]
+    (row,) = summarise(runs)
+    assert row["std"] == {} and row["seeds"] == [0, 1] and row["values"]["score"] == 0.9
 
 
 @pytest.mark.parametrize("model, solver", [("test_mdeq", "anderson"), ("test_resnet_twin", None)])
@@ -219,11 +290,15 @@ def test_a_row_from_end_to_end(tmp_path, monkeypatch, model, solver):
     assert row["status"] == "finished" and row["metric"] == "accuracy"
     missing = {"peak_bytes"} if solver else {"peak_bytes", "nfe_forward", "nfe_forward_p95", "nfe_backward",
                                              "nfe_backward_p95", "converged", "residual"}  # fmt: skip
-    assert set(row["reasons"]) == missing, row["reasons"]
+    missing |= set() if solver else set(DRAWN)
+    assert set(row["reasons"]) - {"gradient"} == missing - {"gradient"}, row["reasons"]
+    assert ("gradient" in row["reasons"]) != ("gradient" in row["curves"])  # measured, or said why not
+    assert row["recipe"]["batch_size"] == 8 and row["recipe"]["max_epochs"] == 1 and row["recipe"]["lr"] > 0
     assert all(v > 0 for k, v in row["values"].items() if k not in ("score", "converged"))
     if solver:
         assert row["values"]["flops_forward"] > row["values"]["flops_evaluation"]
         assert row["curves"]["residuals"] and row["curves"]["anytime"]["budget"] and row["curves"]["nfe"]["nfe"]
+        assert [way["adjoint"] for way in row["curves"]["growth"]["ways"]] == ["implicit", "unroll"]
 
 
 def test_the_package_is_module_and_function(monkeypatch, tmp_path):
@@ -263,3 +338,27 @@ def test_the_time_to_the_level_that_every_run_reached():
     falling = [scored("a", [1, 2], [3.0, 1.0], maximise=False), scored("b", [1, 2], [2.5, 2.0], maximise=False)]
     rows = summarise(falling)
     assert rows[0]["level"] == 2.0 and [r["values"]["seconds_to_level"] for r in rows] == [2, 2]
+
+
+def test_a_validation_that_is_no_number_costs_its_own_cell(tmp_path):
+    rows = summarise([
+        scored("well", [1, 2, 3], [0.5, 0.8, 0.9]), scored("late", [1, 2, 3], [math.nan, None, 0.7]),
+        scored("never", [1, 2], [math.nan, None]),
+    ])  # fmt: skip
+    assert rows[0]["level"] == 0.7 and [r["values"].get("seconds_to_level") for r in rows] == [2, 3, None]
+    assert rows[2]["reasons"]["seconds_to_level"] == "its validation was never a finite number"
+    assert all(f.is_file() for f in write_report(rows, tmp_path, "compare"))
+    assert summarise([scored("never", [1], [None])])[0]["level"] is None
+    row = scored("infinite", [1], [0.5])
+    row["values"] = {"score": None, "residual": math.inf}
+    assert summarise([row])[0]["reasons"]["residual"] == "not a finite number"
+
+
+def test_the_time_to_a_level_that_is_asked_for():
+    runs = [scored("fast", [1, 2, 3], [0.5, 0.9, 0.95]), scored("slow", [10, 20], [0.1, 0.8])]
+    rows = summarise(runs, 0.9)
+    assert rows[0]["values"]["seconds_to_asked"] == 2 and rows[0]["values"]["seconds_to_level"] == 2
+    assert rows[1]["reasons"]["seconds_to_asked"] == "its validation came to 0.8 at best, not to 0.9"
+    lines = {line[0]: line[1:] for line in cells(rows)[1]}
+    assert lines["to accuracy 0.9 (s)"] == ["2", ""]
+    assert not any("0.9 (s)" in line[0] for line in cells(summarise(runs))[1])

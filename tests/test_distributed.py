@@ -5,38 +5,49 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from problems import matrix
+from test_sharding import SOLVES
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import zoo
+from zoo.solvers.ode import ODESolver
 
 N, BATCH = 8, 3
 
 
 class Layer(zoo.ImplicitMixin, nn.Module):
-    def __init__(self, solver: str, adjoint: str) -> None:
+    problems = ("fixed_point", "ode")
+
+    def __init__(self, solver: Any, adjoint: Any) -> None:
         super().__init__()
         self.inject, self.linear, self.head = (nn.Linear(N, N).double() for _ in range(3))
         with torch.no_grad():
             self.linear.weight.copy_(matrix(N, 0.95))
         self.unused = nn.Linear(2, 2).double()
-        self.configure_implicit({"name": solver, "rtol": 1e-10, "atol": 0.0, "max_steps": 300}, adjoint)
+        self.configure_implicit(solver, adjoint)
 
     def forward(self, x):
         x = self.inject(x)
+        if isinstance(self.solver, ODESolver):
+            params = tuple(self.linear.parameters())
+            field = lambda t, y: torch.tanh(self.linear(y))  # noqa: E731
+            return self.head(self.integrate(field, x, (0.0, 1.0), params=params)[-1])
         return self.head(self.solve(lambda z, x: torch.tanh(self.linear(z) + x), torch.zeros_like(x), args=(x,)))
 
 
 def build(solver: str, adjoint: str) -> Layer:
     torch.manual_seed(0)
-    tight = {"name": "gmres", "rtol": 1e-12, "atol": 0.0, "max_steps": 100}
-    return Layer(solver, {"name": "implicit", "solver": tight} if adjoint == "implicit" else adjoint)
+    if solver == "ode":
+        return Layer(*SOLVES["ode"])
+    spec = {"name": solver, "rtol": 1e-10, "atol": 0.0, "max_steps": 300}
+    return Layer(spec, SOLVES["equilibrium"][1] if adjoint == "implicit" else adjoint)
 
 
 def data() -> torch.Tensor:
@@ -68,7 +79,12 @@ def work(rank: int, port: int, solver: str, adjoint: str, accumulate: bool, out:
 
 @pytest.mark.parametrize(
     ("solver", "adjoint", "accumulate"),
-    [("anderson", "implicit", False), ("broyden", "implicit", True), ("picard", "phantom", False)],
+    [
+        ("anderson", "implicit", False),
+        ("broyden", "implicit", True),
+        ("picard", "phantom", False),
+        ("ode", "checkpoint", True),
+    ],
 )
 def test_two_processes_equal_one(solver, adjoint, accumulate, tmp_path):
     with socket.socket() as s:

@@ -15,6 +15,7 @@ from zoo.fit import resolve
 from zoo.implicit import implicit_modules
 from zoo.measures import headline
 from zoo.options import Options
+from zoo.record import generated
 
 NAMES = [n for n in zoo.list_models("test_*") if "classification" not in hub.card(n).task]
 SHORT = {
@@ -49,9 +50,30 @@ def test_a_run_ends_with_its_measure(run):
 
 def test_a_hypernetwork_says_what_it_saves(tmp_path, capsys):
     results = cli.fit("test_hyper_cnn", out=tmp_path / "run", trainer=SHORT)
-    counted = results["compression"]
+    counted = json.loads((tmp_path / "run" / "results.json").read_text())["compression"]
+    assert counted == results["compression"] and counted["sets"] == 1  # static: one kernel, whatever the batch
     assert counted["generators"] + counted["others"] == results["parameters"]
     assert f"{counted['generated']:,} weights generated" in capsys.readouterr().out
+
+
+def test_a_hypernetwork_says_what_the_weights_of_a_batch_take(tmp_path, capsys):
+    data = {"name": "digit_episodes", "batch_size": 5, "train_ways": 3}
+    results = cli.fit("test_hyper_fewshot", data, out=tmp_path / "run", trainer=SHORT)
+    counted = json.loads((tmp_path / "run" / "results.json").read_text())["compression"]
+    assert counted == results["compression"] and counted["sets"] == 5  # a classifier for every task
+    assert counted["bytes_a_batch"] == 5 * counted["bytes_a_set"] == 5 * 4 * (3 * (8 + 1) + 2 * 8)
+    assert "5 sets or 860 bytes a batch" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("name", "sets"), [("test_hyper_deq", 6), ("test_hyperlstm", 6 * 7), ("test_continual", 5)])
+def test_the_sets_of_a_batch_are_the_data_sets_too(name, sets):
+    values = ["--data.batch_size", "6", *(["--data.length", "7"] if name == "test_hyperlstm" else [])]
+    options = Options(resolve(["--model", name, *values]))
+    assert generated(*cli.build(options, 0)[:2]).sets == sets
+
+
+def test_nothing_is_said_to_be_generated_where_a_solve_finds_the_weights():
+    assert generated(*built("test_imaml")) is None
 
 
 def test_the_run_is_rebuilt_from_its_folder(run):

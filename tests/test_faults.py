@@ -17,6 +17,7 @@ import torch
 from lightning import Callback
 
 from zoo import cli, fit
+from zoo.callbacks.keeper import Interrupted
 from zoo.data.loader import Batches
 from zoo.run import read_metrics
 
@@ -33,20 +34,24 @@ ENDED = 7  # exit code of a forked run that reported its failure
 
 
 class At(Callback):
-    """Do something before a certain step."""
+    """Do something before a certain step, or within the validation behind it."""
 
-    def __init__(self, step, act):
-        self.step, self.act = step, act
+    def __init__(self, step, act, validating=False):
+        self.step, self.act, self.validating = step, act, validating
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        if trainer.global_step == self.step:
+        if trainer.global_step == self.step and not self.validating:
+            self.act()
+
+    def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, loader=0):
+        if trainer.global_step == self.step and self.validating:
             self.act()
 
 
-def quick(out, step=-1, act=None):
+def quick(out, step=-1, act=None, validating=False):
     made = cli._trainer
     try:
-        cli._trainer = lambda *args: _with(made(*args), At(step, act))
+        cli._trainer = lambda *args: _with(made(*args), At(step, act, validating))
         return cli.fit("test_mdeq", "digits", out=out, **QUICK)
     finally:
         cli._trainer = made
@@ -108,6 +113,28 @@ def test_a_run_that_was_killed_goes_on_to_the_same_weights(straight, tmp_path):
     assert torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 4
     resume(out)
     assert same(weights(out), weights(straight))
+
+
+@pytest.mark.parametrize("step", [4, 8])  # of the first epoch, and of the last
+def test_a_validation_that_is_stopped_loses_no_epoch(straight, tmp_path, step):
+    out = tmp_path / "run"
+
+    def stop():  # as a second Ctrl-C does
+        raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted):
+        quick(out, step, stop, validating=True)
+    last = torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["global_step"] == step
+    resume(out)
+    assert same(weights(out), weights(straight))
+    of = [[r["val/loss"] for r in read_metrics(f / "metrics.csv") if "val/loss" in r] for f in (out, straight)]
+    assert of[0] == of[1] and len(of[0]) == 2
+    best = [json.loads((f / "results.json").read_text()) for f in (out, straight)]
+    assert best[0]["best"] == best[1]["best"] and best[0]["test"] == best[1]["test"]
+    again = torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)["loops"]["fit_loop"]
+    kept = torch.load(straight / "checkpoints" / "last.ckpt", weights_only=True)["loops"]["fit_loop"]
+    assert again["epoch_progress"] == kept["epoch_progress"]
 
 
 def test_a_full_disk_keeps_the_checkpoint_before_it(straight, tmp_path):

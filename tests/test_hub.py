@@ -30,6 +30,7 @@ CARD = {
         "toy_small": {"*": {"data": {"batch_size": 8}}, "digits": {"optim": {"lr": 3.0}}},
     },
 }
+SERIES = [torch.tensor([[0.0, 0.5, 1.0]]), torch.ones(1, 3, 2), torch.ones(1, 3, 2, dtype=torch.bool)]
 
 
 @pytest.fixture
@@ -87,6 +88,46 @@ def test_a_wrong_argument_or_solver_names_the_nearest(write):
         zoo.create_model("toy", solver="broydn")
     with pytest.raises(UnknownName, match="No data set of 'toy_small' named 'imagenet'"):
         zoo.create_model("toy.imagenet")
+
+
+TIGHT = {"name": "dopri5", "rtol": 1e-9, "atol": 1e-9, "max_steps": 1}
+
+
+@pytest.mark.parametrize(
+    "name, solver, inputs",
+    [
+        ("test_mdeq", {"name": "broyden", "rtol": 1e-9, "max_steps": 1}, [torch.ones(2, 1, 8, 8)]),
+        ("test_hyper_deq", {"name": "picard", "rtol": 1e-9, "max_steps": 1}, [torch.ones(2, 1, 8, 8)]),
+        ("test_steady", {"name": "picard", "rtol": 1e-9, "max_steps": 1}, [torch.ones(2, 1, 8, 8)]),
+        ("test_steady", TIGHT, [torch.ones(2, 1, 8, 8)]),
+        ("test_odenet", TIGHT, [torch.ones(2, 1, 8, 8)]),
+        ("test_cnf", TIGHT, [torch.ones(2, 2)]),
+        *(
+            (name, TIGHT, [*SERIES, torch.tensor([[1.5, 2.5]])])
+            for name in ("test_ode_rnn", "test_neural_cde", "test_latent_ode", "test_hyper_ode")
+        ),
+    ],
+)
+def test_an_unfinished_solve_of_any_model_raises_where_that_was_chosen(name, solver, inputs):
+    torch.manual_seed(0)
+    model = zoo.create_model(name, solver=solver)
+    model(*inputs)
+    with pytest.raises(zoo.SolveError):
+        zoo.create_model(name, solver=solver, throw=True)(*inputs)
+    if not name.startswith("test_hyper"):
+        model.configure_implicit(throw=True)
+        with pytest.raises(zoo.SolveError):
+            model(*inputs)
+
+
+def test_weights_may_be_loaded_to_raise_and_explicit_models_never_do():
+    image = torch.ones(1, 1, 8, 8)
+    solver = {"name": "broyden", "rtol": 1e-9, "max_steps": 1}
+    zoo.load("mdeq_tiny.digits", solver=solver)(image)
+    with pytest.raises(zoo.SolveError):
+        zoo.load("mdeq_tiny.digits", solver=solver, throw=True)(image)
+    with pytest.raises(ValueError, match="is an explicit model: it takes no throw"):
+        zoo.create_model("test_cnn", throw=True)
 
 
 def test_weights_are_checked_and_loaded(write, tmp_path):

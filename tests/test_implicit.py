@@ -13,7 +13,7 @@ from torch import nn
 
 import zoo
 from zoo import penalties
-from zoo.implicit import implicit_modules
+from zoo.implicit import aside, implicit_modules, limited, recorded
 
 B, N = 3, 5
 
@@ -45,6 +45,70 @@ def test_mixin_records_and_swaps():
     layer(x)
     assert layer.last.stats.steps.max() == 1
     assert [name for name, _ in implicit_modules(nn.Sequential(nn.ReLU(), layer))] == ["1"]
+
+
+def test_an_unfinished_solve_says_so_or_raises_as_chosen():
+    layer, x = Layer(), torch.randn(B, N, dtype=torch.float64)
+    layer.configure_implicit({"name": "picard", "max_steps": 2, "rtol": 1e-9})
+    reached = layer(x)
+    assert layer.last.result is zoo.Result.max_steps
+    layer.configure_implicit(throw=True)
+    layer.configure_implicit(adjoint="unroll")  # what is None stays as it is
+    for training in (True, False):
+        with pytest.raises(zoo.SolveError, match="used all its steps") as raised:
+            layer.train(training)(x)
+        torch.testing.assert_close(raised.value.solution.value, reached)
+        assert layer.last.result is zoo.Result.max_steps
+    with limited(less=0), pytest.raises(zoo.SolveError):
+        layer(x)
+    for scope in (limited(most=1), aside()):  # cut short on purpose, or beside the answer
+        with scope:
+            layer(x)
+    layer.configure_implicit({"name": "anderson", "rtol": 1e-4, "max_steps": 50})
+    layer(x)
+    layer.configure_implicit({"name": "picard", "max_steps": 2, "rtol": 1e-9}, throw=False)
+    torch.testing.assert_close(layer(x), reached)
+
+
+def test_an_unfinished_integration_raises_where_that_was_chosen():
+    class Decay(zoo.ImplicitMixin, nn.Module):
+        problems = ("ode",)
+
+        def __init__(self):
+            super().__init__()
+            self.configure_implicit({"name": "dopri5", "rtol": 1e-9, "atol": 1e-9, "max_steps": 1}, "unroll")
+
+        def forward(self, y, event=None):
+            return self.integrate(lambda t, y: -y, y, [0.0, 5.0], event=event)
+
+    module, y = Decay(), torch.ones(2, 1)
+    reached = module(y)
+    module.configure_implicit(throw=True)
+    with pytest.raises(zoo.SolveError, match="0 of 2 samples") as raised:
+        module(y)
+    assert torch.equal(raised.value.solution.value, reached) and module.last.result is zoo.Result.max_steps
+    module.configure_implicit({"name": "dopri5", "max_steps": 200})
+    module(y)
+    module(y, lambda t, y: y[:, 0] - 0.5)  # an event is an end
+    assert module.last.result is zoo.Result.terminated
+
+
+def test_a_scope_has_every_solve_and_the_innermost_has_it_alone():
+    layer, x = Layer(), torch.randn(B, N, dtype=torch.float64)
+    with recorded() as outer:
+        layer(x)
+        first = layer.last
+        with recorded() as inner:
+            layer(x)
+        with aside():
+            layer(x)
+        layer(x)
+        assert [(m, r) for m, r in outer] == [(layer, first), (layer, layer.last)]
+        layer.record(layer.last, [first])  # a summary takes the place of its parts
+        assert [r for _, r in outer] == [layer.last] * 2
+    assert len(inner) == 1
+    layer(x)
+    assert len(outer) == 2
 
 
 def test_gradients_in_evaluation_mode():

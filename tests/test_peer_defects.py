@@ -76,7 +76,7 @@ def test_5_early_convergence_keeps_the_chosen_gradient():
     torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("solver", ["picard", "anderson", "broyden", "newton"])
+@pytest.mark.parametrize("solver", ["picard", "anderson", "broyden", "newton", "gmres", "bicgstab", "neumann"])
 def test_6_a_finite_iterate_survives_a_later_nan(solver):
     calls = []
 

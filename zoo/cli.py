@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch._dynamo.exc import TorchDynamoException
 
 from zoo import hub
 from zoo.callbacks.gradients import GradientCheck
@@ -30,23 +31,22 @@ from zoo.callbacks.seeding import StepSeed
 from zoo.callbacks.telemetry import SolverTelemetry
 from zoo.callbacks.warmup import UnrollWarmup
 from zoo.checkpoint import read_checkpoint
+from zoo.compile import compile_maps
 from zoo.data import DATA
 from zoo.data.files import DataError
 from zoo.fit import DERIVED, PROG, Request, UsageError, resolve
 from zoo.folder import WeightsError
-from zoo.hypernet.report import compression
 from zoo.implicit import implicit_modules
 from zoo.options import Options
 from zoo.places import RUNS, rank
 from zoo.pretrained import transfer
-from zoo.record import REFUSED, Record, metrics, sentence
+from zoo.record import REFUSED, Record, generated, metrics, sentence
 from zoo.registry import option_names
 from zoo.run import (
     MetricsLog,
     dump_yaml,
     environment,
     new_folder,
-    read_metrics,
     write_json,
     write_yaml,
 )
@@ -87,7 +87,7 @@ def main(request: Request) -> int:
         print(f"{PROG}: error: {sentence(error)}", file=sys.stderr)
         return 1
     except RuntimeError as error:
-        help = _lost(error)
+        help = _lost(error) or _uncompiled(error)
         if not help:
             raise
         print(f"{PROG}: error: {sentence(error)} {help}", file=sys.stderr)
@@ -109,6 +109,15 @@ def _lost(error: RuntimeError) -> str:
     return ""
 
 
+def _uncompiled(error: RuntimeError) -> str:
+    """What to do where ``--compile`` did not work out; empty where it is not to blame."""
+    if isinstance(error, TorchDynamoException):
+        return "The map could not be compiled on this machine; leave --compile out."
+    if "does not currently support double backward" in str(error):
+        return "The solver or adjoint differentiates the map twice, and compiled code only once: leave --compile out."
+    return ""
+
+
 def fit(
     model: str | Mapping[str, Any],
     data: str | Mapping[str, Any] | None = None,
@@ -120,6 +129,7 @@ def fit(
     resume: str | Path | None = None,
     pretrained: str | Path | None = None,
     seed: int | None = None,
+    compile: bool = False,
     **options: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Train as the command line does, and return the content of ``results.json``.
@@ -133,6 +143,7 @@ def fit(
         resume: "last", a run folder, or a checkpoint.
         pretrained: trained weights to start from, as `zoo.load` takes them.
         seed: seed of everything random.
+        compile: compile the cell or field of the implicit layers, see `zoo.compile`.
         **options: the other sections, ``optim``, ``task`` and ``trainer``, each a mapping of options.
 
     Raises:
@@ -140,7 +151,7 @@ def fit(
         Interrupted: a signal stopped the run; its state was saved.
     """
     plain = dict(config=config, out=out, resume=resume, pretrained=pretrained, seed=seed)
-    argv = [f"--{k}={v}" for k, v in plain.items() if v is not None]
+    argv = [f"--{k}={v}" for k, v in plain.items() if v is not None] + ["--compile"] * compile
     for section, given in {"model": model, "data": data, "solver": solver, "adjoint": adjoint, **options}.items():
         values = {"name": given} if isinstance(given, str) else given or {}
         if not isinstance(values, Mapping):
@@ -149,8 +160,13 @@ def fit(
     return run(resolve(argv))
 
 
-def build(options: Options, seed: int) -> tuple[Task, Any, dict[str, Any]]:
+def build(options: Options, seed: int, *, fresh: bool = True) -> tuple[Task, Any, dict[str, Any]]:
     """The task around its model, the data module, and what the data set decided of the model.
+
+    Args:
+        options: of the run.
+        seed: of the weights.
+        fresh: whether the run begins, and so takes the weights that it is to start from.
 
     Raises:
         ValueError: an option is out of its range; the class says which.
@@ -173,7 +189,7 @@ def build(options: Options, seed: int) -> tuple[Task, Any, dict[str, Any]]:
     optim = Optim(**options.section("optim"))
     seed_everything(seed, verbose=False)
     model = hub.create_model(options.names["model"], **specs, **arguments)
-    if options.pretrained:
+    if options.pretrained and fresh:
         transfer(model, options.pretrained, data=options.names["data"])
     optim.build(model)  # an optimiser that does not exist is said now
     factory, settings = options.card.load_task(), options.section("task")
@@ -186,7 +202,8 @@ def build(options: Options, seed: int) -> tuple[Task, Any, dict[str, Any]]:
 
 def _plain(request: Request) -> dict[str, Any]:
     """What a configuration holds beside its sections."""
-    return {"seed": request.seed} | ({"pretrained": request.pretrained} if request.pretrained else {})
+    pretrained = {"pretrained": request.pretrained} if request.pretrained else {}
+    return {"seed": request.seed, **pretrained, **({"compile": True} if "compile" in request.switches else {})}
 
 
 def load_run(path: str | Path, which: str = "best") -> Task:
@@ -198,7 +215,7 @@ def load_run(path: str | Path, which: str = "best") -> Task:
     """
     folder = Path(path)
     request = resolve([f"--config={folder / 'config.yaml'}"])
-    task, _, _ = build(Options(replace(request, out=None)), request.seed)
+    task, _, _ = build(Options(replace(request, out=None)), request.seed, fresh=False)
     saved = read_checkpoint(folder / "checkpoints" / f"{which}.ckpt")
     task.load_state_dict(saved["state_dict"])
     return task.eval()
@@ -209,7 +226,9 @@ def run(request: Request) -> dict[str, Any]:
     options = Options(request)
     with quiet(PROG):
         try:
-            task, data, derived = build(options, request.seed)
+            task, data, derived = build(options, request.seed, fresh=not request.resume)
+            if "compile" in request.switches:
+                compile_maps(task.model)
         except ValueError as error:
             raise UsageError(sentence(error)) from error
         saved = {**options.config(derived), **_plain(request)}
@@ -218,13 +237,13 @@ def run(request: Request) -> dict[str, Any]:
             data.prepare_data()  # a file that is missing is said before a run folder is made
         folder = _folder(request, options)
         keeper = Keeper(folder / "checkpoints", task.monitor, task.maximise)
-        before = _resumed(request, folder) if request.resume else []
-        log = MetricsLog(folder, before, keeper.elapsed)
+        before, step = _resumed(request, folder) if request.resume else (None, 0)
+        log = MetricsLog(folder, before, step, keeper.elapsed)
         trainer = _trainer(options, request, folder, keeper, log)
         if rank() == 0:
             write_yaml(folder / "config.yaml", saved)
             write_json(folder / "environment.json", {"command": " ".join(sys.argv), **environment()})
-            print(_opening(task, options, trainer, folder, request), flush=True)
+            print(_opening(task, data, options, trainer, folder, request), flush=True)
         record = Record(folder, options, request, task, data, trainer, keeper, log)
         try:
             with signals(keeper):
@@ -292,8 +311,8 @@ def _folder(request: Request, options: Options) -> Path:
     return folder
 
 
-def _resumed(request: Request, folder: Path) -> list[dict[str, float]]:
-    """Check the checkpoint, bring the best one along, and return the metrics up to it."""
+def _resumed(request: Request, folder: Path) -> tuple[Path, int]:
+    """Check the checkpoint and bring the best one along; returns the metrics' file, and the step to take them up to."""
     try:
         step = int(read_checkpoint(request.resume).get("global_step", 0))  # type: ignore[arg-type]
     except ValueError as error:
@@ -301,21 +320,22 @@ def _resumed(request: Request, folder: Path) -> list[dict[str, float]]:
     was = request.resume.parents[1]  # type: ignore[union-attr]
     if was.resolve() != folder.resolve() and (was / "checkpoints" / "best.ckpt").is_file():
         shutil.copy2(was / "checkpoints" / "best.ckpt", folder / "checkpoints" / "best.ckpt")
-    return read_metrics(was / "metrics.csv", below=step)
+    return was / "metrics.csv", step
 
 
-def _opening(task: Task, options: Options, trainer: Trainer, folder: Path, request: Request) -> str:
+def _opening(task: Task, data: Any, options: Options, trainer: Trainer, folder: Path, request: Request) -> str:
     count = sum(p.numel() for p in task.model.parameters())
     solver, adjoint = options.spec("solver"), options.spec("adjoint")
     how = ""
     if solver and adjoint and implicit_modules(task.model):
         how = f", solver {solver['name']} (at most {solver.get('max_steps')} steps), adjoint {adjoint['name']}"
+        how += ", compiled" if "compile" in request.switches else ""
     device = trainer.strategy.root_device.type
     where = f"{torch.get_num_threads()} CPU threads" if device == "cpu" else f"{trainer.world_size} x {device}"
     start = f"\nIt starts from the weights of {options.pretrained}" if options.pretrained else ""
     verb = f"continues from {request.resume}" if request.resume else f"goes to {folder}"
     first = f"{options.names['model']} on {options.names['data']}: {count:,} parameters{how}, {where}"
-    report = compression(task.model)
+    report = generated(task, data)
     weights = f"\n{report}" if report else ""
     return f"{first}{weights}\nThe run {verb}{start}"
 

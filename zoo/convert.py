@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import math
 import os
 import sys
 from collections.abc import Iterable
@@ -24,7 +25,9 @@ IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 PREPROCESSING = {  # of the released evaluations
     "imagenet": {"size": 224, **IMAGENET},
     "cifar10": {"size": 32, "mean": [0.4914, 0.4822, 0.4465], "std": [0.2023, 0.1994, 0.2010]},
+    "cityscapes": {"size": [1024, 2048], **IMAGENET},
 }
+LICENCE = "MIT"  # of the released weights; the card's is that of our code
 
 
 @dataclass(frozen=True)
@@ -68,35 +71,55 @@ def convert(file: str | Path, to: str | Path, **options: Any) -> Made:
     content = read_pickle(file)
     try:
         found = rename(content, **options)
-        card, published = _card(found.path, found.arguments)
+        exact = _exact(found.path, found.arguments)
         with torch.device("meta"):
-            model = card.load()(**found.arguments)
+            model = _cards(found.path)[0].load()(**found.arguments)
+        parameters, published = _count(model), exact is not None
+        card = exact or _nearest(found.path, found.arguments, parameters)
     except NotReleased as error:
         raise WeightsError(f"{file}: {error}") from error
     except ValueError as error:
         raise WeightsError(f"{file}: its sizes do not make a model: {error}") from error
     check(model.state_dict(), found.state, str(file))
     tag = next(iter(card.published), "") if published else ""
+    name = card.name if published else card.family
+    assumed = dict(found.assumed)
+    if not published:
+        assumed["solver"] = f"{card.solver['name']} and its budget, as {card.name}, the nearest card, has them"
     config = Config(
-        name=f"{card.name}.{tag}" if tag else card.name,
+        name=f"{name}.{tag}" if tag else name,
         model=found.arguments,
         weights={},
         solver=dict(card.solver),
         adjoint=dict(card.adjoint),
         preprocessing=PREPROCESSING.get(tag, {}),
-        training={"converted from": Path(file).name, "assumed": found.assumed},
-        licence=card.licence,
+        training={"converted from": Path(file).name, "assumed": assumed},
+        licence=LICENCE,
         paper=dict(card.paper),
     )
-    parameters = sum(p.numel() for p in model.parameters())
-    config = write(Path(to), config, found.state, _readme(config, card, parameters))
-    return Made(Path(to), config, parameters, published, found.assumed)
+    what = card.summary if published else f"{card.family} of sizes that no card has"
+    config = write(Path(to), config, found.state, _readme(config, what, parameters))
+    return Made(Path(to), config, parameters, published, assumed)
 
 
-def _card(path: str, arguments: dict[str, Any]) -> tuple[hub.ModelCard, bool]:
-    """The card of exactly these sizes, and True; else the first of the class, whose solver is taken, and False."""
-    cards = [c for c in hub.cards().values() if c.path == path and not c.name.startswith("test_")]
-    usual = {k: p.default for k, p in inspect.signature(cards[0].load()).parameters.items()}
+def _cards(path: str) -> list[hub.ModelCard]:
+    """The cards of a class, but for the tests' own."""
+    return [c for c in hub.cards().values() if c.path == path and not c.name.startswith("test_")]
+
+
+def _usual(card: hub.ModelCard) -> dict[str, Any]:
+    """What the arguments of a card's class are unless they are given."""
+    return {k: p.default for k, p in inspect.signature(card.load()).parameters.items()}
+
+
+def _count(model: Any) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def _exact(path: str, arguments: dict[str, Any]) -> hub.ModelCard | None:
+    """The card of exactly these sizes, if there is one."""
+    cards = _cards(path)
+    usual = _usual(cards[0])
 
     def sizes(given: Any) -> dict[str, Any]:
         whole = {**usual, **given}
@@ -104,18 +127,32 @@ def _card(path: str, arguments: dict[str, Any]) -> tuple[hub.ModelCard, bool]:
         whole["embed_width"] = whole.get("embed_width") or whole.get("width")
         return {k: list(v) if isinstance(v, tuple | list) else v for k, v in whole.items() if k not in SMALL}
 
-    exact = next((c for c in cards if sizes(c.model) == sizes(arguments)), None)
-    return exact or cards[0], exact is not None
+    return next((c for c in cards if sizes(c.model) == sizes(arguments)), None)
 
 
-def _readme(config: Config, card: hub.ModelCard, parameters: int) -> str:
-    paper = card.paper
+def _nearest(path: str, arguments: dict[str, Any], parameters: int) -> hub.ModelCard:
+    """The card whose solver suits: of as many classes, else of as many resolutions, and of the nearest size."""
+    import torch
+
+    def distance(card: hub.ModelCard) -> tuple[Any, ...]:
+        ours, theirs = ({**_usual(card), **given} for given in (arguments, card.model))
+        classes, halvings, order = (ours.get(k) != theirs.get(k) for k in ("num_classes", "downsample", "norm_first"))
+        resolutions = len(ours.get("channels", ())) != len(theirs.get("channels", ()))
+        with torch.device("meta"):
+            size = _count(card.load()(**card.model))
+        return classes, resolutions, abs(math.log(parameters / size)), halvings, order
+
+    return min(_cards(path), key=distance)
+
+
+def _readme(config: Config, what: str, parameters: int) -> str:
+    paper = config.paper
     return "\n".join(
         [
             f"# {config.name}",
             "",
-            f"{card.summary[:1].upper()}{card.summary[1:]}; {parameters:,} parameters, converted from the checkpoint",
-            f"`{config.training['converted from']}` that the authors of the paper released (MIT licence).",
+            f"{what[:1].upper()}{what[1:]}; {parameters:,} parameters, converted from the checkpoint",
+            f"`{config.training['converted from']}` that the authors of the paper released ({config.licence} licence).",
             "",
             f'Reference: {paper.get("authors", "")}, "{paper.get("title", "")}", {paper.get("year", "")}, '
             f"{paper.get('url', '')}",

@@ -30,8 +30,8 @@ SECTIONS = hub.SECTIONS
 DERIVED = ("num_classes", "in_chans", "vocab_size", "features", "targets")  # the data set decides these unless given
 NAMED = ("model", "data", "solver", "adjoint")  # --model NAME is short for --model.name NAME
 VALUES = {"resume": None, "out": None, "seed": 0, "pretrained": ""}  # plain options and what they are when left out
-PLAIN = ("seed", "out", "pretrained")  # of them, what a file may hold
-SWITCHES = ("help", "help-all", "print_config", "profile")
+PLAIN = ("seed", "out", "pretrained", "compile")  # what a file may hold of them and of the switches
+SWITCHES = ("help", "help-all", "print_config", "profile", "compile")
 TRAINER = {"max_epochs": 10, "log_every_n_steps": 10, "num_sanity_val_steps": 0, "enable_model_summary": False}
 OWN = "own"  # --pretrained without a source: the weights of --model NAME.DATA
 
@@ -45,6 +45,7 @@ usage: python -m zoo.fit --model NAME [--data NAME] [--solver NAME] [--adjoint N
   --resume last|auto|PATH continue a run: the newest one, that in --out or else start it, a folder, a checkpoint
   --seed N                seed of everything random (default 0)
   --print_config          print the resolved configuration and stop; `-c` reads it back
+  --compile               compile the implicit layers' cell or field; the first steps take up to minutes
   --profile               trace a few training steps, the phases of the solves named, to profile.json in the run
   --allow-import PKG      let YAML name classes of this package too
   --help, --help-all      with --model NAME: its options; all of Lightning's Trainer as well
@@ -109,6 +110,8 @@ def split(argv: Sequence[str]) -> _Words:
             raise UsageError(f"unexpected argument {word!r}; options look like --model NAME or --solver.rtol 1e-4")
         key, eq, value = word[2:].partition("=")
         if key in SWITCHES:
+            if eq:
+                raise UsageError(f"--{key} takes no value; got {value!r}. Leave it out to leave it off.")
             words.switches.add(key)
             continue
         section, _, option = key.partition(".")
@@ -195,6 +198,8 @@ def resolve(argv: Sequence[str]) -> Request:
     if pretrained == OWN:
         pretrained = f"{card.name}.{tag or next(iter(card.weights), data)}"
         hub.weights_of(card, pretrained.partition(".")[2])
+    if not isinstance(files.get("compile", False), bool):
+        raise UsageError(f"compile must be true or false; got {files['compile']!r}")
     request = Request(
         config=config,
         pretrained=pretrained,
@@ -203,7 +208,7 @@ def resolve(argv: Sequence[str]) -> Request:
         out=out,
         resume=checkpoint,
         seed=seed,
-        switches=frozenset(words.switches),
+        switches=frozenset(words.switches) | ({"compile"} if files.get("compile") else set()),
         allow_import=tuple(words.allow_import),
     )
     if out is not None and not {"help", "help-all", "print_config"} & request.switches and rank() == 0:

@@ -195,6 +195,7 @@ def create_model(
     pretrained: bool = False,
     solver: str | Mapping[str, Any] | Any = None,
     adjoint: str | Mapping[str, Any] | Any = None,
+    throw: bool = False,
     **overrides: Any,
 ) -> nn.Module:
     """Build the model of a card.
@@ -204,10 +205,12 @@ def create_model(
         pretrained: load the weights that were trained on that data set (the first that has weights, if none is named).
         solver: replaces the card's; its ``rtol``, ``atol`` and ``max_steps`` carry over where they are left open.
         adjoint: replaces the card's.
+        throw: raise `zoo.SolveError` where a solve does not reach its end, instead of saying so in ``last``.
         **overrides: arguments of the model's class.
 
     Raises:
         UnknownName: no such model, option, solver, adjoint or weights; the nearest is named.
+        ValueError: a solver, an adjoint or ``throw`` for an explicit model, or those that do not fit the model.
         WeightsError: the weights are damaged, or do not fit the overridden model.
     """
     c = card(name)
@@ -218,26 +221,36 @@ def create_model(
         from zoo.restore import restore
 
         place, sha256 = weights_of(c, tag)
-        return restore(place, sha256=sha256, solver=solver, adjoint=adjoint, **overrides)
+        return restore(place, sha256=sha256, solver=solver, adjoint=adjoint, throw=throw, **overrides)
     factory = c.load()
     specs = recipe(c.name, tag) if tag else {}
     config = {**c.model, **specs.get("model", {})}
     check_options(f"argument of {c.name!r}", factory, overrides)
     model = factory(**config | overrides)
-    configure(model, overlay({"solver": c.solver, "adjoint": c.adjoint}, specs), solver, adjoint)
+    configure(model, overlay({"solver": c.solver, "adjoint": c.adjoint}, specs), solver, adjoint, throw=throw)
     return model
 
 
-def configure(model: nn.Module, defaults: Mapping[str, Any], solver: Any = None, adjoint: Any = None) -> None:
-    """Give an implicit model its solver and adjoint: the card's, or what replaces them. Explicit models refuse both."""
+def configure(
+    model: nn.Module, defaults: Mapping[str, Any], solver: Any = None, adjoint: Any = None, *, throw: bool = False
+) -> None:
+    """Give an implicit model its solver and adjoint: the card's, or what replaces them. Explicit models refuse both.
+
+    With ``throw`` each of its implicit modules raises where a solve does not reach its end.
+    """
     specs = {"solver": solver, "adjoint": adjoint}
     if not hasattr(model, "configure_implicit"):
-        given = [k for k, v in specs.items() if v is not None]
+        given = [k for k, v in {**specs, "throw": throw or None}.items() if v is not None]
         if given:
             raise ValueError(f"{type(model).__name__} is an explicit model: it takes no {' and no '.join(given)}.")
         return
     model.configure_implicit(**{k: defaults.get(k) or None for k in specs})
     model.configure_implicit(**specs)  # which carries the tolerances over
+    if throw:
+        from zoo.implicit import implicit_modules
+
+        for _, module in implicit_modules(model):
+            module.throw = True
 
 
 def weights_of(c: ModelCard, tag: str = "") -> tuple[Path, str]:

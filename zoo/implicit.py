@@ -15,7 +15,7 @@ from zoo import penalties
 from zoo.adjoints.base import Adjoint
 from zoo.solve import Spec, fixed_point, make_adjoint, make_solver, odeint
 from zoo.solvers import SOLVERS
-from zoo.solvers.base import Result, Stats
+from zoo.solvers.base import Result, Solution, SolveError, Stats
 from zoo.solvers.ode import ODESolver
 from zoo.solvers.packing import Tensors
 
@@ -73,6 +73,39 @@ def limited(*, most: int | None = None, less: int = 0, adjoint: Spec | Any | Non
         _limits.reset(token)
 
 
+Records = list[tuple["ImplicitMixin", SolveRecord]]
+_records: ContextVar[Records | None] = ContextVar("zoo_solve_records", default=None)
+_aside: ContextVar[bool] = ContextVar("zoo_solves_aside", default=False)
+
+
+@contextmanager
+def recorded() -> Iterator[Records]:
+    """Scope that lists the solves of modules within it, oldest first, each as ``(module, record)``.
+
+    Where `ImplicitMixin.last` has a module's newest solve, this has all of them. Only the innermost scope sees a solve.
+    """
+    solves: Records = []
+    token = _records.set(solves)
+    try:
+        yield solves
+    finally:
+        _records.reset(token)
+
+
+@contextmanager
+def aside() -> Iterator[None]:
+    """Scope of solves beside the answer (a shallow loss, a contractive start).
+
+    A scope of `recorded` around it does not see them, and none of them raises, whatever `ImplicitMixin.throw` says.
+    """
+    token = _aside.set(True)
+    try:
+        with recorded():
+            yield
+    finally:
+        _aside.reset(token)
+
+
 class ImplicitMixin:
     """Beside ``nn.Module``: ``class Model(ImplicitMixin, nn.Module)``.
 
@@ -82,6 +115,7 @@ class ImplicitMixin:
         problems: what the module poses, "fixed_point", "ode", or both; solvers and adjoints for neither are refused.
         solver, adjoint: what the next solve uses.
         eval_solver: used instead of ``solver`` in evaluation mode, unless None.
+        throw: raise where a solve does not reach its end, in training and evaluation, instead of saying so in `last`.
         last: how the newest solve went, None before the first. The one thing that a forward pass changes.
     """
 
@@ -90,6 +124,7 @@ class ImplicitMixin:
     solver: Any = None
     adjoint: Any = None
     eval_solver: Any = None
+    throw: bool = False
     last: SolveRecord | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -105,12 +140,14 @@ class ImplicitMixin:
         adjoint: Spec | Any | None = None,
         *,
         eval_solver: Spec | Any | None = None,
+        throw: bool | None = None,
     ) -> None:
         """Choose the solver and the adjoint; what is None stays as it is. The weights are not touched.
 
         A solver or adjoint is a name, a mapping ``{"name": ..., option: value}`` or an instance. Where a new solver
         leaves ``rtol``, ``atol`` or ``max_steps`` open, they carry over from the present one, if both are for the same
-        kind of problem.
+        kind of problem. With ``throw`` a solve that does not reach its end raises `zoo.SolveError`; without it the last
+        (of fixed points: the best) state is the answer, and `last` has its status.
 
         Raises:
             UnknownName: no such solver, adjoint or option; the nearest is named.
@@ -121,14 +158,22 @@ class ImplicitMixin:
         across = make_adjoint(adjoint) if adjoint is not None else self.adjoint
         self._refuse_other_problems((made, evaluating), across)
         self.solver, self.eval_solver, self.adjoint = made, evaluating, across
+        self.throw = self.throw if throw is None else throw
 
     def solve(self, f: Callable[..., Tensors], z0: Tensors, *, args: tuple[Tensor, ...] | None = None) -> Any:
-        """The fixed point of ``f`` by this module's solver and adjoint; records `last`. See `zoo.fixed_point`."""
-        solver, adjoint = self._present_solver("anderson", "implicit"), self.adjoint
+        """The fixed point of ``f`` by this module's solver and adjoint; records `last`. See `zoo.fixed_point`.
+
+        Raises:
+            SolveError: with `throw`, where a sample did not converge, unless `limited` cut the solve short on purpose.
+        """
+        present = self._present_solver("anderson", "implicit")
+        solver, adjoint = present, self.adjoint
         for limit in _limits.get():
             solver, adjoint = limit.of(solver, adjoint)
         solution = fixed_point(f, z0, solver, adjoint, args=args)
-        self.last = SolveRecord(solution.result, solution.stats)
+        self.record(SolveRecord(solution.result, solution.stats))
+        if solver is present:
+            self._refuse_unfinished(solution)
         penalties.observe(self, f, solution.value, args)
         return solution.value
 
@@ -142,11 +187,36 @@ class ImplicitMixin:
         params: Iterable[Tensor] | None = None,
         event: Callable[..., Tensor] | None = None,
     ) -> Any:
-        """The states (T, B, ...) of ``dy/dt = f(t, y)`` at the times ``ts``; records `last`. See `zoo.solve.odeint`."""
+        """The states (T, B, ...) of ``dy/dt = f(t, y)`` at the times ``ts``; records `last`. See `zoo.solve.odeint`.
+
+        Raises:
+            SolveError: with `throw`, where a sample did not reach the last time or its event.
+        """
         solver = self._present_solver("dopri5", "unroll")
         solution = odeint(f, y0, ts, solver, self.adjoint, args=args, params=params, event=event)
-        self.last = SolveRecord(solution.result, solution.stats)
+        self.record(SolveRecord(solution.result, solution.stats))
+        self._refuse_unfinished(solution)
         return solution.value
+
+    def record(self, solve: SolveRecord | None, parts: Sequence[SolveRecord] = ()) -> None:
+        """Say how the newest solve went, in `last` and in the scope of `recorded`; `solve` and `integrate` call it.
+
+        Args:
+            solve: the record; None: nothing was solved.
+            parts: records of the solves that this one sums up, and takes the place of.
+        """
+        self.last = solve
+        seen = _records.get()
+        if seen is None or solve is None:
+            return
+        if parts:
+            gone = {id(p) for p in parts}
+            seen[:] = [pair for pair in seen if id(pair[1]) not in gone]
+        seen.append((self, solve))
+
+    def _refuse_unfinished(self, solution: Solution[Any]) -> None:
+        if self.throw and not _aside.get() and solution.result not in (Result.converged, Result.terminated):
+            raise SolveError(solution)
 
     def _present_solver(self, solver: str, adjoint: str) -> Any:
         evaluating = self.eval_solver is not None and not self.training  # type: ignore[attr-defined]

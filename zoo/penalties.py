@@ -19,6 +19,7 @@ from torch import Tensor
 
 from zoo.solvers.packing import Packing, Tensors
 
+_twice: ContextVar[bool] = ContextVar("zoo_differentiated_twice", default=False)
 _observers: ContextVar[tuple[Callable[..., None], ...]] = ContextVar("zoo_penalty_observers", default=())
 
 
@@ -37,12 +38,21 @@ def jacobian_norm(f: Callable[[Tensors], Tensors], z: Tensors, samples: int = 1)
     packing = Packing.of(z, "z")
     with torch.enable_grad():
         flat = packing.pack(z).detach().requires_grad_()
-        out = packing.wrap(f)(flat)
+        token = _twice.set(True)
+        try:
+            out = packing.wrap(f)(flat)
+        finally:
+            _twice.reset(token)
         total = flat.new_zeros(())
         for _ in range(samples):
             v = torch.randn_like(out)
             total = total + torch.autograd.grad(out, flat, v, create_graph=True)[0].square().sum()
     return total / (samples * flat.numel())
+
+
+def differentiated_twice() -> bool:
+    """Whether the map is evaluated for a penalty, which differentiates it twice: no work for compiled code."""
+    return _twice.get()
 
 
 def spectral_radius(f: Callable[[Tensors], Tensors], z: Tensors, steps: int = 20) -> Tensor:

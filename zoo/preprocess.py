@@ -28,7 +28,7 @@ class Preprocessing:
     """``(x - mean) / std`` of pictures in [0, 1], resized to the size that the model was trained on.
 
     Args:
-        size: height and width of the pictures.
+        size: height and width of the pictures: one number, or both.
         mean, std: of the training pictures in [0, 1], one number for each channel.
         white: the value of a full pixel in arrays of whole numbers; a picture of a file or of PIL has 255.
         classes: the names of the answers in the order of the logits; empty: numbers.
@@ -36,7 +36,7 @@ class Preprocessing:
         kind: "image".
     """
 
-    size: int
+    size: int | tuple[int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     white: int = 255
@@ -47,6 +47,11 @@ class Preprocessing:
     @property
     def in_chans(self) -> int:
         return len(self.mean)
+
+    @property
+    def frame(self) -> tuple[int, int]:
+        """Height and width of the pictures."""
+        return self.size if isinstance(self.size, tuple) else (self.size, self.size)
 
     @classmethod
     def read(cls, given: Mapping[str, Any]) -> Preprocessing:
@@ -65,10 +70,12 @@ class Preprocessing:
             raise ValueError(f"preprocessing: the key {missing[0]!r} is missing.")
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
         made = cls(**values)
-        numbers = [*made.mean, *made.std, made.size, made.white]
-        if not all(isinstance(n, (int, float)) for n in numbers) or min(made.std) <= 0 or made.size < 1:
+        numbers = [*made.mean, *made.std, *made.frame, made.white]
+        whole = all(isinstance(n, (int, float)) for n in numbers) and len(made.frame) == 2
+        if not whole or min(made.std) <= 0 or min(made.frame) < 1:
             raise ValueError(
-                f"preprocessing: mean, std, size and white must be numbers, std and size positive: {given}."
+                "preprocessing: mean, std, size (one number, or height and width) and white must be numbers, std and "
+                f"size positive: {given}."
             )
         if len(made.mean) != len(made.std):
             raise ValueError(f"preprocessing: {len(made.mean)} means for {len(made.std)} deviations.")
@@ -148,8 +155,8 @@ class Preprocessing:
             x = (x * torch.tensor([0.299, 0.587, 0.114]).view(-1, 1, 1)).sum(1, keepdim=True)
         elif self.in_chans == 3 and x.shape[1] == 1:
             x = x.expand(-1, 3, -1, -1)
-        if x.shape[-2:] != (self.size, self.size):
-            x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True, align_corners=False)
+        if x.shape[-2:] != self.frame:
+            x = F.interpolate(x, self.frame, mode="bilinear", antialias=True, align_corners=False)
         return x
 
 

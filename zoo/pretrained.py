@@ -22,7 +22,7 @@ from zoo import folder, hub
 from zoo.checkpoint import read_checkpoint
 from zoo.data import DATA
 from zoo.download import download
-from zoo.folder import CONFIG, PICKLES, WEIGHTS, Config, WeightsError
+from zoo.folder import CONFIG, MACHINE, PICKLES, WEIGHTS, Config, WeightsError
 from zoo.implicit import implicit_modules
 from zoo.preprocess import Preprocessing
 from zoo.restore import build, restore
@@ -83,6 +83,7 @@ def load(
     *,
     solver: str | Mapping[str, Any] | Any = None,
     adjoint: str | Mapping[str, Any] | Any = None,
+    throw: bool = False,
     **overrides: Any,
 ) -> nn.Module:
     """A trained model, in evaluation mode; its ``pretrained`` holds its configuration, with the preprocessing.
@@ -91,13 +92,14 @@ def load(
         source: a name of ``list_models(pretrained=True)``; a model folder (``local-dir:`` may stand in front); a run
             folder, of which the best weights are taken, or a ``.ckpt`` in one; ``hf-hub:org/name``, with ``@revision``.
         solver, adjoint: replace those it was trained with.
+        throw: raise `zoo.SolveError` where a solve does not reach its end, instead of saying so in ``last``.
         **overrides: arguments of the model's class; another ``num_classes`` gives it a new classifier, not trained.
 
     Raises:
         WeightsError: the source is missing, damaged, of a form that may run code, or made for another model.
         UnknownName: no such name, solver, adjoint or argument.
     """
-    options = {"solver": solver, "adjoint": adjoint, **overrides}
+    options = {"solver": solver, "adjoint": adjoint, "throw": throw, **overrides}
     text = str(source)
     if text.startswith("hf-hub:"):
         return restore(download(text.removeprefix("hf-hub:")), **options).eval()
@@ -119,7 +121,7 @@ def load(
     return restore(place, **options).eval()
 
 
-def _from_run(place: Path, *, solver: Any, adjoint: Any, **overrides: Any) -> nn.Module:
+def _from_run(place: Path, *, solver: Any, adjoint: Any, throw: bool, **overrides: Any) -> nn.Module:
     """The model of a run folder or of one of its checkpoints."""
     file = place if place.is_file() else place / "checkpoints" / "best.ckpt"
     run = file.parents[1]
@@ -142,9 +144,10 @@ def _from_run(place: Path, *, solver: Any, adjoint: Any, **overrides: Any) -> nn
         weights={"sha256": ""},
         preprocessing=checkpoint.get("preprocessing") or preprocessing_of(data),
         metrics=metrics,
+        training={"recipe": {"data": {k: v for k, v in config["data"].items() if k not in MACHINE}}},
         **specs,
     )
-    return build(saved, weights, str(file), solver=solver, adjoint=adjoint, **overrides)
+    return build(saved, weights, str(file), solver=solver, adjoint=adjoint, throw=throw, **overrides)
 
 
 def _measured(run: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from zoo.callbacks.keeper import Keeper
 from zoo.data.files import DataError
 from zoo.figure import training_figure
 from zoo.fit import Request, UsageError
-from zoo.hypernet.report import compression
+from zoo.hypernet.report import BatchSize, Compression, compression
 from zoo.measures import headline
 from zoo.options import Options
 from zoo.places import rank
@@ -36,7 +36,7 @@ class Record:
         m = {**(self.training or metrics(self.trainer)), **metrics(self.trainer)}
         test = {k.removeprefix("test/"): v for k, v in m.items() if k.startswith("test/")}
         parameters = [p for p in self.task.model.parameters() if p.requires_grad]
-        env, weights = environment(), compression(self.task.model)
+        env, weights = environment(), generated(self.task, self.data)
         fingerprint = getattr(self.data, "fingerprint", None)
         results = {
             "status": status,
@@ -68,15 +68,22 @@ class Record:
         write_json(self.folder / "results.json", results)
         shown = headline(results)
         reached = f"test {shown.short} {shown.write(test[shown.key])}" if shown.key in test else status
-        if self.log.rows:
+        if rows := self.log.rows():
             title = f"{results['model']} on {results['data']}, {reached}"
-            training_figure(self.log.rows, self.folder / "training.png", title, shown)
+            training_figure(rows, self.folder / "training.png", title, shown)
         if status == "finished":
             card, names = self.options.card, self.options.names
             others = [d for d in card.data if d != names["data"]]
             short = card.aliases[0] if card.aliases else card.name
             print(closing(results, self.folder, short, others, 2 * (self.trainer.max_epochs or 1)), flush=True)
         return results
+
+
+def generated(task: Task, data: Any) -> Compression | None:
+    """What a hypernetwork saves, and the memory of what it writes for a training batch of one process."""
+    size = {"samples": "batch_size", "steps": "length", "ways": "train_ways"}
+    batch = BatchSize(**{k: getattr(data, name, 1) for k, name in size.items()})
+    return compression(task.model, batch)
 
 
 def metrics(trainer: Trainer) -> dict[str, float]:

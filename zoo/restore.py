@@ -15,17 +15,20 @@ from zoo.folder import Config, WeightsError
 from zoo.registry import UnknownName, check_options, unknown
 
 
-def restore(place: Path, *, sha256: str = "", solver: Any = None, adjoint: Any = None, **overrides: Any) -> nn.Module:
+def restore(
+    place: Path, *, sha256: str = "", solver: Any = None, adjoint: Any = None, throw: bool = False, **overrides: Any
+) -> nn.Module:
     """The model of a folder of `zoo.folder`, with its weights; ``sha256`` is what a card says of them.
 
     Raises:
         WeightsError: the folder is damaged, of a newer format, or made for another model; nothing is loaded.
     """
     saved = folder.read(place)
-    if saved.name.partition(".")[0] not in hub.cards():
-        raise WeightsError(f"{place / folder.CONFIG}: name: {unknown('model', saved.name, hub.cards())}")
+    known = [*hub.cards(), *hub.aliases()]  # converted weights of sizes that no card has are named by their family
+    if saved.name.partition(".")[0] not in known:
+        raise WeightsError(f"{place / folder.CONFIG}: name: {unknown('model', saved.name, known)}")
     state = folder.read_weights(place, saved, sha256)
-    return build(saved, state, str(place), solver=solver, adjoint=adjoint, **overrides)
+    return build(saved, state, str(place), solver=solver, adjoint=adjoint, throw=throw, **overrides)
 
 
 def build(
@@ -35,6 +38,7 @@ def build(
     *,
     solver: Any = None,
     adjoint: Any = None,
+    throw: bool = False,
     **overrides: Any,
 ) -> nn.Module:
     """A model as it was trained, but for what is overridden; another ``num_classes`` gives it a new classifier.
@@ -58,7 +62,7 @@ def build(
             raise
         raise WeightsError(f"{what}: the configuration cannot be built: {error}") from error
     folder.fill(model, state, what)
-    hub.configure(model, {}, solver, adjoint)
+    hub.configure(model, {}, solver, adjoint, throw=throw)
     if classes is not None and classes != saved.model.get("num_classes"):
         if not hasattr(model, "reset_classifier"):
             raise ValueError(f"{type(model).__name__} has no classifier, so num_classes={classes} says nothing.")

@@ -14,10 +14,10 @@ from zoo.callbacks.gradients import GradientCheck
 from zoo.callbacks.guard import ResidualGuard, SolverStopped, SolverWarning
 from zoo.callbacks.progress import nfe_text
 from zoo.callbacks.seeding import StepSeed
-from zoo.callbacks.telemetry import SolverTelemetry, measures
+from zoo.callbacks.telemetry import SolverTelemetry, endings, measures
 from zoo.callbacks.warmup import UnrollWarmup
-from zoo.implicit import ImplicitMixin
-from zoo.solvers.base import Stats
+from zoo.implicit import ImplicitMixin, SolveRecord, recorded
+from zoo.solvers.base import Result, SolveError, Stats
 from zoo.tasks.classification import Classification
 from zoo.tasks.stability import Stability
 
@@ -97,6 +97,57 @@ def test_telemetry_equals_the_solvers_own_numbers():
     assert model.layers[0].last is records[-1]
 
 
+def test_telemetry_says_how_the_solves_ended():
+    model = Model(layers=2)
+    model.layers[0].configure_implicit({"name": "picard", "max_steps": 1, "rtol": 1e-6})
+    logged = {k: float(v) for k, v in train(model, [SolverTelemetry()]).callback_metrics.items()}
+    for stage in ("solver", "train", "val"):
+        assert logged[f"{stage}/layers.0/ended_max_steps"] == 1 and logged[f"{stage}/layers.0/ended_converged"] == 0
+        assert logged[f"{stage}/layers.1/ended_converged"] == 1 and logged[f"{stage}/layers.1/ended_nonfinite"] == 0
+    assert "val/layers.0/ended_stalled" not in logged  # a fixed point knows no time
+
+
+def test_telemetry_counts_every_solve_of_a_step():
+    class Twice(Model):
+        def forward(self, x):
+            return super().forward(self.layers[0](3 * x))
+
+    model = Twice()
+    logged = {k: float(v) for k, v in train(model, [SolverTelemetry(radius_every=0)]).callback_metrics.items()}
+    records = [r for *_, r in model.layers[0].seen]
+    pair = records[4:6]  # of the third and last step; validation follows
+    assert logged["solver/nfe_forward"] == logged["nfe"] == sum(r.stats.nfe for r in pair)
+    assert logged["solver/nfe_backward"] == sum(r.stats.backward[-1].nfe for r in pair)
+    assert logged["solver/residual_max"] == pytest.approx(max(float(r.stats.residual.max()) for r in pair))
+    assert logged["val/nfe_forward"] == pytest.approx(sum(r.stats.nfe for r in records[6:]) / 3)
+
+
+def test_telemetry_leaves_out_solves_beside_the_answer():
+    model = Model()
+    trainer = train(model, [SolverTelemetry(radius_every=0)], correction_weight=0.5, correction_steps=1, contract=0.9)
+    records = [r for *_, r in model.layers[0].seen]
+    assert len(records) == 1 + 6 + 3  # the contractive start, two solves a step, validation
+    logged = {k: float(v) for k, v in trainer.callback_metrics.items()}
+    assert logged["train/nfe_forward"] == pytest.approx(sum(r.stats.nfe for r in records[2:7:2]) / 3)
+    assert logged["train/ended_converged"] == 1
+
+
+def test_a_run_whose_solves_must_finish():
+    model = Model()
+    model.layers[0].configure_implicit(throw=True)
+    beside = {"correction_weight": 0.5, "correction_steps": 1, "contract": 0.9, "random_budget": 39}
+    telemetry = SolverTelemetry()
+    train(model, [UnrollWarmup(), telemetry], epochs=2, warmup_steps=2, warmup_depth=1, **beside)
+    assert model.layers[0].throw
+    model.layers[0].configure_implicit({"name": "picard", "max_steps": 1})
+    with pytest.raises(SolveError, match="used all its steps"):
+        train(model, [telemetry])
+    with recorded() as solves:
+        model.layers[0].configure_implicit(throw=False)
+        model(torch.zeros(1, 4))
+    assert len(solves) == 1  # the scope of the run that failed is closed
+
+
 def test_several_modules_are_told_apart_by_name():
     logged = train(Model(layers=2), [SolverTelemetry(radius_every=0)]).callback_metrics
     assert {"solver/layers.0/nfe_forward", "solver/layers.1/nfe_forward"} <= set(logged)
@@ -117,6 +168,22 @@ def test_measures_of_a_solve():
     assert values["converged"] == 0.5
     assert values["steps_p95"] == pytest.approx(2.9)
     assert "nfe_backward" not in values
+
+
+def test_measures_of_several_solves_in_time():
+    yes, none, at = torch.ones(2, dtype=torch.bool), torch.zeros(0, 2), torch.tensor
+    back = Stats(40, at([6]), at([0.0]), at([True]), none, accepted=at([5]), rejected=at([1]))
+    first = Stats(7, at([1, 3]), at([0.0, 0.0]), yes, none, accepted=at([1, 2]), rejected=at([0, 1]), backward=[back])
+    last = Stats(9, at([4]), at([0.0]), at([False]), none, accepted=at([3]), rejected=at([1]))
+    values = measures(first, last)
+    assert (values["nfe_forward"], values["nfe_backward"]) == (16, 40)
+    assert values["converged"] == pytest.approx(2 / 3) and values["accepted"] == 2
+    assert values["rejected"] == pytest.approx(2 / 3)
+    assert (values["accepted_backward"], values["rejected_backward"]) == (5, 1)
+    assert not any("residual" in key for key in values)
+    ended = endings([SolveRecord(Result.converged, first), SolveRecord(Result.stalled, last)])
+    assert (ended["ended_converged"], ended["ended_stalled"]) == (0.5, 0.5)
+    assert sum(ended.values()) == 1 and len(ended) == len(Result)
 
 
 def test_the_warm_up_unrolls_then_solves_and_restores():
@@ -151,26 +218,52 @@ def test_the_guard_warns_once_an_episode_and_says_what_helps():
     assert "--solver.max_steps 2 (now 1)" in said[0]
 
 
+class Fake:
+    """What the guard asks of a Trainer; with several processes, ``others`` says which decisions another one makes."""
+
+    is_global_zero, global_step, world_size = True, 5, 1
+
+    def __init__(self, others=()):
+        self.others, self.asked = iter(others), []
+        self.lightning_module, self.strategy = Classification(Model()), self
+        self.root_device = torch.device("cpu")
+
+    def reduce_boolean_decision(self, decision, all=True):
+        assert not all
+        self.asked.append(decision)
+        return decision or next(self.others)
+
+    def reduce(self, tensor, reduce_op="mean"):
+        assert reduce_op == "max"
+        return torch.maximum(tensor, tensor.new_tensor([-0.25, 3.0]))  # the other one: a quarter converged
+
+
+def feed(guard, trainer, way, *values):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for converged, residual in values:
+            guard._see(("", way), converged, residual)
+            guard._judge(trainer, {"": Layer()})
+    return [str(w.message) for w in caught]
+
+
 def test_the_guard_watches_the_backward_solve_and_starts_anew():
-    guard = ResidualGuard(window=2)
-    layer = Layer()
+    guard, trainer = ResidualGuard(window=2), Fake()
+    assert feed(guard, trainer, "backward", (0.0, 1.0)) == []  # not yet a window
+    assert "--adjoint phantom" in feed(guard, trainer, "backward", (0.0, 1.0))[0]
+    assert feed(guard, trainer, "backward", (0.0, 1.0)) == []  # the same episode
+    assert feed(guard, trainer, "backward", (1.0, 1e-5), (1.0, 1e-5)) == []  # over
+    assert len(feed(guard, trainer, "backward", (0.0, float("nan")), (0.0, float("nan")))) == 1
 
-    class Fake:
-        is_global_zero, global_step = True, 5
-        lightning_module = Classification(Model())
 
-    def feed(*values):
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            for converged, residual in values:
-                guard._watch(Fake, ("", "backward"), converged, residual, layer)
-        return [str(w.message) for w in caught]
-
-    assert feed((0.0, 1.0)) == []  # not yet a window
-    assert "--adjoint phantom" in feed((0.0, 1.0))[0]
-    assert feed((0.0, 1.0)) == []  # the same episode
-    assert feed((1.0, 1e-5), (1.0, 1e-5)) == []  # over
-    assert len(feed((0.0, float("nan")), (0.0, float("nan")))) == 1
+def test_an_episode_of_one_process_is_one_of_all():
+    guard, trainer = ResidualGuard(window=1), Fake()
+    trainer.world_size, trainer.others = 2, iter([False, True, True, False])
+    assert feed(guard, trainer, "forward", (1.0, 1e-5)) == []  # nobody: one question, and no more
+    assert trainer.asked == [False]
+    (text,) = feed(guard, trainer, "forward", (1.0, 1e-5))  # this one is well; the numbers are the other one's
+    assert "25% of the samples met their tolerance and the mean relative residual was 3." in text
+    assert trainer.asked == [False, False, False, False]  # anything, forward, backward
 
 
 def test_the_guard_raises_the_budget_and_falls_back():

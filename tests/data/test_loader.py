@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zoo.data.loader import Batches
+from zoo.data.loader import Batches, other_step
 from zoo.data.vision import Digits
 
 
@@ -99,6 +99,21 @@ def test_resuming_with_another_batch_size_is_said():
     loader().load_state_dict(state)
     with pytest.warns(UserWarning, match="batch_size=8, now it is 16"):
         loader(batch_size=16).load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "said"),
+    [
+        ([64, 2, 1], [64, 1, 1], "--trainer.accumulate_grad_batches 2 keeps it"),
+        ([32, 4, 2], [64, 1, 1], "--trainer.accumulate_grad_batches 4 keeps it"),
+        ([64, 3, 1], [64, 2, 1], "choose a --data.batch_size that, times 2, divides 192"),
+        ([64, 2, 1], [32, 2, 2], ""),
+        (None, [64, 1, 1], ""),
+    ],
+)
+def test_the_option_that_keeps_the_samples_of_a_step_is_named(was, now, said):
+    text = other_step(was, now)
+    assert said in text and bool(said) == bool(text)
 
 
 class Recorder(L.LightningModule):

@@ -11,6 +11,8 @@ from zoo.data.files import DataError
 from zoo.data.masks import IGNORE, SceneTransform
 from zoo.data.segmentation import VOC, Cityscapes
 from zoo.data.shapes import Shapes, outline, scenes
+from zoo.fit import resolve
+from zoo.options import Options
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
@@ -30,6 +32,14 @@ def test_masks_move_with_their_images():
     torch.testing.assert_close(x[:, 0] * 255, y.float())
     left = [m[:8, :8].tolist() for m in masks]
     assert sum(y[i].tolist() == left[i] for i in range(20)) < 3  # places and sides are drawn
+
+
+@pytest.mark.parametrize("random", [None, torch.Generator()])
+def test_a_mask_of_another_size_than_its_image_is_refused(random):
+    images, masks = pictures((13, 17), (13, 17))
+    masks[1] = masks[1][:12]
+    with pytest.raises(ValueError, match=r"Mask 1 of this batch is \(12, 17\), its image \(3, 13, 17\)"):
+        SceneTransform(**PLAIN, crop=(8, 8), frame=(16, 24))(images, masks, random)
 
 
 def test_evaluation_sees_the_whole_image_padded():
@@ -79,8 +89,17 @@ def test_shapes_are_split_and_resumable(few):
     loader.set_epoch(0)
     for (x, y), (x2, y2) in zip(first, loader, strict=True):
         assert torch.equal(x, x2) and torch.equal(y, y2)
-    with pytest.raises(ValueError, match="crop must not be negative"):
-        Shapes(crop=-1)
+    assert Shapes(crop=(16, 24)).crop == (16, 24) and Shapes(crop=16).crop == (16, 16)
+    assert next(iter(Shapes(batch_size=8, crop=[16, 24]).train_dataloader()))[1].shape == (8, 16, 24)
+    for bad in (-1, (16, -8), (16, 0), (16, 16, 16)):
+        with pytest.raises(ValueError, match="crop must not be negative, and one number or two"):
+            Shapes(crop=bad)
+
+
+def test_the_crop_is_one_number_or_two_on_the_command_line():
+    words = ["--model", "mdeq_segmentation_xl", "--data", "cityscapes"]
+    for extra, crop in (([], [768, 1024]), (["--data.crop", "512"], 512), (["--data.crop", "[256,512]"], [256, 512])):
+        assert Options(resolve([*words, *extra])).section("data")["crop"] == crop
 
 
 def png(path, array):

@@ -94,7 +94,7 @@ def test_a_missing_file_is_named_with_the_way_out(name, tmp_path):
 def test_bad_texts_are_refused(tmp_path):
     empty, blank, latin = tmp_path / "empty.txt", tmp_path / "blank.txt", tmp_path / "latin.txt"
     empty.write_text(""), blank.write_text(" \n" * 50), latin.write_bytes("é\n".encode("latin1") * 50)
-    with pytest.raises(DataError, match="it is empty"):
+    with pytest.raises(DataError, match=r"empty.txt is empty. Put a text in UTF-8 there, or name another file"):
         DATA["text"](path=str(empty)).setup()
     with pytest.raises(DataError, match="train part of the text is empty"):
         DATA["text"](path=str(blank)).setup()

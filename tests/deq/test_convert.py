@@ -20,10 +20,11 @@ from torch import Tensor
 
 import zoo
 from zoo import hub
-from zoo.convert import convert, main
+from zoo.convert import PREPROCESSING, convert, main
 from zoo.deq.convert import NotReleased
 from zoo.deq.convert import convert as rename
 from zoo.folder import WeightsError
+from zoo.preprocess import Preprocessing
 
 FACTS = dict(np.load(Path(__file__).parent / "released.npz"))
 SHAPES: dict[str, dict[str, list[int]]] = json.loads(zlib.decompress(FACTS["shapes"].tobytes()))
@@ -128,6 +129,51 @@ def test_published_sizes_are_recognised_with_their_preprocessing(tmp_path: Path)
     assert made.parameters == 158_890
     assert made.config.solver == hub.card("mdeq_tiny").solver
     assert zoo.load(tmp_path / "to")(torch.randn(1, 3, 8, 8)).shape == (1, 10)
+
+
+@pytest.mark.parametrize(
+    ("case", "nearest", "name"),
+    [
+        ("classification_cifar", "mdeq_tiny", "mdeq"),
+        ("classification_imagenet", "mdeq_imagenet_small", "mdeq"),
+        ("segmentation_cityscapes", "mdeq_segmentation_tiny", "mdeq_segmentation"),
+        ("language_postnorm", "deq_transformer_small", "deq_transformer"),
+    ],
+)
+def test_other_sizes_are_named_by_the_family_and_solved_as_the_nearest_card(
+    case: str, nearest: str, name: str, tmp_path: Path
+) -> None:
+    made = convert(saved(tmp_path, weights(case)), tmp_path / "to", **OPTIONS.get(case, {}))
+    assert made.config.name == name and made.config.solver == hub.card(nearest).solver
+    assert nearest in made.assumed["solver"]
+    readme = (tmp_path / "to" / "README.md").read_text()
+    assert readme.startswith(f"# {name}\n") and "of sizes that no card has" in readme and "published" not in readme
+    assert made.config.licence == "MIT" and "(MIT licence)" in readme
+    assert zoo.load(tmp_path / "to").pretrained.name == name
+
+
+@pytest.mark.parametrize(
+    ("case", "options", "sentence"),
+    [
+        ("language_postnorm", {"downsample": 1}, "downsample: for an MDEQ only, and this is a DEQ transformer"),
+        ("language_postnorm", {"downsample": 0, "groups": 8}, "downsample and groups: for an MDEQ only"),
+        ("classification_cifar", {"norm_first": True}, "norm_first: for a DEQ transformer only, and this is an MDEQ"),
+        ("segmentation_cityscapes", {"memory_length": 4}, "memory_length: for a DEQ transformer only"),
+    ],
+)
+def test_an_option_of_another_architecture_is_refused(case: str, options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(NotReleased, match=sentence):
+        rename(weights(case), **options)
+
+
+def test_every_published_set_of_pictures_has_its_preprocessing() -> None:
+    tags = {tag for c in hub.cards().values() if c.family in ("mdeq", "mdeq_segmentation") for tag in c.published}
+    assert tags == set(PREPROCESSING) == {"cifar10", "imagenet", "cityscapes"}
+    streets = Preprocessing.read(PREPROCESSING["cityscapes"])
+    assert streets(torch.zeros(3, 8, 16)).shape == (1, 3, 1024, 2048)
+    assert Preprocessing.read(streets.as_dict()) == streets
+    with pytest.raises(ValueError, match="one number, or height and width"):
+        Preprocessing.read({**PREPROCESSING["cityscapes"], "size": [1, 2, 3]})
 
 
 @pytest.mark.parametrize(

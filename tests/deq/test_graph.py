@@ -139,6 +139,28 @@ def test_only_known_labels_count(monkeypatch):
     assert float(logged["val/loss"]) == 0.0
 
 
+@pytest.mark.parametrize("kind", [IGNN, GCN])
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.float32])
+def test_edges_may_be_of_any_type(kind, dtype):
+    model = kind(2, 3, 4).double()
+    x, adjacency = graphs(2)
+    edges = adjacency > 0
+    assert torch.equal(model(x, edges.to(dtype)), model(x, edges.double()))
+
+
+@pytest.mark.parametrize("kind", [IGNN, GCN])
+def test_nan_is_refused(kind):
+    x, adjacency = graphs(2)
+    x[1, 0, 0] = float("nan")
+    with pytest.raises(ValueError, match="features of these graphs hold NaN"):
+        kind(2, 3, 4).double()(x, adjacency)
+    adjacency[0, 0, 0] = float("nan")
+    with pytest.raises(ValueError, match="adjacency of these graphs hold NaN"):
+        kind(2, 3, 4).double()(x.nan_to_num(), adjacency)
+    with pytest.raises(ValueError, match=r"got torch.int64. Use nodes.float\(\)"):
+        kind(2, 3, 4)(torch.ones(1, 4, 3).long(), torch.ones(1, 4, 4))
+
+
 def test_errors_say_what_was_expected():
     with pytest.raises(ValueError, match=r"nodes of shape \(B, N, 100\)"):
         IGNN()(torch.zeros(1, 4, 3), torch.zeros(1, 4, 4))

@@ -47,7 +47,7 @@ def images(batch: int = 4, size: int = 8, channels: int = 1) -> Tensor:
 @pytest.mark.parametrize("name", RELEASED)
 def test_as_many_parameters_as_the_released_code(name: str) -> None:
     with torch.device("meta"):
-        model = MDEQ(**card(name).model)
+        model = create_model(name)
     assert (count(model), count(model.cell)) == RELEASED[name]
 
 
@@ -128,6 +128,18 @@ def test_implicit_gradient_is_that_of_a_long_unroll() -> None:
         model.configure_implicit(solver, adjoint)
         torch.manual_seed(3)  # the same masks
         (model(images()) * torch.linspace(-1, 1, 10)).sum().backward()
+        grads.append({n: p.grad for n, p in model.named_parameters()})
+    for name, unrolled in grads[0].items():
+        torch.testing.assert_close(grads[1][name], unrolled, rtol=1e-6, atol=1e-8, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_a_reversible_solve_has_the_gradient_of_its_unrolled_steps() -> None:
+    grads = []
+    for adjoint in ("unroll", "reversible"):
+        model = small(solver={"name": "reversible", "max_steps": 7, "rtol": 1e-30, "atol": 1e-30}, adjoint=adjoint)
+        torch.manual_seed(3)  # the same masks
+        (model.double()(images(2, 4)) * torch.linspace(-1, 1, 10)).sum().backward()
+        assert model.last is not None and model.last.stats.steps.tolist() == [7, 7]
         grads.append({n: p.grad for n, p in model.named_parameters()})
     for name, unrolled in grads[0].items():
         torch.testing.assert_close(grads[1][name], unrolled, rtol=1e-6, atol=1e-8, msg=lambda m, n=name: f"{n}: {m}")
@@ -270,6 +282,20 @@ def test_configurations_that_cannot_be(options: dict[str, Any], sentence: str) -
 def test_images_that_do_not_fit(shape: tuple[int, ...], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         small()(torch.zeros(shape))
+
+
+def test_images_of_whole_numbers_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"got torch.uint8. Convert them as in training: images.float\(\) / 255"):
+        small()(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("name", ["test_concave", "test_monotone"])
+def test_nan_is_named_by_all_image_models_at_equilibrium(name: str) -> None:
+    model = create_model(name)
+    x = torch.randn(3, model.in_chans, 8, 8)
+    x[2, 0, 1, 1] = float("nan")
+    with pytest.raises(ValueError, match=r"Images \[2\] of this batch of 3 .* NaN"):
+        model(x)
 
 
 def test_nan_is_named_and_spoils_nothing() -> None:

@@ -12,6 +12,7 @@ from zoo import penalties
 from zoo.baselines.transformer import TransformerLM
 from zoo.compare.count import held_bytes
 from zoo.deq.transformer import DEQTransformerLM
+from zoo.hub import create_model
 
 TIGHT = {"name": "anderson", "max_steps": 200, "rtol": 1e-13, "atol": 1e-14}
 EXACT = {"name": "implicit", "solver": {"name": "gmres", "max_steps": 200, "rtol": 1e-13, "atol": 0.0}}
@@ -44,10 +45,9 @@ def tokens(t: int = 8, b: int = 2) -> Tensor:
 
 def test_as_many_parameters_as_the_released_code() -> None:
     """In its WikiText-103 configuration; the released code counts a tied projection in both of its places."""
-    sizes: dict[str, Any] = {"width": 700, "heads": 10, "inner": 48000, "cutoffs": (20000, 40000, 200000)}
     with torch.device("meta"):
-        model = DEQTransformerLM(267_735, **sizes)
-        loose = DEQTransformerLM(267_735, **sizes, tie_projections=False)
+        model = create_model("deq_transformer_wt103")
+        loose = create_model("deq_transformer_wt103_prenorm", tie_projections=False)
     tied = sum(p.numel() for p in list(model.words.project)[1:])
     assert sum(p.numel() for p in model.parameters()) + tied == 97_851_488
     assert sum(p.numel() for p in loose.parameters()) == 97_851_488

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from zoo.hypernet.fewshot import HyperClassifier
+from zoo.hypernet.fewshot import HyperClassifier, target
+from zoo.hypernet.report import BatchSize, compression
 
 
 def episodes(tasks: int = 3, ways: int = 4, shots: int = 2, queries: int = 3):
@@ -66,6 +67,15 @@ def test_every_parameter_gets_a_gradient():
     *asked, y = episodes()
     cross_entropy(net(*asked).flatten(0, 1), y.flatten()).backward()
     assert [n for n, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+
+
+def test_it_reports_a_classifier_for_every_task():
+    net = model()
+    report = compression(net, BatchSize(samples=3, ways=7))
+    assert report.generated == target(8, 7).numel and report.sets == 3
+    assert report.generators == 1 + sum(p.numel() for p in net.writer.parameters())
+    assert report.others == sum(p.numel() for p in net.body.parameters())
+    assert compression(model(hidden=0)).generators == 1
 
 
 def test_wrong_arguments_are_named():

@@ -41,6 +41,17 @@ def build(kind: str, code_size: int = 5, *, seed: int = 0, **options) -> tuple[H
     return target, Generator(target, code_size, KINDS[kind], **options)
 
 
+class Scaled(nn.Module):
+    """A linear layer and a single number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.gain = nn.Linear(4, 3), nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, x):
+        return self.gain * self.linear(x)
+
+
 def test_every_registered_generator_is_tested_here():
     assert {k if isinstance(k, str) else k["name"] for k in KINDS.values()} == set(GENERATORS.names())
 
@@ -65,6 +76,25 @@ def test_every_parameter_and_the_code_get_a_gradient_through_the_target(kind):
     target.each(generator(code), torch.randn(3, 4, 6, 6)).square().sum().backward()
     for name, p in [("code", code), *generator.named_parameters(), *target.named_parameters()]:
         assert p.grad is not None and p.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("kind", [k for k in KINDS if k != "tiles"])
+def test_a_single_number_is_a_slot_like_others(kind):
+    target = HyperTarget(Scaled())
+    torch.manual_seed(0)
+    generator = Generator(target, 5, KINDS[kind])
+    for lead in ((), (1,), (2, 3)):
+        assert generator(torch.randn(*lead, 5))["gain"].shape == lead
+    theta = generator(torch.randn(6, 5))
+    assert theta["gain"].std() > 0  # the code has a say
+    x = torch.randn(6, 4)
+    linear = torch.einsum("boi,bi->bo", theta["linear.weight"], x) + theta["linear.bias"]
+    torch.testing.assert_close(target.each(theta, x), theta["gain"][:, None] * linear)
+
+
+def test_tiles_refuse_a_single_number_by_name():
+    with pytest.raises(ValueError, match=r"'gain' \(\) does not divide into tiles"):
+        Generator(HyperTarget(Scaled(), "gain"), 5, "tiles")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -193,6 +223,8 @@ def test_bad_input():
         generator(torch.randn(2, 4))
     with pytest.raises(ValueError, match="got none"):
         generator()
+    with pytest.raises(ValueError, match="floating point; got torch.int64. Take code.float()"):
+        generator(torch.ones(2, 5, dtype=torch.long))
     with pytest.raises(UnknownName, match="No generator named 'fill'. Did you mean"):
         Generator(target, 5, "fill")
     with pytest.raises(UnknownName, match="No option of generator 'chunked' named 'sise'. Did you mean 'size'"):

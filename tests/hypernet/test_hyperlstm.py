@@ -8,7 +8,8 @@ from torch import nn
 
 import zoo
 from zoo.hypernet.hyperlstm import HyperLSTM, HyperLSTMCell
-from zoo.layers.recurrent import LSTMCell
+from zoo.hypernet.report import BatchSize, compression
+from zoo.layers.recurrent import LSTMCell, RecurrentLM
 
 
 def count(model: nn.Module) -> int:
@@ -120,6 +121,14 @@ def test_the_published_counts_for_penn_treebanks_characters():
 def test_the_small_twins_have_equal_parameters():
     hyper, plain = (count(zoo.create_model(n, vocab_size=66)) for n in ("hyperlstm_small", "lstm_small"))
     assert abs(hyper / plain - 1) < 1e-3
+
+
+def test_it_reports_its_scales_for_every_sequence_and_step():
+    model = HyperLSTM(11, 8, 4, 2, layers=2)
+    report = compression(model, BatchSize(samples=5, steps=3))
+    assert report.generated == 2 * 12 * 8 and report.sets == 15
+    plain = RecurrentLM(lambda n, width, symbols: LSTMCell(n, width, symbols), 11, 8, 2, None, 0.0, 0.0)
+    assert report.others == count(plain)  # what is left without the hyper cells is the LSTM
 
 
 def test_sizes_that_cannot_be_are_refused():

@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 
 import zoo
 from zoo.hypernet.meta import MetaLearner, descent
+from zoo.hypernet.report import compression
 
 CG = {"name": "cg", "symmetric": True, "max_steps": 60, "rtol": 1e-13, "atol": 0.0}
 NEUMANN = {"name": "neumann", "max_steps": 2000, "rtol": 1e-13, "atol": 0.0}
@@ -161,6 +162,11 @@ def test_the_step_of_a_head_contracts_whatever_the_images():
         assert (trace[1:].nan_to_num(0.0) <= trace[:-1].nan_to_num(0.0) * (1 + 1e-6)).all()
 
 
+@pytest.mark.parametrize("adapt", ["all", "head"])
+def test_no_generator_writes_what_a_solve_finds(adapt):
+    assert compression(learner(adapt)) is None
+
+
 def test_wrong_input_is_named():
     model = learner()
     x, y, q, _ = episodes()
@@ -168,6 +174,8 @@ def test_wrong_input_is_named():
         model(x[0], y, q)
     with pytest.raises(ValueError, match="Support labels must be"):
         model(x, y[:, :2], q)
+    with pytest.raises(ValueError, match="task 1 has none of 1"):
+        model(x[:, :2], torch.tensor([[0, 1], [0, 0]]), q)
     with pytest.raises(ValueError, match="step above 0"):
         MetaLearner(step=0.0)
     with pytest.raises(ValueError, match="step above 0 and prior of at least 0; got None"):

@@ -9,10 +9,19 @@ import pytest
 import torch
 from torch import nn
 
+import zoo
+from zoo import hub
 from zoo.compare.count import held_bytes
 from zoo.hypernet import Generator, HyperNetwork, HyperTarget
-from zoo.hypernet.report import compression
+from zoo.hypernet.report import BatchSize, compression
 from zoo.hypernet.target import TargetError
+
+# a MetaLearner finds weights by a solve; all other models of the family generate them
+WRITTEN = [
+    n
+    for n in zoo.list_models("test_*")
+    if (path := hub.card(n).path).startswith("zoo.hypernet.") and not path.endswith(":MetaLearner")
+]
 
 
 def mlp() -> nn.Sequential:
@@ -109,13 +118,25 @@ def test_the_report_counts_what_the_model_has():
     # 50 tiles of 4 numbers; 10 matrices 4x4 with a bias; one matrix 10x4 with a bias
     assert report.generators == 200 + 160 + 40 + 40 + 10
     assert report.plain == 5560 and report.ratio == pytest.approx(5560 / 1010)
-    assert report.bytes_a_set == 20_000 and report.bytes(64) == 1_280_000
-    assert "5,000 weights generated (20.0 kB a set) by 450 parameters" in str(report)
+    assert report.bytes_a_set == report.bytes_a_batch == 20_000
+    assert "5,000 weights generated (20.0 kB a set, 1 set a batch) by 450 parameters" in str(report)
     assert "1,010 in all, 5.5 times fewer than the 5,560 without generator" in str(report)
-    assert report.asdict()["ratio"] == 5.505
+    assert report.asdict()["ratio"] == 5.505 and report.asdict()["bytes_a_batch"] == 20_000
     assert compression(nn.Linear(3, 2)) is None
     full = HyperTarget(nn.Linear(10, 10))
-    assert "440 in all, 4.0 times the 110 without generator" in str(compression(HyperNetwork(full, Generator(full, 3))))
+    report = compression(HyperNetwork(full, Generator(full, 3)), BatchSize(64))  # a code for every sample
+    assert "440 in all, 4.0 times the 110 without generator" in str(report)
+    assert "(440 bytes a set, 64 sets or 28.2 kB a batch)" in str(report) and report.bytes_a_batch == 64 * 440
+    assert compression(HyperNetwork(full.half(), Generator(full, 3).half())).bytes_a_set == 220
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_every_hypernetwork_of_the_zoo_is_counted(name):
+    model = zoo.create_model(name)
+    report = compression(model, BatchSize(samples=7, steps=3, ways=4))
+    assert report.generated > 0 and report.generators > 0
+    assert report.generators + report.others == sum(p.numel() for p in model.parameters())
+    assert report.bytes_a_set == 4 * report.generated and report.sets > 0
 
 
 def test_bad_input():

@@ -101,6 +101,19 @@ def test_each_sample_meets_its_own_weights(n):
         torch.testing.assert_close(got[i], target({k: v[i] for k, v in weights.items()}, x[i : i + 1])[0])
 
 
+def test_what_is_no_tensor_goes_to_every_set_as_it_is():
+    class Shifted(nn.Linear):
+        def forward(self, x, shift, sign):
+            y = super().forward(x) if shift is None else super().forward(x) + shift
+            return -y if sign == "minus" else y
+
+    target = HyperTarget(Shifted(3, 2))
+    weights, x, shift = batch(target, 4), torch.randn(4, 5, 3), torch.randn(4, 5, 2)
+    expected = torch.einsum("boi,bni->bno", weights["weight"], x) + weights["bias"][:, None]
+    torch.testing.assert_close(target(weights, x, None, "minus", batched=True), -expected)
+    torch.testing.assert_close(target(weights, x, shift, "plus", batched=True), expected + shift)
+
+
 def test_parameters_that_are_not_selected_still_train():
     target = HyperTarget(Net(), nn.Linear)
     weights = {k: v.requires_grad_() for k, v in batch(target, 2).items()}

@@ -113,6 +113,28 @@ def test_an_embedded_word_starts_at_a_mean_square_of_one(case: str) -> None:
     assert 0.5 < words.embed(torch.arange(1000)[None]).square().mean() < 2
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_halves_of_autocast_are_embedded_and_scored(case: str) -> None:
+    words, tokens = build(case).float(), torch.arange(20).view(2, 10)
+    h = torch.randn(2, 10, 8, requires_grad=True)
+    want = words.nll(h, tokens)
+    with torch.autocast("cpu", torch.bfloat16):
+        embedded, loss, scores = words.embed(tokens), words.nll(h, tokens), words.log_probabilities(h)
+    assert loss.dtype is scores.dtype is torch.float32
+    torch.testing.assert_close(embedded.float(), words.embed(tokens), rtol=0.02, atol=0.05)
+    torch.testing.assert_close(loss, want, rtol=0.02, atol=0.05)
+    (loss.sum() + embedded.sum()).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in (h, *words.parameters()))
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.uint8])
+def test_whole_numbers_of_any_type_are_words(dtype: torch.dtype) -> None:
+    words, tokens = build("clusters"), torch.arange(20).view(2, 10)
+    h = torch.randn(2, 10, 8, dtype=torch.float64)
+    assert torch.equal(words.nll(h, tokens.to(dtype)), words.nll(h, tokens))
+    assert torch.equal(words.embed(tokens.to(dtype)), words.embed(tokens))
+
+
 @pytest.mark.parametrize("bad", [-1, 20, 1000])
 def test_a_word_out_of_the_vocabulary_is_refused(bad: int) -> None:
     words = build("clusters")

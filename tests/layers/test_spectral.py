@@ -63,6 +63,37 @@ def test_every_step_of_an_optimiser_is_seen():
         torch.testing.assert_close(float(top(layer.weight)), 1.0, rtol=1e-4, atol=0)
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_fused_step_is_seen_though_it_leaves_the_version_as_it_is(fused):
+    layer = spectral_norm(large(nn.Linear(6, 6)), 1.0)
+    optimiser = torch.optim.Adam(layer.parameters(), lr=0.5, fused=fused)
+    for _ in range(3):
+        layer(torch.randn(8, 6)).square().sum().backward()
+        optimiser.step()
+        torch.testing.assert_close(float(top(layer.weight)), 1.0, rtol=1e-4, atol=0)
+
+
+def test_writing_to_the_data_is_seen():
+    layer = spectral_norm(large(nn.Linear(6, 6)), 1.0)
+    layer(torch.randn(2, 6))
+    layer.parametrizations.weight.original.data.copy_(9 * torch.randn(6, 6))
+    torch.testing.assert_close(float(top(layer.weight)), 1.0, rtol=1e-4, atol=0)
+
+
+def test_vectors_are_computed_once_for_a_weight_and_again_behind_inference_mode(monkeypatch):
+    layer = spectral_norm(large(nn.Linear(6, 6)), 1.0)
+    calls = []
+    found = spectral.singular_vectors
+    monkeypatch.setattr(spectral, "singular_vectors", lambda w: calls.append(1) or found(w))
+    with torch.inference_mode():
+        layer(torch.randn(2, 6))
+        layer(torch.randn(2, 6))
+    assert len(calls) == 1
+    for _ in range(3):
+        layer(torch.randn(2, 6)).sum().backward()  # no gradient may cross what inference mode made
+    assert len(calls) == 2
+
+
 def test_copies_averages_loading_and_pickling_need_no_reset():
     layer = spectral_norm(large(nn.Conv2d(3, 4, 3)), 0.9)
     x = torch.randn(2, 3, 6, 6)

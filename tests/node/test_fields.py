@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from zoo.hypernet.target import HyperTarget
 from zoo.node.fields import LAYERS, Concat, ConvField, Hyper, MLPField, SecondOrder, time_layer
 from zoo.solve import odeint
 
@@ -48,6 +49,23 @@ def test_generated_weights_start_at_the_scale_of_an_ordinary_layer() -> None:
     for t in (0.0, 0.5, 1.0):
         weight, _ = layer.generate(torch.tensor(t))
         assert 0.8 < weight.std() / usual.weight.std() < 1.5
+
+
+@pytest.mark.parametrize("kernel", [0, 3])
+def test_generated_weights_are_those_that_a_hypernetwork_would_inject(kernel: int) -> None:
+    """One layer, two roads: `Hyper` applies its weights by itself, `HyperTarget` fills an ordinary layer with them."""
+    layer = Hyper(3, 5, kernel).double()
+    h = torch.randn(4, 3, *(6, 6)[: kernel and 2], dtype=torch.float64, requires_grad=True)
+    target = HyperTarget(nn.Conv2d(3, 5, kernel, padding=kernel // 2) if kernel else nn.Linear(3, 5))
+    one, each = torch.tensor(0.3, dtype=torch.float64), torch.rand(4, *(1,) * (h.dim() - 1), dtype=torch.float64)
+    weight, bias = layer.generate(one)
+    injected = [target({"weight": weight[0], "bias": bias[0]}, h)]
+    weight, bias = layer.generate(each)
+    injected.append(target.each({"weight": weight, "bias": bias}, h))
+    for got, want in zip((layer(one, h), layer(each, h)), injected, strict=True):
+        torch.testing.assert_close(got, want)
+        grads = [torch.autograd.grad(out.square().sum(), (h, *layer.parameters())) for out in (got, want)]
+        torch.testing.assert_close(grads[0], grads[1])
 
 
 @pytest.mark.parametrize("time", LAYERS)
@@ -104,6 +122,8 @@ def test_second_order_is_an_oscillator_and_damping_slows_it() -> None:
         (lambda: MLPField(2, act="tahn"), "Did you mean 'tanh'"),
         (lambda: time_layer("concat", 2, 2, 4), "odd kernel"),
         (lambda: SecondOrder(nn.Identity(), damping=-1.0), "must not be negative"),
+        (lambda: ConvField(4, hidden=0), "hidden must be at least 1 channel.*got 0"),
+        (lambda: ConvField(4, hidden=-2), "hidden must be at least 1 channel.*got -2"),
     ],
 )
 def test_what_cannot_be(build, sentence: str) -> None:

@@ -7,7 +7,7 @@ import torch
 
 import zoo
 from zoo import hub
-from zoo.implicit import implicit_modules
+from zoo.implicit import implicit_modules, recorded
 from zoo.node.latent_ode import LatentODE
 from zoo.node.ode_rnn import ODERNN
 from zoo.node.pieces import together
@@ -162,8 +162,10 @@ def test_the_record_counts_every_piece(name):
     for _, module in implicit_modules(model):
         module.field.register_forward_hook(count)
     times, values, mask, query = series()
-    model(times, values, mask, query)
+    with recorded() as solves:
+        model(times, values, mask, query)
     assert calls == sum(m.last.stats.nfe for _, m in implicit_modules(model)) > 0
+    assert [r for _, r in solves] == [m.last for _, m in implicit_modules(model)]  # the pieces of each count as one
     for _, module in implicit_modules(model):
         assert module.last.stats.steps.shape == (4,) and bool(module.last.stats.converged.all())
     model.configure_implicit({"name": "dopri5", "rtol": 1e-10, "atol": 1e-12, "max_steps": 1})

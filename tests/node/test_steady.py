@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from zoo.hub import create_model
+from zoo.implicit import recorded
 from zoo.node.steady import Contraction, SteadyNet
+from zoo.solvers.base import Result, SolveError
 
 TIGHT = {"rtol": 1e-8, "atol": 1e-9}
 FIXED_POINT = {"name": "anderson", "max_steps": 100, **TIGHT}
@@ -43,6 +45,25 @@ def test_both_give_the_same_state_and_the_same_gradient(solver: Any, adjoint: An
     assert grads.keys() == grads2.keys() and "equilibrium.flow.cell.weight" in grads
     for name, want in grads.items():
         torch.testing.assert_close(grads2[name], want, rtol=1e-5, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("adjoint", ["unroll", "implicit"])
+def test_a_flow_that_does_not_rest_raises_where_that_was_chosen(adjoint: str) -> None:
+    model = small({**ODE, "rtol": 1e-12, "atol": 1e-13}, adjoint, horizon=1.0).double()
+    model(images())
+    assert model.equilibrium.last.result is Result.max_steps
+    model.configure_implicit(throw=True)
+    with pytest.raises(SolveError, match="0 of 3 samples"):
+        model(images())
+    assert small(ODE, adjoint).double()(images()).isfinite().all()
+
+
+@pytest.mark.parametrize("adjoint", ["unroll", "implicit"])
+def test_a_flow_is_one_solve_to_those_who_record(adjoint: str) -> None:
+    model = small(ODE, adjoint).double()
+    with recorded() as solves:
+        model(images())
+    assert [(m, r) for m, r in solves] == [(model.equilibrium, model.equilibrium.last)]
 
 
 def test_the_map_is_a_contraction() -> None:

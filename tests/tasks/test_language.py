@@ -181,11 +181,20 @@ def test_a_batch_can_be_cut_and_answered(data):
     "tokens, message",
     [
         (torch.tensor([[0, 7]]), "run from 0 to 7, but the vocabulary has 7 symbols.*vocab_size=8"),
-        (torch.tensor([[-1, 3]]), "run from -1 to 3"),
-        (torch.zeros(2, 3), r"whole token numbers \(B, T\); got \(2, 3\) of torch.float32"),
+        (torch.tensor([[-1, 3]]), "run from -1 to 3.*replace negative numbers"),
+        (torch.tensor([[-1, -1]]), "^(?!.*vocab_size=0)"),
+        (torch.ones(2, 3, dtype=torch.bool), r"got \(2, 3\) of torch.bool. Encode the text"),
+        (torch.zeros(2, 3), r"whole token numbers \(B, T\), of int64; got \(2, 3\) of torch.float32"),
         (torch.zeros(3, dtype=torch.long), r"got \(3,\)"),
     ],
 )
 def test_numbers_out_of_the_vocabulary_are_refused(tokens, message):
     with pytest.raises(ValueError, match=message):
         check_tokens(tokens, 7)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.uint8])
+def test_tokens_and_targets_may_be_whole_numbers_of_any_type(dtype):
+    torch.manual_seed(0)
+    model, tokens = LSTM(7, 8), torch.arange(12).view(2, 6) % 7
+    torch.testing.assert_close(model.loss(tokens.to(dtype), tokens.to(dtype))[0], model.loss(tokens, tokens)[0])

@@ -97,6 +97,14 @@ def test_masks_of_another_size_are_refused(logged):
         Segmentation(PerPixel()).training_step((torch.zeros(1, 3, 4, 4), torch.zeros(1, 4, 3).long()), 0)
 
 
+@pytest.mark.parametrize("stage", ["training_step", "validation_step"])
+def test_labels_that_are_no_class_are_named(logged, stage):
+    y = torch.zeros(1, 4, 4).long()
+    y[0, 0, :3] = torch.tensor([7, -1, 255])
+    with pytest.raises(ValueError, match=r"labels -1, 7, but the model has 3 classes, 0 to 2; only 255 is left out"):
+        getattr(Segmentation(PerPixel()), stage)((torch.zeros(1, 3, 4, 4), y), 0)
+
+
 def trainer():
     return Trainer(
         max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
@@ -110,6 +118,8 @@ def test_crops_that_the_model_cannot_halve_are_refused_before_the_first_step(mon
     model = zoo.create_model("test_mdeq_segmentation", num_classes=5)
     with pytest.raises(ValueError, match=r"divide by 4; the crops are 30x30. Set --data.crop 32"):
         trainer().fit(Segmentation(model), datamodule=Shapes(crop=30))
+    with pytest.raises(ValueError, match=r"the crops are 16x30. Set --data.crop \[16,32\]"):
+        trainer().fit(Segmentation(model), datamodule=Shapes(crop=(16, 30)))
     assert model.last is None
     task = Segmentation(model)
     run = trainer()

@@ -25,7 +25,8 @@ class Checkpoint(Adjoint):
     accepted states and one step, for one more evaluation of every stage. Tensors that ``f`` captures, weights that
     another network generated among them, get their gradient as by `Unroll`: the graph is the same.
 
-    ``f`` must answer the same twice: no dropout, no state that a call changes. Gives first derivatives only.
+    ``f`` must answer the same twice: no state that a call changes. What it draws at random from torch's generators
+    (dropout) is drawn again, and its steps then keep the slope at their start too. Gives first derivatives only.
 
     Reference: Zhuang et al., "Adaptive checkpoint adjoint method for gradient estimation in neural ODE", ICML 2020.
     """
@@ -76,8 +77,10 @@ def _frames(step: Step, field: Field, keep_slope: bool) -> Step:
                 field.args, field.moving = now
 
         y_dtype, autocast = y.dtype, recall_autocast(y.device.type)
-        frame = Frame(replay, latest, "Checkpoint")
-        with torch.autograd.graph.saved_tensors_hooks(frame.pack, frame.unpack):
-            return step(t, dt, y, k, bend)
+        frame = Frame(replay, latest, "Checkpoint", y.device)
+        attempt = frame.record(lambda: step(t, dt, y, k, bend))
+        if frame.draws.states and k is not None:
+            slope = k.detach()  # made within another frame, by other draws
+        return attempt
 
     return framed

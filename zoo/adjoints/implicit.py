@@ -60,7 +60,8 @@ def neumann(*, terms: int = 5, rtol: float = 1e-6) -> Implicit:
     """The implicit adjoint with the inverse cut to ``terms`` Neumann terms, ``u = sum_{k<=terms} (J^T)^k dL/dz*``.
 
     Args:
-        terms: products with ``J^T`` at most; 0 terms would be the Jacobian-free gradient (`jfb`).
+        terms: products with ``J^T`` at most; 0 terms would be the Jacobian-free gradient (`jfb`). Terms that grow are
+            left out.
         rtol: stop earlier where the next term is this small beside the gradient.
     """
     return Implicit(solver=Neumann(max_steps=terms, rtol=rtol, atol=0.0))
@@ -94,6 +95,7 @@ def attach(
     value = solution.value
     if fz.requires_grad and needs_grad(fz, z):
         floor = resolution(f, z)
+        select: Literal["best", "ahead"] = "ahead" if isinstance(solver, Neumann) else "best"
 
         def adjoint(grad: Tensor) -> Tensor:
             scale = torch.linalg.vector_norm(grad, dim=1, keepdim=True) / math.sqrt(grad.shape[1])
@@ -101,7 +103,7 @@ def attach(
             system, start = Affine(lambda u: _vjp(fz, z, u), b, _Transpose(fz, z)).start(solver)
             start = start if guess is None else guess(b)
             with phase(f"backward solve by {type(solver).__name__}"):
-                u = iterate(system, start, solver, floor=floor)
+                u = iterate(system, start, solver, floor=floor, select=select)
             stats.backward.append(u.stats)
             return u.value * scale
 

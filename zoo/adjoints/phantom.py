@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +20,8 @@ class Phantom(Adjoint):
 
     ``z <- (1 - damping) z + damping f(z)``, from ``z*`` held constant. As ``steps`` grows the gradient tends to the
     implicit one; with few it is a descent direction where ``f`` is well conditioned. Costs no linear solve; the
-    memory of ``steps`` evaluations. While a gradient is recorded the value is the last of these iterates.
+    memory of ``steps`` evaluations. While a gradient is recorded the value is the last of these iterates. A sample that
+    the solver lost to infinity or NaN, or that these iterations lose, stays at ``z*`` and gives no gradient.
 
     Args:
         steps: damped iterations that are differentiated.
@@ -45,17 +47,30 @@ class Phantom(Adjoint):
             solution = iterate(f, z0, solver, args=args)
         if not torch.is_grad_enabled():
             return solution
-        z = solution.value.detach()
-        for _ in range(self.steps):
-            fz = f(z, *(args or ()))
-            z = fz if self.damping == 1 else torch.lerp(z, fz, self.damping)
+        lost, calls = solution.stats.lost, self.steps
+        still = lost.to(z0.device) if lost is not None and lost.any() else None
+        z = self._iterate(f, solution.value.detach(), args, still)
+        if not math.isfinite(z.detach().sum().item()):  # one pass; a sum that only overflowed is looked at closely
+            bad = ~torch.isfinite(z.detach()).all(dim=1)
+            if bad.any():  # in the graph, they would reach what all samples share by 0 * NaN
+                calls += self.steps
+                z = self._iterate(f, solution.value.detach(), args, bad if still is None else bad | still)
         stats = dataclasses.replace(
             solution.stats,
-            nfe=solution.stats.nfe + self.steps,
-            sample_nfe=solution.stats.sample_nfe + self.steps * len(z),
+            nfe=solution.stats.nfe + calls,
+            sample_nfe=solution.stats.sample_nfe + calls * len(z),
         )
         value = FirstOrder.apply(z, type(self).__name__) if z.requires_grad else z
         return dataclasses.replace(solution, value=value, stats=stats)
+
+    def _iterate(self, f: Map, z: Tensor, args: tuple[Tensor, ...] | None, still: Tensor | None) -> Tensor:
+        """The damped iterations, but for the samples that are held ``still`` (B,)."""
+        start = z
+        for _ in range(self.steps):
+            fz = f(z, *(args or ()))
+            fz = fz if still is None else torch.where(still[:, None], start, fz)
+            z = fz if self.damping == 1 else torch.lerp(z, fz, self.damping)
+        return z
 
 
 def jfb() -> Phantom:

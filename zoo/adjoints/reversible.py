@@ -10,7 +10,7 @@ from torch import Tensor
 
 from zoo.adjoints.base import Adjoint, wrong_pair
 from zoo.adjoints.frames import Frame
-from zoo.adjoints.recall import recall_autocast
+from zoo.adjoints.recall import Draws, recall_autocast
 from zoo.solvers.base import Map, Solution, Solver
 from zoo.solvers.loop import iterate
 from zoo.solvers.packing import resolution
@@ -23,7 +23,8 @@ class Reversible(Adjoint):
     however few steps were taken; tensors kept: those of one evaluation.
 
     Serves the solver `reversible` only. The two iterates are float64, whatever the map computes in, so that the steps
-    can be undone. Gradients reach whatever the map captured. First derivatives only.
+    can be undone. Gradients reach whatever the map captured, and what it draws at random (dropout) is drawn again. A
+    sample that is lost to infinity or NaN gives no gradient. First derivatives only.
 
     Raises:
         TypeError: another solver.
@@ -42,10 +43,12 @@ class Reversible(Adjoint):
                 f"would grow to {growth:.1e}. Take fewer steps (max_steps) or a smaller damping, or use the adjoint "
                 "implicit."
             )
-        undo = _Undo(f, args or (), solver.damping, z0.dtype)
+        undo = _Undo(f, args or (), solver.damping, z0)
         floor = resolution(f, z0)
         solution = iterate(undo.call, z0.double(), undo.watch(solver), select="last", floor=floor, keep_state=True)
         undo.end = solution.state.y.detach(), solution.state.z.detach()
+        if solution.stats.lost.any():
+            undo.lost = solution.stats.lost.to(z0.device)[:, None]
         return dataclasses.replace(solution, value=solution.value.to(z0.dtype), state=None)
 
 
@@ -55,9 +58,11 @@ class _Undo:
     Evaluation 0 is f(z0); step k (from 1) makes evaluation 2k - 1 = f(y_k) and 2k = f(z_k).
     """
 
-    def __init__(self, f: Map, args: tuple[Tensor, ...], damping: float, dtype: torch.dtype) -> None:
-        self.f, self.args, self.damping, self.dtype = f, args, damping, dtype
-        self.calls = 0
+    def __init__(self, f: Map, args: tuple[Tensor, ...], damping: float, z0: Tensor) -> None:
+        self.f, self.args, self.damping, self.dtype = f, args, damping, z0.dtype
+        self.start = z0.detach()
+        self.lost: Tensor | None = None  # (B, 1)
+        self.draws: list[Draws] = []  # of each evaluation
         self.masks: list[Tensor | None] = []  # of each step: the samples that it moved
         self.latest: list[Frame] = []
         self.end: tuple[Tensor, Tensor] | None = None
@@ -69,7 +74,7 @@ class _Undo:
         return _Watched(**{f.name: getattr(solver, f.name) for f in dataclasses.fields(solver)}, masks=self.masks)
 
     def call(self, z: Tensor) -> Tensor:
-        number, self.calls = self.calls, self.calls + 1
+        number = len(self.draws)
         autocast = recall_autocast(z.device.type)
 
         def replay() -> None:
@@ -77,9 +82,9 @@ class _Undo:
                 out = self._evaluate(self._input(number).requires_grad_(z.requires_grad))
             self.known = number, out.detach()
 
-        frame = Frame(replay, self.latest, "Reversible")
-        with torch.autograd.graph.saved_tensors_hooks(frame.pack, frame.unpack):
-            return self._evaluate(z)
+        frame = Frame(replay, self.latest, "Reversible", z.device)
+        self.draws.append(frame.draws)
+        return frame.record(lambda: self._evaluate(z))
 
     def _evaluate(self, z: Tensor) -> Tensor:
         return self.f(z.to(self.dtype), *self.args).double()
@@ -96,13 +101,17 @@ class _Undo:
                 mask = self.masks[now // 2]
                 number_known, used = self.known
                 if number_known != now:
-                    used = self._evaluate(y if now % 2 else z)
+                    with self.draws[now].again():
+                        used = self._evaluate(y if now % 2 else z)
                 old = ((z if now % 2 else y) - self.damping * used) / (1 - self.damping)
                 if mask is not None:
                     old = torch.where(mask[:, None], old, z if now % 2 else y)
                 y, z = (y, old) if now % 2 else (old, z)
         self.at = (now, y, z)
-        return (y if now % 2 else z).detach().clone()
+        z = (y if now % 2 else z).detach().clone()
+        # A lost sample cannot be undone. It has no gradient, and from its start the map's answer is finite: 0 * NaN
+        # would reach the parameters that it shares with the others.
+        return z if self.lost is None else torch.where(self.lost, self.start.to(z.dtype), z)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,8 +43,7 @@ class GCN(nn.Module):
 
     def forward(self, nodes: Tensor, adjacency: Tensor) -> Tensor:
         """Logits (B, N, num_classes) of nodes (B, N, features) in graphs (B, N, N)."""
-        check_graphs(nodes, adjacency, self.features)
-        mean = mean_over_neighbours(adjacency)
+        mean = mean_over_neighbours(check_graphs(nodes, adjacency, self.features))
         z = nodes
         for layer in self.layers:
             z = F.relu(layer(z + mean @ z))

@@ -8,6 +8,7 @@ from collections import deque
 from dataclasses import replace
 from typing import Any
 
+import torch
 from lightning import Callback, Trainer
 
 from zoo.adjoints import ADJOINTS
@@ -32,6 +33,8 @@ class ResidualGuard(Callback):
     than ``share`` of the samples converge, and ends when that is no longer so. A budget that is meant to be cut short
     (a published recipe of 18 Broyden steps that reaches 1e-2) is no episode. The backward solve is watched too.
 
+    With several processes, an episode of one is one of all: they warn, adapt and stop together.
+
     ``--task.guard adapt`` climbs one rung an episode: twice the budget, four times, then what is surest to settle:
     damped iteration in the forward direction, a phantom gradient in the backward one. Checkpoints keep the rungs.
 
@@ -46,6 +49,7 @@ class ResidualGuard(Callback):
         self._seen: dict[tuple[str, str], deque[tuple[float, float]]] = {}
         self._open: set[tuple[str, str]] = set()
         self._rungs: dict[tuple[str, str], int] = {}
+        self._steps = 0  # watched, since the process began
         self._own: dict[str, tuple[Any, Any]] = {}  # solver and adjoint as configured
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
@@ -63,36 +67,65 @@ class ResidualGuard(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if pl_module.global_step <= pl_module.stability.warmup_steps:
             return  # a warm-up does not solve
-        for name, module in implicit_modules(pl_module.model):
+        modules = dict(implicit_modules(pl_module.model))
+        for name, module in modules.items():
             if module.last is None:
                 continue
             values = measures(module.last.stats)
             # an ODE that did not reach its last time has no residual to excuse it
-            self._watch(trainer, (name, "forward"), values["converged"], values.get("residual", math.inf), module)
+            self._see((name, "forward"), values["converged"], values.get("residual", math.inf))
             if "nfe_backward" in values:
                 pair = values["converged_backward"], values.get("residual_backward", math.inf)
-                self._watch(trainer, (name, "backward"), *pair, module)
+                self._see((name, "backward"), *pair)
+        self._steps += 1
+        if self._steps >= self.window:  # by a count that is every rank's: what they saw need not be as much
+            self._judge(trainer, modules)
 
-    def _watch(self, trainer: Trainer, key: tuple[str, str], converged: float, residual: float, module: Any) -> None:
-        seen = self._seen.setdefault(key, deque(maxlen=self.window))
-        seen.append((converged, residual))
-        if len(seen) < self.window:
+    def _see(self, key: tuple[str, str], converged: float, residual: float) -> None:
+        self._seen.setdefault(key, deque(maxlen=self.window)).append((converged, residual))
+
+    def _judge(self, trainer: Trainer, modules: dict[str, Any]) -> None:
+        """Open and close episodes, and act. Ranks agree on each: an episode of one of them is one of all."""
+        bad = {(name, way): self._bad((name, way)) for name in modules for way in ("forward", "backward")}
+        if not _any(trainer, any(bad.values())):
+            self._open.clear()
             return
-        share, mean = (sum(column) / len(seen) for column in zip(*seen, strict=True))
-        bad = share < self.share and not mean <= self.residual  # NaN counts as bad
-        if bad and key not in self._open:
-            text = self.sentence(key, share, mean, module, trainer.global_step)
-            action = trainer.lightning_module.stability.guard
-            if action == "stop":
-                raise SolverStopped(text)
-            if action == "adapt":
-                self._rungs[key] = self._rungs.get(key, 0) + 1
-                text = f"{text} {self._climb(key, module, self._rungs[key])}"
-                seen.clear()
-                bad = False  # a new episode, under new conditions
-            if trainer.is_global_zero:
-                warnings.warn(text, SolverWarning, stacklevel=2)
-        (self._open.add if bad else self._open.discard)(key)
+        for key, mine in bad.items():
+            if not _any(trainer, mine):
+                self._open.discard(key)
+            elif key not in self._open:
+                self._act(trainer, key, modules[key[0]])
+
+    def _bad(self, key: tuple[str, str]) -> bool:
+        if len(self._seen.get(key, ())) < self.window:
+            return False
+        share, residual = self._means(key)
+        return share < self.share and not residual <= self.residual  # NaN counts as bad
+
+    def _means(self, key: tuple[str, str]) -> tuple[float, float]:
+        """Over the window: the share of samples that converged, and their residual."""
+        seen = self._seen.get(key) or [(1.0, 0.0)]
+        share, residual = (sum(column) / len(seen) for column in zip(*seen, strict=True))
+        return share, residual
+
+    def _act(self, trainer: Trainer, key: tuple[str, str], module: Any) -> None:
+        """An episode begins: warn, adapt or stop. The numbers said are those of the rank that is worst off."""
+        share, residual = self._means(key)
+        if trainer.world_size > 1:
+            worst = torch.tensor([-share, residual], dtype=torch.float64, device=trainer.strategy.root_device)
+            share, residual = (trainer.strategy.reduce(worst, reduce_op="max") * worst.new_tensor([-1, 1])).tolist()
+        text = self.sentence(key, share, residual, module, trainer.global_step)
+        action = trainer.lightning_module.stability.guard
+        if action == "stop":
+            raise SolverStopped(text)
+        if action == "adapt":
+            self._rungs[key] = self._rungs.get(key, 0) + 1
+            text = f"{text} {self._climb(key, module, self._rungs[key])}"
+            self._seen.pop(key, None)  # a new episode, under new conditions
+        else:
+            self._open.add(key)
+        if trainer.is_global_zero:
+            warnings.warn(text, SolverWarning, stacklevel=2)
 
     def _climb(self, key: tuple[str, str], module: Any, rung: int) -> str:
         """Change what a module solves with, from what was configured; returns what was done, as a sentence."""
@@ -135,3 +168,8 @@ class ResidualGuard(Callback):
             f"{what} Try --solver.max_steps {2 * steps} (now {steps}), another --solver, a lower --optim.lr, or "
             f"--task.jacobian_weight {'0.1' if residual < 10 else '1'}, which keeps the map contractive."
         )
+
+
+def _any(trainer: Trainer, mine: bool) -> bool:
+    """Whether any rank says so. Between several of them a small reduction, at the same place in each."""
+    return mine if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(mine, all=False)

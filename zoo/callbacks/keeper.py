@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.loops.evaluation_loop import RestartStage
 
+from zoo.data.loader import other_step
 from zoo.tasks.base import NonFiniteError, Task
+
+BATCH = "zoo_step_batch"  # of a checkpoint: what makes up the batch of one step
 
 
 class Interrupted(Exception):
@@ -28,7 +33,8 @@ class Keeper(Checkpoint):
 
     `stop` asks for an end: at the next batch that is done, ``last.ckpt`` is saved and `Interrupted` raised. Steps and
     epochs that are done are never lost, and none is half done in a checkpoint. On an error in a step, the state before
-    that step is saved.
+    that step is saved. ``last.ckpt`` is saved before each validation too: a run that ends within one is resumed there,
+    and validates.
 
     Args:
         folder: where the checkpoints go.
@@ -45,6 +51,7 @@ class Keeper(Checkpoint):
         self._since: float | None = None
         self._signal = 0
         self._stopping = 0  # the signal, once the state was saved for it
+        self._validating = False  # whether the state that is saved, or was resumed, is that before a validation
 
     @property
     def stopping(self) -> int:
@@ -69,12 +76,15 @@ class Keeper(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._since = time.perf_counter()
+        if self._validating:  # Lightning would take a state behind the last step for one that was validated already
+            trainer.fit_loop.epoch_loop.val_loop._restart_stage = RestartStage.RESTARTED_MID_EVALUATION
+            self._validating = False
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if batch_idx + 1 >= trainer.num_training_batches:
-            return  # validation and the end of the epoch come next; on_train_epoch_end saves, and stops
+            return  # validation and the end of the epoch come next: both save, and stop
         due = self.every and trainer.global_step % self.every == 0
         stop = self._asked(trainer)
         if due or stop:
@@ -85,11 +95,25 @@ class Keeper(Checkpoint):
         if self._stopping:
             raise Interrupted(self._stopping)
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        done = trainer.should_stop or trainer.global_step >= trainer.max_steps > -1
+        # a run that is at its end would not be resumed into its last validation: it keeps the state before
+        if trainer.state.fn != "fit" or trainer.sanity_checking or done:
+            return
+        self._validating = True
+        trainer.save_checkpoint(self.last)
+        self._validating = False
+        self._stopping = self._asked(trainer)
+        if self._stopping:
+            raise Interrupted(self._stopping)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         score = trainer.callback_metrics.get(self.monitor)
         value = float(score) if score is not None else -math.inf if self.maximise else math.inf
         better = value > self.best_score if self.maximise else value < self.best_score
-        if better or not self.best.exists() or (isinstance(pl_module, Task) and pl_module.latest):
+        save = better or not self.best.exists() or (isinstance(pl_module, Task) and pl_module.latest)
+        # saving takes all ranks, which may see the folder differently: the first one decides
+        if trainer.strategy.broadcast(save):
             self.best_score, self.best_epoch = value, trainer.current_epoch
             trainer.save_checkpoint(self.best)
         trainer.save_checkpoint(self.last)
@@ -106,11 +130,25 @@ class Keeper(Checkpoint):
         self.seconds, self._since = self.elapsed(), None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best_score": self.best_score, "best_epoch": self.best_epoch, "seconds": self.elapsed()}
+        return {
+            "best_score": self.best_score,
+            "best_epoch": self.best_epoch,
+            "seconds": self.elapsed(),
+            "validating": self._validating,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best_score, self.best_epoch = state_dict["best_score"], state_dict["best_epoch"]
         self.seconds = state_dict["seconds"]
+        self._validating = state_dict.get("validating", False)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint[BATCH] = step_batch(trainer)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        text = other_step(checkpoint.get(BATCH), step_batch(trainer))
+        if text and trainer.state.fn == "fit" and trainer.is_global_zero:
+            warnings.warn(text, stacklevel=2)
 
     def _asked(self, trainer: Trainer) -> int:
         """The signal that any rank got; 0 for none. One small reduction a step, with several ranks only."""
@@ -119,3 +157,9 @@ class Keeper(Checkpoint):
             return mine
         some = trainer.strategy.reduce_boolean_decision(bool(mine), all=False)
         return (mine or 2) if some else 0
+
+
+def step_batch(trainer: Trainer) -> list[int] | None:
+    """Samples a batch, processes and batches a step, whose product is the samples that one step is taken on."""
+    size = getattr(trainer.datamodule, "batch_size", None)  # type: ignore[attr-defined]
+    return None if size is None else [size, trainer.world_size, trainer.accumulate_grad_batches]

@@ -69,6 +69,7 @@ class EpochLines(ProgressBar):
         print("   ".join(parts), flush=True)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._start = self._start or time.perf_counter()  # resumed before a validation: the epoch is otherwise done
         if self._bar is not None:
             self._bar.set_description_str(f"epoch {trainer.current_epoch + 1}, validating")
 

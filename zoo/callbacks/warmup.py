@@ -22,7 +22,7 @@ class UnrollWarmup(Callback):
     """
 
     def __init__(self) -> None:
-        self._own: dict[ImplicitMixin, tuple[Any, Any, Any]] = {}
+        self._own: dict[ImplicitMixin, tuple[Any, ...]] = {}
 
     def shallow(self, task: Task) -> bool:
         """Whether the step that comes next belongs to the warm-up."""
@@ -50,12 +50,12 @@ class UnrollWarmup(Callback):
             for _, module in implicit_modules(task.model):
                 if "fixed_point" not in module.problems:
                     continue  # an ODE has no iterations to unroll in its place
-                self._own[module] = (module.solver, module.adjoint, module.eval_solver)
+                self._own[module] = (module.solver, module.adjoint, module.eval_solver, module.throw)
                 module.solver = SOLVERS.build({"name": "picard", "max_steps": task.stability.warmup_depth})
                 module.adjoint = ADJOINTS.build("unroll")
-                module.eval_solver = None
+                module.eval_solver, module.throw = None, False  # so few iterations are not meant to converge
 
     def _restore(self) -> None:
-        for module, (solver, adjoint, eval_solver) in self._own.items():
-            module.solver, module.adjoint, module.eval_solver = solver, adjoint, eval_solver
+        for module, own in self._own.items():
+            module.solver, module.adjoint, module.eval_solver, module.throw = own
         self._own = {}

@@ -30,6 +30,7 @@ def compare(
     out: str | Path | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
     timeout: float | None = None,
+    level: float | None = None,
     say: Callable[[str], None] | None = print,
 ) -> list[dict[str, Any]]:
     """Train and measure models side by side; returns a row a model (and solver, and adjoint), over its seeds.
@@ -46,11 +47,12 @@ def compare(
         out: folder of the results; None: ``runs/compare/<data>``.
         options: for every run: sections ``optim``, ``task``, ``trainer`` and ``data``, each a mapping of options.
         timeout: seconds that one process may take; None: ten times a budget in seconds and ten minutes, or no limit.
+        level: a value of the validation measure; the seconds of training until it was reached are told too.
         say: called with each line of progress; None: silent.
 
     Returns:
         rows with ``model``, ``solver``, ``adjoint``, ``status``, ``error``, ``seeds``; ``values`` (means over seeds),
-        ``std``, and ``reasons``: why a value is missing.
+        ``std``, ``reasons`` (why a value is missing), ``recipe``, ``environments`` and ``curves``.
 
     Raises:
         UsageError: a budget that is none, or a folder that cannot be written.
@@ -61,7 +63,7 @@ def compare(
     models = [models] if isinstance(models, str) else list(models)
     jobs = jobs_of(models, data, seeds, budget, solvers, adjoints, options or {})
     folder = Path(out) if out is not None else Path("runs") / "compare" / jobs[0].data
-    return summarise(run_all(jobs, folder, timeout=timeout, say=say or (lambda line: None)))
+    return summarise(run_all(jobs, folder, timeout=timeout, say=say or (lambda line: None)), level)
 
 
 class _Callable(ModuleType):

@@ -46,6 +46,9 @@ def parser() -> argparse.ArgumentParser:
     )
     out.add_argument("--solvers", nargs="+", default=[], metavar="NAME", help="each implicit model with each of these")
     out.add_argument("--adjoints", nargs="+", default=[], metavar="NAME", help="each implicit model with each of these")
+    out.add_argument(
+        "--level", type=float, metavar="X", help="also tell the seconds until the validation was this good (0.95)"
+    )
     out.add_argument("--out", metavar="DIR", help="folder of the results (default runs/compare/<data>)")
     out.add_argument("--name", metavar="NAME", default="compare", help="name of the files in it (default compare)")
     out.add_argument("--timeout", type=float, metavar="S", help="seconds that one process may take")
@@ -106,7 +109,8 @@ def models(given: argparse.Namespace) -> int:
         {k: v for k, v in options.items() if v},
     )
     folder = Path(given.out) if given.out else Path("runs") / "compare" / jobs[0].data
-    rows = summarise(run_all(jobs, folder, timeout=given.timeout, say=lambda line: print(line, flush=True)))
+    found = run_all(jobs, folder, timeout=given.timeout, say=lambda line: print(line, flush=True))
+    rows = summarise(found, given.level)
     from zoo.compare.report import show, write_report
 
     show(rows)

@@ -73,11 +73,40 @@ def held_bytes(forward: Callable[[], Tensor]) -> int:
     Called once before it is measured, so that what solvers keep for their next call is there already.
     """
     forward()
-    with Held() as mode:
-        value = forward()
-    held = mode.bytes()
-    del value
+    gc.freeze()  # what was there before need not be searched again: a collection of all of torch takes a second
+    try:
+        with Held() as mode:
+            value = forward()
+        held = mode.bytes()
+        del value
+    finally:
+        gc.unfreeze()
     return held
+
+
+class Peak(Held):
+    """Counts the most bytes that were alive at once of those that operators under it made.
+
+    What an operator needs for itself while it runs is not seen.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = super().__torch_dispatch__(func, types, args, kwargs)
+        self._made = {k: (ref, size) for k, (ref, size) in self._made.items() if not ref.expired()}
+        self.most = max(self.most, sum(size for _, size in self._made.values()))
+        return out
+
+
+def peak_bytes(forward: Callable[[], Tensor]) -> int:
+    """The most bytes that are alive at once while ``forward()`` runs; called once before, as `held_bytes` does."""
+    forward()
+    with Peak() as mode:
+        forward()
+    return mode.most
 
 
 class Evaluations:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import statistics
 import time
@@ -15,13 +14,12 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from zoo.compare.count import Flops, evaluations, held_bytes
+from zoo.compare.curves import CURVES, reason
 from zoo.implicit import implicit_modules
 from zoo.run import read_metrics
-from zoo.solvers.ode import ODESolver
 from zoo.tasks.base import Task
 
 EXPLICIT = "an explicit model solves nothing"
-BUDGETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 SECONDS = 1.5  # spent on each timing, at least `LEAST` repetitions
 LEAST = 5
 
@@ -166,39 +164,6 @@ class Bench:
             taken.append(1e3 * (time.perf_counter() - start))
         return taken[2:]
 
-    def residuals(self) -> list[float]:
-        """Median residual over a test batch after each evaluation; a sample that is done keeps its last one."""
-        self.model.eval()
-        with torch.no_grad():
-            self.task.answer(self.test[0])
-        traces = [s.trace for s in self.solved() if s.accepted is None and s.trace.numel()]
-        if not traces:
-            return []
-        trace = traces[0].double().clone()
-        for k in range(1, len(trace)):
-            trace[k] = torch.where(trace[k].isnan(), trace[k - 1], trace[k])
-        return trace.median(dim=1).values.tolist()
-
-    def anytime(self) -> dict[str, list[float]]:
-        """Accuracy on test batches by the steps that the solver may take."""
-        solvers = [m.solver for m in self.modules]
-        if not solvers or any(isinstance(s, ODESolver) for s in solvers) or self.task.monitor != "val/accuracy":
-            return {}
-        kept = [m.eval_solver for m in self.modules]
-        self.model.eval()
-        score = []
-        try:
-            for budget in BUDGETS:
-                for module in self.modules:
-                    module.eval_solver = dataclasses.replace(module.solver, max_steps=budget)
-                with torch.no_grad():
-                    right = torch.cat([self.task.answer(b).argmax(-1) == b[1] for b in self.test])
-                score.append(float(right.double().mean()))
-        finally:
-            for module, solver in zip(self.modules, kept, strict=True):
-                module.eval_solver = solver
-        return {"budget": list(BUDGETS), "score": score}
-
 
 def measure(task: Task, data: Any) -> tuple[dict[str, float], dict[str, str], dict[str, Any]]:
     """All numbers of a trained model, why others are missing, and curves."""
@@ -219,7 +184,7 @@ def measure(task: Task, data: Any) -> tuple[dict[str, float], dict[str, str], di
     if bench.modules:
         parts += [(bench.forward_solves, tuple(solves)), (bench.backward_solves, tuple(backward))]
     else:
-        reasons |= dict.fromkeys([*solves, *backward], EXPLICIT)
+        reasons |= dict.fromkeys([*solves, *backward, *CURVES], EXPLICIT)
     for part, names in parts:
         bench.restore()
         for name, value in _attempt(part, names).items():
@@ -227,10 +192,21 @@ def measure(task: Task, data: Any) -> tuple[dict[str, float], dict[str, str], di
                 reasons[name] = value
             else:
                 values[name] = float(value)
+    shapes: dict[str, Any] = {}
+    for name, curve in CURVES.items() if bench.modules else ():
+        bench.restore()
+        found = _curve(curve, bench)
+        (reasons if isinstance(found, str) else shapes)[name] = found
     bench.restore()
-    curves = {"residuals": bench.residuals, "anytime": bench.anytime}
-    shapes = {name: found for name, curve in curves.items() if (found := _attempt(curve, ()))}
     return values, reasons, shapes
+
+
+def _curve(curve: Callable[[Bench], Any], bench: Bench) -> Any:
+    """A curve, or why there is none; it costs no number, not even where memory runs out."""
+    try:
+        return curve(bench)
+    except Exception as error:
+        return reason(error)
 
 
 def _attempt(part: Callable[[], Any], names: tuple[str, ...]) -> Any:
@@ -240,8 +216,7 @@ def _attempt(part: Callable[[], Any], names: tuple[str, ...]) -> Any:
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:
-        text = str(error).strip().splitlines()[0] if str(error).strip() else ""
-        return dict.fromkeys(names, f"{type(error).__name__}: {text}"[:200])
+        return dict.fromkeys(names, reason(error))
 
 
 def training_curves(file: Path, monitor: str) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from zoo import hub
 from zoo.data import DATA
 from zoo.fit import UsageError
@@ -25,6 +27,7 @@ from zoo.registry import UnknownName, unknown
 
 HALVINGS = 3  # of the batch, where memory runs out
 KILLED = -9  # what the kernel does to a process that takes too much memory
+LOADED = "the weights were loaded, not trained here"  # why a model that came trained has no time of training
 SECTIONS = ("optim", "task", "trainer", "data", "model")
 
 
@@ -157,16 +160,24 @@ def run_all(
         row = run_one(job, folder, timeout)
         rows[job.key] = row
         try:
-            with (folder / "rows.jsonl").open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(row) + "\n")
+            append(folder / "rows.jsonl", json.dumps(row))
         except OSError as error:  # a full disk: the row is shown all the same
             say(f"{place}: its row could not be saved ({error.strerror})")
         say(f"{place}: {_outcome(row)}")
     return [rows[job.key] for job in jobs]
 
 
+def append(file: Path, line: str) -> None:
+    """Add a line; where the last one was cut off in writing, it is ended first, so that it costs no other."""
+    with file.open("ab+") as stream:
+        if stream.seek(0, os.SEEK_END):
+            stream.seek(-1, os.SEEK_END)
+            line = line if stream.read(1) == b"\n" else f"\n{line}"
+        stream.write(f"{line}\n".encode())
+
+
 def read_rows(folder: Path) -> dict[str, dict[str, Any]]:
-    """The newest row of each key; a last line that was cut off in writing is left out."""
+    """The newest row of each key, with its recipe; a line that was cut off in writing is left out."""
     rows = {}
     for line in (folder / "rows.jsonl").read_text(encoding="utf-8").splitlines():
         try:
@@ -174,14 +185,44 @@ def read_rows(folder: Path) -> dict[str, dict[str, Any]]:
             rows[row["key"]] = row
         except (json.JSONDecodeError, KeyError, TypeError):
             continue
+    for row in rows.values():
+        if row.get("status") == "finished" and "recipe" not in row:  # written before rows had one: its run knows
+            row["recipe"] = _recipe_of_run(folder, row)
     return rows
+
+
+def recipe(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run's configuration says of its training, in a few words: optimiser, rate, batches, and when it ends."""
+    optim, trainer = config.get("optim", {}), config.get("trainer", {})
+    said = {
+        "optimiser": optim.get("name"),
+        "lr": optim.get("lr"),
+        "batch_size": config.get("data", {}).get("batch_size"),
+        "max_time": trainer.get("max_time"),
+        "max_steps": trainer.get("max_steps"),
+        "max_epochs": trainer.get("max_epochs"),
+    }
+    return {k: v for k, v in said.items() if v not in (None, -1)}
+
+
+def _recipe_of_run(folder: Path, row: Mapping[str, Any]) -> dict[str, Any]:
+    runs = sorted(run_folder(folder, row["model"], row["key"]).glob("*/config.yaml"))
+    try:
+        return recipe(yaml.safe_load(runs[-1].read_text(encoding="utf-8"))) if runs else {}
+    except (OSError, yaml.YAMLError, AttributeError):
+        return {}
+
+
+def run_folder(folder: Path, model: str, key: str) -> Path:
+    """Where a job's training is kept: a folder a try."""
+    return folder / "runs" / f"{model.replace(':', '_')}_{key}"
 
 
 def run_one(job: Job, folder: Path, timeout: float | None = None) -> dict[str, Any]:
     """Train and measure in a process of its own; where memory runs out, again with half the batch."""
     if job.error:
         return failure(job, job.error)
-    notes: list[str] = []
+    key, notes = job.key, []
     row: dict[str, Any] = {}
     for _ in range(HALVINGS + 1):
         row = _process(job, folder, timeout or _patience(job))
@@ -193,8 +234,9 @@ def run_one(job: Job, folder: Path, timeout: float | None = None) -> dict[str, A
         notes.append(f"out of memory with batches of {size}")
         job = replace(job, options={**job.options, "data": {**job.options.get("data", {}), "batch_size": size // 2}})
     if notes:
-        row["note"] = f"{'; '.join(notes)}; measured with {_batch_size(job)}"
-    return row
+        measured = [f"measured with {_batch_size(job)}"] if row["status"] == "finished" else []
+        row["note"] = "; ".join([*notes, *measured])
+    return {**row, "key": key}  # of what was asked for: halved batches are no other work
 
 
 def failure(job: Job, error: str, status: str = "failed") -> dict[str, Any]:
@@ -204,17 +246,19 @@ def failure(job: Job, error: str, status: str = "failed") -> dict[str, Any]:
 
 def _process(job: Job, folder: Path, patience: float | None) -> dict[str, Any]:
     logs = folder / "logs"
-    logs.mkdir(exist_ok=True)
     log, answer = logs / f"{job.key}.log", logs / f"{job.key}.json"
-    answer.unlink(missing_ok=True)
     command = [sys.executable, "-m", "zoo.compare.worker", json.dumps(asdict(job)), str(folder), str(answer)]
     environment = {**os.environ, "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
     environment.pop("ZOO_RUN_FOLDER", None)
     try:
+        logs.mkdir(exist_ok=True)
+        answer.unlink(missing_ok=True)
         with log.open("w", encoding="utf-8") as stream:
             done = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT, env=environment, timeout=patience)
     except subprocess.TimeoutExpired:
         return failure(job, f"stopped after {patience:.0f} s, which is --timeout; its output: {log}")
+    except OSError as error:  # a full disk, or no room for another process
+        return failure(job, f"could not be started with its log {log}: {error.strerror}; make room and call again")
     try:
         row = json.loads(answer.read_text(encoding="utf-8"))
         answer.unlink()

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from zoo.compare.runner import LOADED
 
 Row = Mapping[str, Any]
 
@@ -47,18 +50,27 @@ COLUMNS = (
     Column(
         "seconds_to_level", "to the common level (s)", 1, 3, "until the validation was as good as every run's became"
     ),
+    Column("seconds_to_asked", "to the level asked for (s)", 1, 3, "until the validation was as good as --level"),
     Column("epochs", "epochs"),
 )
+OPTIONAL = ("peak_bytes", "seconds_to_asked")  # left out where no model has one: no GPU, or no --level
+DRAWN = ("residuals", "anytime", "growth", "gradient")  # curves, see `zoo.compare.curves`
+SPREAD = (  # shown with +-
+    "score", "nfe_forward", "nfe_backward", "seconds", "seconds_to_level", "seconds_to_asked", "residual",
+)  # fmt: skip
 
 
-SPREAD = ("score", "nfe_forward", "nfe_backward", "seconds", "seconds_to_level", "residual")  # shown with +-
+def summarise(rows: Sequence[Row], asked: float | None = None) -> list[dict[str, Any]]:
+    """One row for each model, solver and adjoint, over its seeds, in the order of their first appearance.
 
-
-def summarise(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """One row for each model, solver and adjoint, over its seeds, in the order of their first appearance."""
+    Args:
+        rows: of single runs, as `zoo.compare.runner` writes them.
+        asked: a level of the validation measure; the seconds to it are told beside those to the common level.
+    """
     groups: dict[tuple[Any, ...], list[Row]] = {}
     level = common_level(rows)
-    for row in rows if level is None else timed(rows, level):
+    rows = timed(rows, level, "seconds_to_level")
+    for row in rows if asked is None else timed(rows, asked, "seconds_to_asked"):
         groups.setdefault((row["model"], row["data"], row["solver"], row["adjoint"]), []).append(row)
     out = []
     one = len(groups) > 1 and len({model for model, *_ in groups}) == 1  # then only what differs is worth its room
@@ -66,18 +78,7 @@ def summarise(rows: Sequence[Row]) -> list[dict[str, Any]]:
         chosen = [p for p in (solver, adjoint) if p]
         good = [r for r in runs if r["status"] == "finished"]
         bad = [r for r in runs if r["status"] != "finished"]
-        values: dict[str, float] = {}
-        std: dict[str, float] = {}
-        reasons: dict[str, str] = {}
-        for column in COLUMNS:
-            found = [r["values"][column.key] for r in good if r["values"].get(column.key) is not None]
-            if found:
-                values[column.key] = statistics.mean(found)
-                if len(found) > 1:
-                    std[column.key] = statistics.stdev(found)
-                continue
-            why = [r["reasons"][column.key] for r in good if column.key in r["reasons"]] + [r["error"] for r in bad]
-            reasons[column.key] = why[0] if why else "not measured"
+        values, std, reasons = _over_seeds(good, bad)
         newest = good[0] if good else {}
         out.append(
             {
@@ -91,6 +92,7 @@ def summarise(rows: Sequence[Row]) -> list[dict[str, Any]]:
                 "note": "; ".join(dict.fromkeys(r["note"] for r in runs if r.get("note"))),
                 "metric": newest.get("metric", "score"),
                 "level": level,
+                "asked": asked,
                 "seeds": [r["seed"] for r in good],
                 "failed": [r["seed"] for r in bad],
                 "values": values,
@@ -98,33 +100,100 @@ def summarise(rows: Sequence[Row]) -> list[dict[str, Any]]:
                 "reasons": reasons,
                 "scores": [r["values"].get("score") for r in good],
                 "curves": newest.get("curves", {}),
+                "recipe": " / ".join(dict.fromkeys(spell(r["recipe"]) for r in good if r.get("recipe"))),
+                "recipes": _distinct([r["recipe"] for r in good if r.get("recipe")]),
                 "environment": newest.get("environment", {}),
+                "environments": _distinct([r["environment"] for r in good if r.get("environment")], ("time",)),
             }
         )
     return out
 
 
+def _over_seeds(good: Sequence[Row], bad: Sequence[Row]) -> tuple[dict[str, float], dict[str, float], dict[str, str]]:
+    """Means, deviations, and why a value or a curve is missing."""
+    values: dict[str, float] = {}
+    std: dict[str, float] = {}
+    reasons: dict[str, str] = {}
+    loaded = any(r["reasons"].get("seconds") == LOADED for r in good)  # the same weights for every seed: no spread
+    for column in COLUMNS:
+        found = [r["values"][column.key] for r in good if column.key in r["values"]]
+        finite = [v for v in found if _finite(v)]
+        if finite:
+            values[column.key] = statistics.mean(finite)
+            if len(finite) > 1 and not loaded:
+                std[column.key] = statistics.stdev(finite)
+            continue
+        why = [r["reasons"][column.key] for r in good if column.key in r["reasons"]]
+        why += ["not a finite number"] if found else [r["error"] for r in bad]
+        reasons[column.key] = why[0] if why else "not measured"
+    if good:
+        missing = [name for name in DRAWN if name not in good[0]["curves"]]
+        reasons |= {name: good[0]["reasons"][name] for name in missing if name in good[0]["reasons"]}
+    return values, std, reasons
+
+
+def validated(row: Row) -> list[tuple[float, float]]:
+    """Seconds and measure of each validation of a run that gave a finite number."""
+    curve = row["curves"].get("score") or {"seconds": [], "value": []}
+    points = zip(curve["seconds"], curve["value"], strict=True)
+    return [(s, v) for s, v in points if _finite(s) and _finite(v)]
+
+
 def common_level(rows: Sequence[Row]) -> float | None:
-    """The validation measure that every trained run reached at its best; None where no run was trained."""
-    curves = [(r["curves"]["score"]["value"], r.get("maximise", True)) for r in rows if r["curves"].get("score")]
+    """The validation measure that every trained run reached at its best; None where no run was trained.
+
+    A run whose validation was never a finite number has no best, and is left out.
+    """
+    found = [([v for _, v in validated(r)], r.get("maximise", True)) for r in rows]
+    curves = [(values, up) for values, up in found if values]
     if not curves or len({up for _, up in curves}) != 1:
         return None
     return min(max(v) for v, _ in curves) if curves[0][1] else max(min(v) for v, _ in curves)
 
 
-def timed(rows: Sequence[Row], level: float) -> list[Row]:
-    """The rows, each with the seconds of training after which its validation was as good as ``level``."""
+def timed(rows: Sequence[Row], level: float | None, key: str) -> list[Row]:
+    """The rows, each with the seconds of training after which its validation was as good as ``level``, as ``key``."""
     out: list[Row] = []
     for row in rows:
-        curve = row["curves"].get("score")
-        if curve:
-            sign = 1 if row.get("maximise", True) else -1
-            first = next(s for s, v in zip(curve["seconds"], curve["value"], strict=True) if sign * (v - level) >= 0)
-            row = {**row, "values": {**row["values"], "seconds_to_level": first}}
+        points, sign = validated(row), 1 if row.get("maximise", True) else -1
+        first = None if level is None else next((s for s, v in points if sign * (v - level) >= 0), None)
+        if first is not None:
+            row = {**row, "values": {**row["values"], key: first}}
         elif row["status"] == "finished":
-            row = {**row, "reasons": {**row["reasons"], "seconds_to_level": "no validation was kept of its training"}}
+            if not row["curves"].get("score"):
+                why = "no validation was kept of its training"
+            elif not points:
+                why = "its validation was never a finite number"
+            elif level is None:
+                why = "for some models more is better, for others less: they have no level in common"
+            else:
+                best = sign * max(sign * v for _, v in points)
+                why = f"its validation came to {best:.4g} at best, not to {level:.4g}"
+            row = {**row, "reasons": {**row["reasons"], key: why}}
         out.append(row)
     return out
+
+
+def spell(recipe: Mapping[str, Any]) -> str:
+    """A recipe in words: ``adamw, lr 0.003, batches of 128, 15 min``."""
+    parts = [str(recipe["optimiser"])] if "optimiser" in recipe else []
+    parts += [f"lr {recipe['lr']:g}"] if "lr" in recipe else []
+    parts += [f"batches of {recipe['batch_size']}"] if "batch_size" in recipe else []
+    if "max_time" in recipe:
+        parts.append(_clock(recipe["max_time"]))
+    parts += [f"{recipe['max_steps']} steps"] if "max_steps" in recipe else []
+    epochs = recipe.get("max_epochs")
+    parts += [f"{epochs} epoch{'s' if epochs != 1 else ''}"] if epochs is not None else []
+    return ", ".join(parts)
+
+
+def _clock(text: Any) -> str:
+    """The Trainer's ``days:hours:minutes:seconds`` as a person says it."""
+    numbers = str(text).split(":")
+    if len(numbers) != 4 or not all(n.isdigit() for n in numbers):
+        return str(text)
+    units = zip(numbers, ("d", "h", "min", "s"), strict=True)
+    return " ".join(f"{int(n)} {unit}" for n, unit in units if int(n))
 
 
 def label(row: Row) -> str:
@@ -138,9 +207,11 @@ def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]], list[list[st
     text, why = [], []
     metrics = {r["metric"] for r in rows if r["seeds"]}
     for column in COLUMNS:
-        if all(column.key not in r["values"] for r in rows) and column.key == "peak_bytes":
-            continue  # of no use on a machine without a GPU
-        name = f"test {metrics.pop()}" if column.key == "score" and len(metrics) == 1 else column.name
+        if not _shown(rows, column):
+            continue
+        name = f"test {next(iter(metrics))}" if column.key == "score" and len(metrics) == 1 else column.name
+        if column.key == "seconds_to_asked":
+            name = f"to {next(iter(metrics)) if len(metrics) == 1 else 'the level'} {rows[0]['asked']:g} (s)"
         line, reasons = [name], [""]
         for row in rows:
             line.append(_number(row, column))
@@ -150,6 +221,8 @@ def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]], list[list[st
     seeds = ["seeds", *(", ".join(str(s) for s in r["seeds"]) for r in rows)]
     text.append(seeds)
     why.append(["", *("" if r["seeds"] else r["error"] for r in rows)])
+    text.append(["recipe", *(r["recipe"] for r in rows)])
+    why.append(["", *("" if r["recipe"] else r["error"] or "not kept when it was measured" for r in rows)])
     return head, text, why
 
 
@@ -168,15 +241,20 @@ def notes(rows: Sequence[Row], why: Sequence[Sequence[str]]) -> list[str]:
     return out
 
 
-def meanings() -> str:
-    """The measures, explained in one sentence."""
-    return "; ".join(f"{c.name}: {c.meaning}" for c in COLUMNS if c.meaning) + "."
+def meanings(rows: Sequence[Row]) -> str:
+    """The measures that are shown, explained in one sentence."""
+    return "; ".join(f"{c.name}: {c.meaning}" for c in COLUMNS if c.meaning and _shown(rows, c)) + "."
+
+
+def _shown(rows: Sequence[Row], column: Column) -> bool:
+    asked = column.key == "seconds_to_asked" and any(r["asked"] is not None for r in rows)
+    return asked or column.key not in OPTIONAL or any(column.key in r["values"] for r in rows)
 
 
 def to_csv(rows: Sequence[Row]) -> str:
     """A line for each model, plain numbers in base units, with deviations, and an empty field where none was had."""
     keys = [c.key for c in COLUMNS]
-    names = ["model", "data", "solver", "adjoint", "status", "error", "seeds"]
+    names = ["model", "data", "solver", "adjoint", "status", "error", "seeds", "recipe", "hardware", "commit", "asked"]
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow([*names, *(n for k in keys for n in (k, f"{k}_std")), "missing"])
@@ -184,8 +262,35 @@ def to_csv(rows: Sequence[Row]) -> str:
         plain = [row["model"], row["data"], row["solver"] or "", row["adjoint"] or "", row["status"], row["error"]]
         numbers = [v for k in keys for v in (row["values"].get(k, ""), row["std"].get(k, ""))]
         missing = "; ".join(f"{k}: {v}" for k, v in row["reasons"].items())
-        writer.writerow([*plain, " ".join(str(s) for s in row["seeds"]), *numbers, missing])
+        plain += [" ".join(str(s) for s in row["seeds"]), row["recipe"]]
+        plain += [" / ".join(dict.fromkeys(of(e) for e in row["environments"])) for of in (hardware, commit)]
+        writer.writerow([*plain, "" if row["asked"] is None else row["asked"], *numbers, missing])
     return stream.getvalue()
+
+
+def hardware(environment: Mapping[str, Any]) -> str:
+    """What something was measured on, in a few words."""
+    had = environment["hardware"]
+    threads = f"{had['threads']} thread{'s' if had['threads'] != 1 else ''}"
+    return ", ".join(had["gpus"]) or f"{had['cpu']}, {threads}"
+
+
+def commit(environment: Mapping[str, Any]) -> str:
+    """The commit in short, and whether files differed from it."""
+    name, changed, _ = (environment["commit"] or "unknown").partition("+")
+    return f"{name[:12]}{'+changes' if changed else ''}"
+
+
+def _distinct(things: Sequence[Mapping[str, Any]], besides: Sequence[str] = ()) -> list[Mapping[str, Any]]:
+    """The first of those that are alike in all but the keys ``besides``."""
+    out: dict[str, Mapping[str, Any]] = {}
+    for thing in things:
+        out.setdefault(repr({k: v for k, v in thing.items() if k not in besides}), thing)
+    return list(out.values())
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def _number(row: Row, column: Column) -> str:

@@ -13,7 +13,7 @@ import torch
 
 from zoo import cli, hub
 from zoo.compare.measure import measure, training_curves
-from zoo.compare.runner import Job, failure
+from zoo.compare.runner import LOADED, Job, failure, recipe, run_folder
 from zoo.fit import Request, resolve
 from zoo.options import Options
 from zoo.run import environment, new_folder, write_json
@@ -23,27 +23,30 @@ def work(job: Job, folder: Path) -> dict[str, Any]:
     """Train (or load the weights that ``name.tag`` stands for) and measure; the row of a comparison."""
     trained = job.model in hub.list_models(pretrained=True)
     request = request_of(job)
+    options = Options(request)
     curves: dict[str, Any] = {}
     if trained:
         from zoo.evaluate import measure as tested
 
-        task, data, _ = cli.build(Options(request), job.seed)
+        task, data, _ = cli.build(options, job.seed)
         specs = {k: getattr(job, k) for k in ("solver", "adjoint") if getattr(job, k)}
         task.model = hub.create_model(job.model, pretrained=True, **specs)
+        trained_by = task.model.pretrained.training.get("recipe", {})  # type: ignore[union-attr]
         test, _, _, _ = tested(task.model, hub.card(job.model), job.data, root=None, batch_size=256, limit=None)
         values: dict[str, Any] = {}
-        reasons = dict.fromkeys(("seconds", "epochs"), "the weights were loaded, not trained here")
+        reasons = dict.fromkeys(("seconds", "epochs"), LOADED)
     else:
-        run = new_folder(folder / "runs", f"{job.model.replace(':', '_')}_{job.key}")
+        place = run_folder(folder, job.model, job.key)
+        run = new_folder(place.parent, place.name)
         results = cli.run(replace(request, out=run))
         test, values, reasons = results["test"], {"seconds": results["seconds"], "epochs": results["epochs"]}, {}
-        task, data, _ = cli.build(Options(request), job.seed)
+        task, data, _ = cli.build(options, job.seed)
         best = run / "checkpoints" / "best.ckpt"
         saved = best if best.is_file() else run / "checkpoints" / "last.ckpt"
         if saved.is_file():
             state = torch.load(saved, map_location="cpu", weights_only=True)["state_dict"]
             task.load_state_dict(state)
-        curves = training_curves(run / "metrics.csv", task.monitor)
+        curves, trained_by = training_curves(run / "metrics.csv", task.monitor), options.config()
     metric = task.monitor.partition("/")[2]
     values["score"], values["test_loss"] = test.get(metric), test.get("loss")
     measured, why, shapes = measure(task, data)
@@ -57,6 +60,7 @@ def work(job: Job, folder: Path) -> dict[str, Any]:
         "values": {k: v for k, v in {**values, **measured}.items() if v is not None},
         "reasons": {**reasons, **why},
         "curves": {**curves, **shapes},
+        "recipe": recipe(trained_by),
         "environment": environment(),
     }
 

@@ -188,6 +188,8 @@ def _first(name: str, places: Sequence[Path], layout: str, why: str) -> str:
     """The text of the first file that is there; ends of lines as on Unix."""
     for path in places:
         if path.is_file():
+            if path.stat().st_size == 0:  # no text is downloaded, so that deleting it would not help
+                raise DataError(f"{path} is empty. Put a text in UTF-8 there, or name another file or folder.")
             try:
                 return read_bytes(path).decode("utf-8-sig").replace("\r\n", "\n")
             except UnicodeDecodeError as error:

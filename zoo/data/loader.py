@@ -8,8 +8,9 @@ history. So a run that is resumed, at an epoch's end or within one, sees what an
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -186,3 +187,32 @@ def distributed() -> tuple[int, int]:
     if not (dist.is_available() and dist.is_initialized()):
         return 0, 1
     return dist.get_rank(), dist.get_world_size()
+
+
+def other_step(was: Sequence[int] | None, now: Sequence[int] | None) -> str:
+    """Where a resumed run takes its steps on another number of samples than before: a sentence that says so.
+
+    Args:
+        was, now: samples a batch, processes, batches accumulated a step; None where they are not known.
+
+    Returns:
+        the sentence, with the option that keeps the number where a whole one does; empty where it is kept.
+    """
+    if was is None or now is None or math.prod(was) == math.prod(now):
+        return ""
+    size, processes, _ = now
+    count, rest = divmod(math.prod(was), size * processes)
+    keeps = (
+        f"--trainer.accumulate_grad_batches {count} keeps it."
+        if not rest
+        else f"No --trainer.accumulate_grad_batches keeps it: choose a --data.batch_size that, times {processes}, "
+        f"divides {math.prod(was)}."
+    )
+    return (
+        f"A step of the run that is resumed was taken on {_product(was)} samples, now it is {_product(now)} (batch x "
+        f"processes x accumulated), which is another training. {keeps}"
+    )
+
+
+def _product(numbers: Sequence[int]) -> str:
+    return f"{math.prod(numbers)} = {' x '.join(map(str, numbers))}"

@@ -46,12 +46,18 @@ class SceneTransform:
         """Images uint8 (C, H, W) and masks (H, W), any number, to float32 (B, C, h, w) and int64 (B, h, w).
 
         Raises:
-            ValueError: evaluation meets an image that is larger than ``frame``.
+            ValueError: a mask has another size than its image; evaluation meets an image larger than ``frame``.
         """
         mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (self.mean, self.std))
         draws = torch.rand(len(masks), 4, generator=random).tolist() if random is not None else None
         xs, ys = [], []
         for i in range(len(masks)):
+            if images[i].shape[1:] != masks[i].shape:
+                raise ValueError(
+                    f"Mask {i} of this batch is {tuple(masks[i].shape)}, its image {tuple(images[i].shape)}; a mask "
+                    "(H, W) has one label for each pixel of its image (C, H, W). Resize the mask (nearest neighbour) "
+                    "or the image."
+                )
             x, y = (images[i].float() / 255 - mean) / std, masks[i].float()
             if draws is None:
                 if any(have > most for have, most in zip(y.shape, self.frame, strict=True)):
@@ -97,7 +103,8 @@ class MaskData(ImageData):
     Args:
         root, batch_size, num_workers, val_fraction, seed, download: see `ImageData`.
         augment: random scales, crops and flips; None: yes.
-        crop: height and width of the crops that training sees; 0: as is usual for the set.
+        crop: side of the crops that training sees, or their height and width, ``[768,1024]``; 0: as is usual for the
+            set.
     """
 
     joint: ClassVar[bool] = True
@@ -116,12 +123,16 @@ class MaskData(ImageData):
         val_fraction: float = 0.1,
         seed: int = 0,
         download: bool = False,
-        crop: int = 0,
+        crop: int | tuple[int, int] = 0,
     ) -> None:
         super().__init__(root, batch_size, num_workers, augment, val_fraction, seed, download)
-        if crop < 0:
-            raise ValueError(f"{type(self).__name__}: crop must not be negative; got {crop}. 0: {self.usual_crop}.")
-        self.crop = (crop, crop) if crop else self.usual_crop
+        sides = (crop, crop) if isinstance(crop, int) else tuple(crop)
+        if len(sides) != 2 or min(sides) < 0 or (crop != 0 and 0 in sides):
+            raise ValueError(
+                f"{type(self).__name__}: crop must not be negative, and one number or two, height and width; got "
+                f"{crop}. 0: {self.usual_crop}."
+            )
+        self.crop = sides if crop else self.usual_crop
 
     @property
     def transform(self) -> SceneTransform:

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.implicit import ImplicitMixin
-from zoo.layers.head import ImageClassifier, check_images
+from zoo.layers.head import ImageClassifier, check_finite, check_images
 from zoo.layers.norm import group_norm
 from zoo.layers.stem import stem
 
@@ -100,5 +100,6 @@ class ConcaveNet(ImplicitMixin, ImageClassifier, nn.Module):
     def forward_features(self, images: Tensor) -> Tensor:
         """The equilibrium, normalised, (B, channels, H', W'), of images (B, in_chans, H, W)."""
         check_images(images, self.in_chans)
+        check_finite(images)
         b = F.softplus(self.stem(images)) + self.floor
         return self.norm(self.solve(self.cell, torch.zeros_like(b), args=(b,)))

@@ -71,7 +71,7 @@ def convert(
         memory_length: of a transformer: places of the past to remember; None: 300, as the published result has.
 
     Raises:
-        NotReleased: another architecture, or sizes that do not fit one another.
+        NotReleased: another architecture, sizes that do not fit one another, or an option for another architecture.
     """
     state = _state(content)
     path = next((path for name, path in MARKS.items() if name in state), None)
@@ -81,7 +81,17 @@ def convert(
             f"This is no released DEQ transformer, MDEQ classifier or MDEQ segmentation model: of its {len(state)} "
             f"tensors the first are {few}. None of {', '.join(MARKS)} is among them."
         )
-    if path.endswith("DEQTransformerLM"):
+    decoder = path.endswith("DEQTransformerLM")
+    foreign = {
+        "downsample": downsample is not None and decoder,
+        "groups": groups is not None and decoder,
+        "norm_first": norm_first and not decoder,
+        "memory_length": memory_length is not None and not decoder,
+    }
+    if said := [name for name, wrong in foreign.items() if wrong]:
+        what, whose = ("a DEQ transformer", "an MDEQ") if decoder else ("an MDEQ", "a DEQ transformer")
+        raise NotReleased(f"{' and '.join(said)}: for {whose} only, and this is {what}; leave it out.")
+    if decoder:
         return _transformer(path, state, norm_first, memory_length)
     return _mdeq(path, state, downsample, groups)
 

@@ -64,7 +64,7 @@ class IGNN(ImplicitMixin, nn.Module):
 
     def equilibrium(self, nodes: Tensor, adjacency: Tensor) -> Tensor:
         """States (B, N, C) of nodes (B, N, F) in graphs (B, N, N)."""
-        check_graphs(nodes, adjacency, self.features)
+        adjacency = check_graphs(nodes, adjacency, self.features)
         mean, w = mean_over_neighbours(adjacency), self.bounded()
         # a node hears itself in what is injected, so that it needs no edge to itself to know its own features
         x = self.inject(nodes + mean @ nodes)

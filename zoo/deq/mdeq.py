@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from zoo.implicit import ImplicitMixin
 from zoo.layers.dropout import check_probability, dropout_mask
-from zoo.layers.head import ImageClassifier, check_images
+from zoo.layers.head import ImageClassifier, check_finite, check_images
 from zoo.layers.norm import group_norm, is_weight_normed, weight_norm
 from zoo.layers.spectral import spectral_norm_all
 
@@ -258,13 +258,7 @@ class Multiscale(ImplicitMixin, nn.Module, ABC):
                 f"height and width divide by {unit}; got {height}x{width}. Pad or resize them to {pad[0]}x{pad[1]}, "
                 "or create the model with fewer resolutions."
             )
-        finite = images.isfinite().flatten(1).all(1)  # here, as NaN would spoil the stem's running statistics for good
-        if not finite.all():
-            bad = (~finite).nonzero().flatten().tolist()
-            raise ValueError(
-                f"Images {bad[:5]} of this batch of {len(images)} ({len(bad)} in all) hold NaN or infinite pixels. "
-                "Check the data and their normalisation (a standard deviation of 0 divides by zero)."
-            )
+        check_finite(images)
 
 
 class MDEQ(ImageClassifier, Multiscale):

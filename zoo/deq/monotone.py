@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.implicit import ImplicitMixin
-from zoo.layers.head import ImageClassifier, check_images
+from zoo.layers.head import ImageClassifier, check_finite, check_images
 from zoo.layers.norm import group_norm
 from zoo.layers.stem import stem
 
@@ -153,6 +153,7 @@ class MonotoneNet(ImplicitMixin, ImageClassifier, nn.Module):
     def forward_features(self, images: Tensor) -> Tensor:
         """The equilibrium, normalised, (B, channels, H', W'), of images (B, in_chans, H, W)."""
         check_images(images, self.in_chans)
+        check_finite(images)
         x = self.stem(images)
         with torch.autocast(x.device.type, enabled=False):  # no Fourier transform in half precision
             x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

@@ -20,11 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from zoo.hypernet.generator import Generator
+from zoo.hypernet.report import BatchSize, Writes, Written
 from zoo.hypernet.target import HyperTarget
 from zoo.layers.tasks import by_task, perceptron
 
 
-class TaskHypernetwork(nn.Module):
+class TaskHypernetwork(Writes, nn.Module):
     """A classifier for each task, all written by one chunked hypernetwork from the code of the task.
 
     Args:
@@ -75,3 +76,7 @@ class TaskHypernetwork(nn.Module):
         parts = weights.split([s.numel for s in self.target.spec])
         named = {s.name: p.view(s.shape) for s, p in zip(self.target.spec, parts, strict=True)}
         return self.target(named, x)
+
+    def written(self, batch: BatchSize) -> Written:
+        """A network for every task, however many samples there are: the penalty on drift writes all of them."""
+        return Written(self.target.numel, (*self.generator.parameters(), self.codes), self.tasks)

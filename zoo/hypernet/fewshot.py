@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import vmap
 
+from zoo.hypernet.report import BatchSize, Writes, Written
 from zoo.hypernet.target import HyperTarget
 from zoo.layers.conv4 import Conv4
 from zoo.layers.episode import check_episode
@@ -46,7 +47,7 @@ def target(features: int, ways: int) -> HyperTarget:
     return HyperTarget(FilmClassifier(features, ways))
 
 
-class HyperClassifier(nn.Module):
+class HyperClassifier(Writes, nn.Module):
     """Few-shot classifier whose last layers are written from the support set.
 
     Args:
@@ -79,7 +80,11 @@ class HyperClassifier(nn.Module):
         self.writer = Writer(channels, hidden, heads) if hidden else None
 
     def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
-        """Logits (M, Q, N) of query images (M, Q, C, H, W), from a support set (M, S, ...) with labels (M, S)."""
+        """Logits (M, Q, N) of query images (M, Q, C, H, W), from a support set (M, S, ...) with labels (M, S).
+
+        Raises:
+            ValueError: see `zoo.layers.episode.check_episode`.
+        """
         ways = check_episode(support_x, support_y, query_x, self.in_chans)
         features = vmap(self.body)(torch.cat([support_x, query_x], 1))
         seen, asked = features.split([support_x.shape[1], query_x.shape[1]], 1)
@@ -97,6 +102,12 @@ class HyperClassifier(nn.Module):
             weight, bias = weight + delta, bias + extra
             scale, shift = scale + film[0], shift + film[1]
         return {"scale": scale, "shift": shift, "linear.weight": weight, "linear.bias": bias}
+
+    def written(self, batch: BatchSize) -> Written:
+        """A classifier for every task; the parameters are the writer's, and the scale of the base."""
+        writers = (self.log_scale, *(self.writer.parameters() if self.writer is not None else ()))
+        row = self.body.width + 1  # of the linear layer, with its bias; beside it a scale and a shift of the features
+        return Written(batch.ways * row + 2 * self.body.width, writers, batch.samples)
 
 
 class Writer(nn.Module):

@@ -123,6 +123,11 @@ class Generator(nn.Module):
             return like.new_empty(0)
         if code.dim() == 0 or code.shape[-1] != self.code_size:
             raise ValueError(f"Expected codes of shape (..., {self.code_size}); got {tuple(code.shape)}.")
+        if not code.is_floating_point():
+            raise ValueError(
+                f"A code is floating point; got {code.dtype}. Take code.float(), or look a number of a task up in an "
+                "nn.Embedding."
+            )
         return encode(code, self.encoding)
 
     def _base(self, slot: Slot) -> Tensor | None:

@@ -72,7 +72,7 @@ class Full(nn.Module):
         for s, rows in zip(self.slots, self.heads, strict=True):
             b = base[s.name]
             flat = F.linear(h, rows, None if b is None else b.flatten())  # the base is the head's bias
-            out[s.name] = flat.reshape(*h.shape[:-1], *s.shape)
+            out[s.name] = flat.reshape((*h.shape[:-1], *s.shape))
         return out
 
 
@@ -117,7 +117,7 @@ class Chunked(nn.Module):
         flat = F.linear(self.trunk(self.places(features)), self.head).flatten(-2)
         parts = flat[..., : sum(s.numel for s in self.slots)].split([s.numel for s in self.slots], -1)
         return {
-            s.name: on_base(base[s.name], part.reshape(*part.shape[:-1], *s.shape), factor)
+            s.name: on_base(base[s.name], part.reshape((*part.shape[:-1], *s.shape)), factor)
             for s, part, factor in zip(self.slots, parts, self.factors, strict=True)
         }
 
@@ -164,7 +164,7 @@ class Layers(nn.Module):
     def forward(self, features: Tensor, base: Base) -> dict[str, Tensor]:
         h = self.trunk(self.places(features)).unbind(-2)
         return {
-            s.name: on_base(base[s.name], F.linear(h[i], self.heads[k]).reshape(*h[i].shape[:-1], *s.shape), factor)
+            s.name: on_base(base[s.name], F.linear(h[i], self.heads[k]).reshape((*h[i].shape[:-1], *s.shape)), factor)
             for i, (s, k, factor) in enumerate(zip(self.slots, self.which, self.factors, strict=True))
         }
 
@@ -219,7 +219,7 @@ class LowRank(nn.Module):
             if r:
                 left, right = flat.split([r * s.shape[0], flat.shape[-1] - r * s.shape[0]], -1)
                 flat = left.reshape(*lead, -1, r) @ (right.reshape(*lead, r, -1) * r**-0.5)
-            out[s.name] = on_base(base[s.name], flat.reshape(*lead, *s.shape), factor)
+            out[s.name] = on_base(base[s.name], flat.reshape((*lead, *s.shape)), factor)
         return out
 
 
@@ -254,7 +254,8 @@ class FiLM(nn.Module):
         width = [code_size, *hidden][-1]
         self.shifts = [s.role in ("bias", "norm_shift") for s in slots]
         sizes = [scale * std[s.name] if shift else scale for s, shift in zip(slots, self.shifts, strict=True)]
-        self.heads = nn.ParameterList([head(s.shape[0], width, size) for s, size in zip(slots, sizes, strict=True)])
+        outputs = [s.shape[0] if s.shape else 1 for s in slots]  # a single number is one output
+        self.heads = nn.ParameterList([head(n, width, size) for n, size in zip(outputs, sizes, strict=True)])
 
     def forward(self, features: Tensor, base: Base) -> dict[str, Tensor]:
         h = self.trunk(features)
@@ -262,7 +263,6 @@ class FiLM(nn.Module):
         for s, shift, rows in zip(self.slots, self.shifts, self.heads, strict=True):
             b = base[s.name]
             assert b is not None  # allows_no_base
-            change = F.linear(h, rows)
-            change = change.reshape(*change.shape, *(1 for _ in s.shape[1:]))
+            change = F.linear(h, rows).reshape((*h.shape[:-1], *s.shape[:1], *(1 for _ in s.shape[1:])))
             out[s.name] = b + change if shift else torch.addcmul(b, b, change)
         return out

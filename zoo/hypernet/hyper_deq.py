@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from zoo.hypernet.constraint import METHODS, constrain
 from zoo.hypernet.generator import Generator
 from zoo.hypernet.generator import Spec as GeneratorSpec
+from zoo.hypernet.report import BatchSize, Writes, Written
 from zoo.hypernet.target import HyperTarget, Select
 from zoo.implicit import ImplicitMixin
 from zoo.layers.head import ImageClassifier, check_images
@@ -141,7 +142,7 @@ class Cell(nn.Module):
         return F.relu(self.conv(z) + x)
 
 
-class HyperDEQClassifier(ImageClassifier, nn.Module):
+class HyperDEQClassifier(Writes, ImageClassifier, nn.Module):
     """An image classifier with one equilibrium, whose convolution is written for each image by an encoder of it.
 
     Args:
@@ -214,6 +215,12 @@ class HyperDEQClassifier(ImageClassifier, nn.Module):
         x = self.stem(images)
         code = self.encoder(x) if self.code is None else self.code
         return self.final(self.layer(self.inject(x), code))
+
+    def written(self, batch: BatchSize) -> Written:
+        """A convolution for every image; one for all where the code is constant."""
+        made = self.encoder.parameters() if self.code is None else (self.code,)
+        writers = (*self.layer.generator.parameters(), *made)
+        return Written(self.layer.target.numel, writers, batch.samples if self.code is None else 1)
 
     def configure_implicit(
         self, solver: Spec | Any = None, adjoint: Spec | Any = None, *, eval_solver: Spec | Any = None

@@ -17,9 +17,12 @@ Shape letters: ``B`` sequences, ``T`` times, ``H`` width, ``K`` width of the hyp
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from zoo.hypernet.report import BatchSize, Writes, Written
 from zoo.layers.recurrent import Cell, Gates, LSTMCell, RecurrentLM, State, orthogonal_gates, reader
 
 
@@ -80,8 +83,12 @@ class HyperLSTMCell(Cell):
         d = torch.bmm(z.view(-1, 12, self.signal).transpose(0, 1), self.scales).transpose(0, 1)
         return d[:, :4], d[:, 4:8], d[:, 8:]
 
+    def writers(self) -> tuple[nn.Parameter, ...]:
+        """The parameters that serve to make the scales ``d``: the hyper cell, U, v and D."""
+        return (*self.hyper.parameters(), self.hyper_hidden, self.signals, self.offsets, self.scales)
 
-class HyperLSTM(RecurrentLM):
+
+class HyperLSTM(Writes, RecurrentLM):
     """Language model of HyperLSTM cells; tokens (B, T) to logits (B, T, vocab_size) and a memory.
 
     Args:
@@ -118,3 +125,9 @@ class HyperLSTM(RecurrentLM):
             return HyperLSTMCell(inputs, width, hyper_width, signal, symbols, normalise)
 
         super().__init__(cell, vocab_size, width, layers, embed_width, dropout, recurrent_dropout)
+
+    def written(self, batch: BatchSize) -> Written:
+        """The scales ``d_h, d_x, d_b`` of four gates, 12 H for each cell, sequence and step; no weight in full."""
+        cells: list[Any] = list(self.cells)
+        writers = tuple(p for cell in cells for p in cell.writers())
+        return Written(sum(12 * cell.width for cell in cells), writers, batch.samples * batch.steps)

@@ -115,7 +115,10 @@ class MetaLearner(ImplicitMixin, nn.Module):
     def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
         """Logits (M, Q, N) of query images (M, Q, C, H, W), learned from a support set (M, S, ...) with labels (M, S).
 
-        Labels count from 0, and every class of a task occurs in its support.
+        Labels count from 0, and every class occurs in the support of every task.
+
+        Raises:
+            ValueError: see `zoo.layers.episode.check_episode`.
         """
         ways = check_episode(support_x, support_y, query_x, self.in_chans)
         recording = torch.is_grad_enabled()

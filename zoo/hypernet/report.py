@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,6 +14,48 @@ from zoo.hypernet.target import HyperTarget
 
 
 @dataclass(frozen=True)
+class BatchSize:
+    """What the weights generated for a batch depend on.
+
+    Attributes:
+        samples: rows of a batch: images, series, tasks.
+        steps: of each sequence; 1 for what is none.
+        ways: classes of a few-shot task.
+    """
+
+    samples: int = 1
+    steps: int = 1
+    ways: int = 1
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a model says of the weights that it generates.
+
+    Attributes:
+        numbers: in one set of weights.
+        writers: the parameters that serve to write them.
+        sets: of a batch, at most.
+    """
+
+    numbers: int
+    writers: tuple[nn.Parameter, ...]
+    sets: int
+
+
+class Writes(ABC):
+    """Beside ``nn.Module``: a model that says what it generates, as counting its targets and generators would not tell.
+
+    That is one whose weights are written by something else than a `Generator`, or that holds other than one set for
+    every sample (one set for all where no generator reads a code).
+    """
+
+    @abstractmethod
+    def written(self, batch: BatchSize) -> Written:
+        """What is generated for a batch of that size."""
+
+
+@dataclass(frozen=True)
 class Compression:
     """Counts of one model.
 
@@ -19,14 +63,16 @@ class Compression:
         generated: numbers that the generators write, for one set of weights.
         generators: parameters of the generators, embeddings and base included.
         others: parameters that train as ordinary ones, in the targets and around them.
-        bytes_a_set: of one set of generated weights. A model that generates for every sample or task holds as many
-            sets as there are, and their gradient once more.
+        bytes_a_set: of one set of generated weights.
+        sets: of a batch, at most: one for every sample or task that has weights of its own. Training holds them, and
+            their gradient once more.
     """
 
     generated: int
     generators: int
     others: int
     bytes_a_set: int
+    sets: int = 1
 
     @property
     def plain(self) -> int:
@@ -38,40 +84,63 @@ class Compression:
         """How many times fewer parameters the model has than without generators; below 1, it has more."""
         return self.plain / max(self.generators + self.others, 1)
 
-    def bytes(self, sets: int) -> int:
-        """Of the weights generated for that many codes at a time."""
-        return sets * self.bytes_a_set
+    @property
+    def bytes_a_batch(self) -> int:
+        """Of all sets of a batch."""
+        return self.sets * self.bytes_a_set
 
     def asdict(self) -> dict[str, Any]:
         """For a record of the run."""
-        return {**asdict(self), "plain": self.plain, "ratio": round(self.ratio, 4)}
+        more = {"bytes_a_batch": self.bytes_a_batch, "plain": self.plain, "ratio": round(self.ratio, 4)}
+        return asdict(self) | more
 
     def __str__(self) -> str:
         share = f"{self.ratio:.1f} times fewer than" if self.ratio >= 1 else f"{1 / self.ratio:.1f} times"
+        sets = f"{self.sets:,} sets or {_bytes(self.bytes_a_batch)}" if self.sets > 1 else "1 set"
         return (
-            f"{self.generated:,} weights generated ({_bytes(self.bytes_a_set)} a set) by {self.generators:,} "
-            f"parameters; {self.generators + self.others:,} in all, {share} the {self.plain:,} without generator"
+            f"{self.generated:,} weights generated ({_bytes(self.bytes_a_set)} a set, {sets} a batch) by "
+            f"{self.generators:,} parameters; {self.generators + self.others:,} in all, {share} the {self.plain:,} "
+            "without generator"
         )
 
 
-def compression(model: nn.Module) -> Compression | None:
-    """Count a model's targets and generators; None where it has no `HyperTarget`.
+def compression(model: nn.Module, batch: BatchSize | None = None) -> Compression | None:
+    """Count what a model generates and by how many parameters; None where no weights are generated.
 
-    A model whose weights are written by something else than a `Generator` (an encoder with a head of its own) counts
-    that as ``others``.
+    A model that does not say so itself (`Writes`) is counted by its `HyperTarget`s and `Generator`s: what else makes
+    its codes (an encoder) is among the ``others`` then, and codes are one for every sample. A target whose weights
+    come from no generator (those that a solve finds) generates nothing.
+
+    Args:
+        model: any module.
+        batch: in training, of one process; None: one sample.
     """
-    targets = [m for m in model.modules() if isinstance(m, HyperTarget)]
-    if not targets:
+    size = BatchSize() if batch is None else batch
+    found = next((m.written(size) for m in model.modules() if isinstance(m, Writes)), None) or _counted(model, size)
+    if found is None:
         return None
-    total = sum(p.numel() for p in model.parameters())
-    writers = {id(p): p.numel() for m in model.modules() if isinstance(m, Generator) for p in m.parameters()}
-    generators = sum(writers.values())
+    generators = _count(found.writers)
     return Compression(
-        generated=sum(t.numel for t in targets),
+        generated=found.numbers,
         generators=generators,
-        others=total - generators,
-        bytes_a_set=sum(t.nbytes for t in targets),
+        others=_count(model.parameters()) - generators,
+        bytes_a_set=found.numbers * found.writers[0].element_size(),
+        sets=found.sets,
     )
+
+
+def _counted(model: nn.Module, batch: BatchSize) -> Written | None:
+    targets = [m for m in model.modules() if isinstance(m, HyperTarget)]
+    generators = [m for m in model.modules() if isinstance(m, Generator)]
+    if not targets or not generators:
+        return None
+    coded = any(g.code_size for g in generators)
+    writers = tuple(p for g in generators for p in g.parameters())
+    return Written(sum(t.numel for t in targets), writers, batch.samples if coded else 1)
+
+
+def _count(parameters: Iterable[nn.Parameter]) -> int:
+    return sum({id(p): p.numel() for p in parameters}.values())
 
 
 def _bytes(n: int) -> str:

@@ -156,7 +156,7 @@ class HyperTarget(nn.Module):
         """
         sizes = self.check(weights, batched)
         if not batched:
-            return functional_call(self.module, dict(weights), inputs)
+            return self._call(dict(weights), inputs)
         for i, x in enumerate(inputs):
             if isinstance(x, Tensor) and (x.dim() == 0 or x.shape[0] != sizes):
                 raise TargetError(
@@ -165,13 +165,18 @@ class HyperTarget(nn.Module):
                 )
         if problems := self.preflight():
             raise NotBatchable(" ".join(problems))
-        in_dims = (0, *(0 if isinstance(x, Tensor) else None for x in inputs))
+        names = [s.name for s in self.spec]
+        # flat, and one number for all axes where that will do: vmap walks dictionaries and tuples leaf by leaf, which
+        # costs small targets more than their layers
+        flat = (*(weights[n] for n in names), *inputs)
+        axes = tuple(0 if isinstance(x, Tensor) else None for x in flat)
+        in_dims = axes if None in axes else 0
 
-        def one(theta: dict[str, Tensor], *x: Any) -> Any:
-            return functional_call(self.module, theta, x)
+        def one(*x: Any) -> Any:
+            return self._call(dict(zip(names, x, strict=False)), x[len(names) :])
 
         try:
-            return vmap(one, in_dims=in_dims, randomness="different")(dict(weights), *inputs)
+            return vmap(one, in_dims=in_dims, randomness="different")(*flat)
         except RuntimeError as error:
             if not any(sign in str(error).lower() for sign in ("vmap", "batching rule", "batchedtensor")):
                 raise
@@ -180,6 +185,10 @@ class HyperTarget(nn.Module):
                 f"{str(error).splitlines()[0]} Use one set of weights at a time (batched=False), or rewrite that part "
                 "without changing tensors in place and without reading numbers out of them."
             ) from error
+
+    def _call(self, theta: dict[str, Tensor], inputs: tuple[Any, ...]) -> Any:
+        # no slot is tied to another, as shared parameters are refused: torch need not walk the module to look for ties
+        return functional_call(self.module, theta, inputs, tie_weights=False)
 
     def each(self, weights: Mapping[str, Tensor], *inputs: Any) -> Any:
         """Sample b of every input meets set b of the weights (B, *shape); the module sees batches of one.

@@ -92,7 +92,7 @@ class AdaptiveVocabulary(nn.Module):
         Raises:
             ValueError: words that are no whole numbers, or none of this vocabulary.
         """
-        check_tokens(tokens, self.vocab_size)
+        tokens = check_tokens(tokens, self.vocab_size)
         scale = math.sqrt(self.width)
         if len(self.rows) == 1:
             return scale * self._projected(0, tokens)
@@ -100,7 +100,8 @@ class AdaptiveVocabulary(nn.Module):
         for c, (first, end) in enumerate(pairwise(self.edges)):
             inside = (tokens >= first) & (tokens < end)
             if inside.any():
-                out = out.masked_scatter(inside[..., None], self._projected(c, tokens[inside] - first))
+                rows = self._projected(c, tokens[inside] - first).to(out.dtype)  # autocast makes the product narrower
+                out = out.masked_scatter(inside[..., None], rows)
         return scale * out
 
     def log_probabilities(self, h: Tensor) -> Tensor:
@@ -119,8 +120,8 @@ class AdaptiveVocabulary(nn.Module):
         Raises:
             ValueError: as for `embed`.
         """
-        check_tokens(targets, self.vocab_size)
-        flat, words = h.reshape(-1, h.shape[-1]), targets.reshape(-1)
+        words = check_tokens(targets, self.vocab_size).reshape(-1)
+        flat = h.reshape(-1, h.shape[-1])
         if self.cluster is None:
             return F.cross_entropy(self._scores(0, flat), words, reduction="none").view(targets.shape)
         head = self._head(flat)
@@ -145,11 +146,16 @@ class AdaptiveVocabulary(nn.Module):
         return h @ (self.unproject[c] if c < len(self.unproject) else self.project[c])
 
     def _scores(self, c: int, h: Tensor) -> Tensor:
-        return F.linear(self._inner(c, h), self.rows[c], self.bias[c])
+        return _wide(F.linear(self._inner(c, h), self.rows[c], self.bias[c]))
 
     def _head(self, h: Tensor) -> Tensor:
         """Log-probabilities of the first cluster's words and, behind them, of each later cluster."""
         assert self.cluster is not None and self.cluster_bias is not None
         weight = torch.cat([self.rows[0], self.cluster])
         bias = torch.cat([self.bias[0], self.cluster_bias])
-        return F.log_softmax(F.linear(self._inner(0, h), weight, bias), dim=-1)
+        return F.log_softmax(_wide(F.linear(self._inner(0, h), weight, bias)), dim=-1)
+
+
+def _wide(scores: Tensor) -> Tensor:
+    """In float32 at least: over so many words, halves lose the likelihood's digits, and CPU and GPU differ in where."""
+    return scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores

@@ -62,9 +62,29 @@ class ImageClassifier:
 
 
 def check_images(images: Tensor, in_chans: int) -> None:
-    """Raise ValueError for anything but a batch of images with ``in_chans`` channels."""
+    """Raise ValueError for anything but a batch of images with ``in_chans`` channels, in floating-point numbers."""
     if images.dim() != 4 or images.shape[1] != in_chans:
         raise ValueError(
             f"Expected images of shape (B, {in_chans}, H, W); got {tuple(images.shape)}. Create the model with "
             "in_chans as many as the channels of the images, or convert the images."
+        )
+    if not images.is_floating_point():
+        raise ValueError(
+            f"Expected images in floating-point numbers; got {images.dtype}. Convert them as in training: "
+            "images.float() / 255, less the mean, by the standard deviation."
+        )
+
+
+def check_finite(images: Tensor) -> None:
+    """Raise ValueError for images with NaN or infinite pixels, and name them.
+
+    It waits for the device. But a solver that keeps the best iterate answers NaN with its start, as if all were well;
+    and NaN would spoil running statistics for good.
+    """
+    finite = images.isfinite().flatten(1).all(1)
+    if not finite.all():
+        bad = (~finite).nonzero().flatten().tolist()
+        raise ValueError(
+            f"Images {bad[:5]} of this batch of {len(images)} ({len(bad)} in all) hold NaN or infinite pixels. "
+            "Check the data and their normalisation (a standard deviation of 0 divides by zero)."
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -35,23 +36,30 @@ class LanguageHead:
             the losses (B, T), not reduced, and the memory.
         """
         logits, memory = self(tokens, memory)  # type: ignore[operator]
-        return F.cross_entropy(logits.transpose(1, 2), targets, reduction="none"), memory
+        return F.cross_entropy(logits.transpose(1, 2), targets.long(), reduction="none"), memory
 
 
-def check_tokens(tokens: Tensor, vocab_size: int) -> None:
-    """Raise ValueError for anything but token numbers (B, T) of the vocabulary.
+def check_tokens(tokens: Tensor, vocab_size: int) -> Tensor:
+    """Token numbers (B, T) of the vocabulary, as int64; anything else is refused.
 
     It waits for the device; but an index that is out of range would stop a GPU without a word on where.
 
     Raises:
         ValueError: another shape or type, or a number outside of ``0 .. vocab_size - 1``.
     """
-    if tokens.dim() != 2 or tokens.is_floating_point() or tokens.numel() == 0:
-        raise ValueError(f"Expected whole token numbers (B, T); got {tuple(tokens.shape)} of {tokens.dtype}.")
+    whole = not (tokens.is_floating_point() or tokens.is_complex() or tokens.dtype is torch.bool)
+    if tokens.dim() != 2 or not whole or tokens.numel() == 0:
+        raise ValueError(
+            f"Expected whole token numbers (B, T), of int64; got {tuple(tokens.shape)} of {tokens.dtype}. Encode the "
+            "text with the tokenizer of the model."
+        )
     low, high = int(tokens.min()), int(tokens.max())
     if low < 0 or high >= vocab_size:
+        way = f"or create the model with vocab_size={high + 1}"
+        if low < 0:  # a filling such as -1 or -100, for which no vocabulary is large enough
+            way = "and replace negative numbers, such as those that fill up a row, by a symbol of the vocabulary"
         raise ValueError(
             f"Token numbers run from {low} to {high}, but the vocabulary has {vocab_size} symbols, 0 to "
-            f"{vocab_size - 1}. Encode the text with the tokenizer of the model, or create the model with vocab_size="
-            f"{high + 1}."
+            f"{vocab_size - 1}. Encode the text with the tokenizer of the model, {way}."
         )
+    return tokens.long()

@@ -167,7 +167,7 @@ class RecurrentLM(LanguageHead, nn.Module):
 
     def forward(self, tokens: Tensor, memory: Any = None) -> tuple[Tensor, Any]:
         """Logits (B, T, V) of what follows tokens (B, T), and the cells' states behind the last of them."""
-        check_tokens(tokens, self.vocab_size)
+        tokens = check_tokens(tokens, self.vocab_size)
         x = tokens if self.embed is None else self._drop(self.embed(tokens))
         states = []
         for k, cell in enumerate(self.cells):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import weakref
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +20,10 @@ ITERATIONS = 60  # of power iteration, above it
 class SpectralBound(nn.Module):
     """The parametrisation ``w -> w * min(1, bound / s(w))`` with the largest singular value ``s`` of ``w`` as a matrix.
 
-    Nothing of it is state: singular vectors are computed from the weight when the weight has changed, and kept for the
-    evaluations of a solve only. So a copy, a loaded state and an average of weights are normalised rightly without
-    being told, a resumed run goes on to the last bit, and the map stays the same map throughout a solve; power
-    iteration that goes on from call to call, as is usual, gives none of that.
+    Nothing of it is state: singular vectors are computed from the weight when its values have changed, and kept beside
+    those values, for the evaluations of a solve. So a copy, a loaded state and an average of weights are normalised
+    rightly without being told, a resumed run goes on to the last bit, and the map stays the same map throughout a
+    solve; power iteration that goes on from call to call, as is usual, gives none of that.
 
     Args:
         bound: of the singular values.
@@ -33,7 +32,7 @@ class SpectralBound(nn.Module):
     def __init__(self, bound: float) -> None:
         super().__init__()
         self.bound = bound
-        self._kept: tuple[weakref.ref[Tensor], tuple[Any, ...], Tensor, Tensor] | None = None
+        self._kept: tuple[Tensor, Tensor, Tensor] | None = None
 
     def forward(self, weight: Tensor) -> Tensor:
         """The bounded weight, of the same shape. The gradient is exact, that through ``s`` included."""
@@ -43,15 +42,25 @@ class SpectralBound(nn.Module):
         return weight * (self.bound / sigma.clamp_min(self.bound))
 
     def _vectors(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        if torch._C._functorch.is_functorch_wrapped_tensor(weight):
-            return singular_vectors(weight.detach().flatten(1))
-        mark = (weight._version, weight.data_ptr(), weight.dtype)
-        if self._kept is None or self._kept[0]() is not weight or self._kept[1] != mark:
-            self._kept = (weakref.ref(weight), mark, *singular_vectors(weight.detach().flatten(1)))
-        return self._kept[2], self._kept[3]
+        weight = weight.detach()
+        if torch._C._functorch.is_functorch_wrapped_tensor(weight) or torch.compiler.is_compiling():
+            return singular_vectors(weight.flatten(1))  # no values to compare
+        if self._kept is None or not _same(self._kept[0], weight):
+            self._kept = (weight.clone(), *singular_vectors(weight.flatten(1)))
+        return self._kept[1], self._kept[2]
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_kept": None}  # weak references are not copied and not pickled
+        return {**self.__dict__, "_kept": None}  # it is computed again sooner than it is copied
+
+
+def _same(kept: Tensor, weight: Tensor) -> bool:
+    """Whether nothing has changed. By value: fused optimisers and ``.data.copy_()`` leave a tensor's version as it is.
+
+    It reads once from the device, as every solver does in every step; what it spares is an eigenvalue problem.
+    """
+    alike = kept.dtype == weight.dtype and kept.device == weight.device and kept.shape == weight.shape
+    usable = not kept.is_inference() or torch.is_inference_mode_enabled()  # else no gradient may cross what was kept
+    return alike and usable and torch.equal(kept, weight)
 
 
 @torch.no_grad()

@@ -138,5 +138,5 @@ class NeuralCDE(ImplicitMixin, nn.Module):
                 at = knot[:, k].clamp_min(0)[:, None, None].expand(-1, 1, none.shape[1])
                 jump = torch.where(asked[:, k, None], none, path.jump.gather(1, at)[:, 0])
                 z = advance(self, self.driven, z, (jump, none, none), params, records)
-        self.last = together(records)
+        self.record(together(records), records)
         return before, z

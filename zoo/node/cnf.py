@@ -131,8 +131,8 @@ class CNF(ImplicitMixin, nn.Module):
             error: also estimate the error that the solver makes, which needs one more step.
 
         Raises:
-            ValueError: another shape than (B, D), an end that is not above 0, or an error asked of a solver that makes
-                no estimate.
+            ValueError: another shape than (B, D), no samples or some that are not finite, an end that is not above 0,
+                or an error asked of a solver that makes no estimate.
         """
         end = self.end if end is None else end
         if not end > 0:
@@ -164,7 +164,7 @@ class CNF(ImplicitMixin, nn.Module):
         """Flow matching on samples (B, D), with fresh noise and times: a scalar; see `zoo.node.matching`.
 
         Raises:
-            ValueError: another shape than (B, D), or too few samples for the coupling.
+            ValueError: another shape than (B, D), no samples or some that are not finite, or too few for the coupling.
         """
         self._check(x)
         self.last = None  # nothing is solved: what an earlier solve took is not this loss's cost
@@ -173,6 +173,12 @@ class CNF(ImplicitMixin, nn.Module):
     def _check(self, x: Tensor) -> None:
         if x.dim() != 2 or x.shape[1] != self.features:
             raise ValueError(f"Expected samples of shape (B, {self.features}); got {tuple(x.shape)}.")
+        if not len(x):
+            raise ValueError(f"Expected at least one sample; got a batch of shape {tuple(x.shape)}.")
+        bad = ~torch.isfinite(x.detach()).all(1)
+        if bad.any():
+            where = bad.nonzero().flatten().tolist()[:5]
+            raise ValueError(f"The batch is not finite in samples {where}; check the data for NaN.")
 
     def _carry(self, x: Tensor, trace: Trace | None, count: int, ts: tuple[float, ...]) -> tuple[Tensor, Tensor]:
         """The samples at the times, and the first integrals of `Flow`: those not asked for cost no steps."""

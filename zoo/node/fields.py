@@ -227,7 +227,9 @@ class ConvField(nn.Module):
         self, channels: int, hidden: int | None = None, groups: int = 32, time: Time = "concat", act: str = "relu"
     ) -> None:
         super().__init__()
-        hidden = hidden or channels
+        hidden = channels if hidden is None else hidden
+        if hidden < 1:
+            raise ValueError(f"hidden must be at least 1 channel, or None for as many as the state has; got {hidden}.")
         self.act = activation(act)
         self.norm1 = norm(groups, channels)
         self.layer1 = time_layer(time, channels, hidden, 3)

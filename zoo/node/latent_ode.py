@@ -62,10 +62,12 @@ class LatentODE(nn.Module):
         self.decoder = readout(latent, head, features)
         self.classifier = readout(latent, head, num_classes) if num_classes else None
 
-    def configure_implicit(self, solver: Any = None, adjoint: Any = None, *, eval_solver: Any = None) -> None:
+    def configure_implicit(
+        self, solver: Any = None, adjoint: Any = None, *, eval_solver: Any = None, throw: bool | None = None
+    ) -> None:
         """Choose the solver and the adjoint of encoder and decoder; see `ImplicitMixin.configure_implicit`."""
         for part in (self.encoder, self.flow):
-            part.configure_implicit(solver, adjoint, eval_solver=eval_solver)
+            part.configure_implicit(solver, adjoint, eval_solver=eval_solver, throw=throw)
 
     def encode(self, times: Tensor, values: Tensor, mask: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log standard deviation (B, Z) of z_0 at the times ``start`` (B,), from the last row to the first."""
@@ -85,7 +87,7 @@ class LatentODE(nn.Module):
         for dt in gaps(torch.cat([start[:, None], query], 1)).unbind(1)[1:]:
             z = self.flow.over(dt, z, records)
             states.append(z)
-        self.flow.last = together(records)
+        self.flow.record(together(records), records)
         return self.decoder(torch.stack(states, 1))
 
     def forward(self, times: Tensor, values: Tensor, mask: Tensor, query: Tensor | None = None) -> Outcome:

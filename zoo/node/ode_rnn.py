@@ -70,7 +70,7 @@ class Recurrent(Flow):
             before.append(h)
             if bool(seen[:, k].any()):
                 h = torch.where(seen[:, k], self.cell(x[:, k], h), h)
-        self.last = together(records)
+        self.record(together(records), records)
         return before, h
 
 

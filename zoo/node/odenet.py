@@ -127,7 +127,13 @@ class ODENet(ImageClassifier, nn.Module):
         for i, c in enumerate(channels):
             if i:
                 self.down.append(halve(channels[i - 1] + augment, c, groups))
-            field: nn.Module = ConvField(c + augment, round(hidden * (c + augment)), groups, time, act)
+            width = round(hidden * (c + augment))
+            if width < 1:
+                raise ValueError(
+                    f"hidden must leave each field at least one channel between its convolutions; {hidden} of "
+                    f"{c + augment} channels leaves none. Give a larger share; 1.0 keeps them all."
+                )
+            field: nn.Module = ConvField(c + augment, width, groups, time, act)
             if dynamics != "first":
                 field = SecondOrder(field, damping=1.0 if dynamics == "heavy_ball" else 0.0)
             self.blocks.append(ODEBlock(field, end, augment, velocity=dynamics != "first"))
@@ -139,10 +145,12 @@ class ODENet(ImageClassifier, nn.Module):
         ]
         self.reset_classifier(num_classes, global_pool)
 
-    def configure_implicit(self, solver: Any = None, adjoint: Any = None, *, eval_solver: Any = None) -> None:
+    def configure_implicit(
+        self, solver: Any = None, adjoint: Any = None, *, eval_solver: Any = None, throw: bool | None = None
+    ) -> None:
         """Choose the solver and the adjoint of every stage; see `ImplicitMixin.configure_implicit`."""
         for block in self.blocks:
-            block.configure_implicit(solver, adjoint, eval_solver=eval_solver)
+            block.configure_implicit(solver, adjoint, eval_solver=eval_solver, throw=throw)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Timm's grouping of parameters by depth: the stem, the stages, the rest."""

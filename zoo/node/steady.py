@@ -33,7 +33,7 @@ from zoo.layers.head import ImageClassifier, check_images
 from zoo.node.fields import activation, norm
 from zoo.penalties import observe
 from zoo.solve import fixed_point
-from zoo.solvers.base import Result
+from zoo.solvers.base import Result, Solution
 from zoo.solvers.ode import ODESolver
 
 
@@ -97,13 +97,15 @@ class Equilibrium(ImplicitMixin, nn.Module):
         self.flow, self.horizon = Relaxation(cell), horizon
         self.configure_implicit({"name": "anderson", "rtol": 1e-3, "max_steps": 30}, "implicit")
 
-    def configure_implicit(self, solver: Any = None, adjoint: Any = None, *, eval_solver: Any = None) -> None:
+    def configure_implicit(
+        self, solver: Any = None, adjoint: Any = None, *, eval_solver: Any = None, throw: bool | None = None
+    ) -> None:
         """Choose the solver, of fixed points or of ODEs, and the adjoint; see `ImplicitMixin.configure_implicit`.
 
         Raises:
             ValueError: the adjoint cannot differentiate what the solver finds.
         """
-        super().configure_implicit(solver, adjoint, eval_solver=eval_solver)
+        super().configure_implicit(solver, adjoint, eval_solver=eval_solver, throw=throw)
         how = type(self.adjoint).__name__
         if isinstance(self.adjoint, Backsolve):
             raise ValueError(
@@ -133,10 +135,10 @@ class Equilibrium(ImplicitMixin, nn.Module):
         # one step at the equilibrium, across which the adjoint takes the gradient of the fixed point
         touch = {"name": "picard", "max_steps": 1, "rtol": solver.rtol, "atol": solver.atol}
         solution = fixed_point(self.flow.cell, z, touch, self.adjoint, args=(x,))
-        assert self.last is not None
-        stats = self.last.stats
-        stats = replace(stats, nfe=stats.nfe + solution.stats.nfe, backward=solution.stats.backward)
-        self.last = SolveRecord(self.last.result, stats)
+        found = self.last
+        assert found is not None
+        nfe = found.stats.nfe + solution.stats.nfe
+        self.record(replace(found, stats=replace(found.stats, nfe=nfe, backward=solution.stats.backward)), [found])
         observe(self, self.flow.cell, solution.value, (x,))
         return solution.value
 
@@ -164,7 +166,8 @@ class Equilibrium(ImplicitMixin, nn.Module):
         result = parts[-1].result
         if result is Result.converged and not rests.all():
             result = Result.max_steps
-        self.last = SolveRecord(result, stats)
+        self.record(SolveRecord(result, stats), parts)
+        self._refuse_unfinished(Solution(z, result, stats))
         return z
 
 
@@ -217,9 +220,11 @@ class SteadyNet(ImageClassifier, nn.Module):
         self.norm = norm(groups, channels)
         self.reset_classifier(num_classes, global_pool)
 
-    def configure_implicit(self, solver: Any = None, adjoint: Any = None, *, eval_solver: Any = None) -> None:
+    def configure_implicit(
+        self, solver: Any = None, adjoint: Any = None, *, eval_solver: Any = None, throw: bool | None = None
+    ) -> None:
         """Choose the solver, of fixed points or of ODEs, and the adjoint; see `ImplicitMixin.configure_implicit`."""
-        self.equilibrium.configure_implicit(solver, adjoint, eval_solver=eval_solver)
+        self.equilibrium.configure_implicit(solver, adjoint, eval_solver=eval_solver, throw=throw)
 
     def forward_features(self, images: Tensor) -> Tensor:
         """The equilibrium, normalised, (B, channels, H', W'), of images (B, in_chans, H, W)."""

@@ -29,7 +29,8 @@ class Anderson(FixedPointSolver):
     ``sum_i a_i = 1``, with ``g_i = f(z_i) - z_i``. On an affine map with a full window this is GMRES.
 
     With ``H_ij = g_i . g_j`` the weights are ``a ~ H^{-1} 1``. The ridge raises each diagonal entry by a share of
-    itself: a constant would drown the newest, smallest residuals, which matter most. A sample whose residual grows to
+    itself: a constant would drown the newest, smallest residuals, which matter most. (A floor far below all of them
+    keeps ``H`` regular where a residual is exactly 0.) A sample whose residual grows to
     ``restart`` times its least forgets all older iterates.
 
     Args:
@@ -87,7 +88,8 @@ class Anderson(FixedPointSolver):
         row = g.dot(g.newest)
         square = row[:, g.slot]
         ridge = 10 * torch.finfo(z.dtype).eps if self.ridge is None else self.ridge
-        gram = write_cross(state.gram, g.slot, row, diagonal=square * (1 + ridge))
+        diagonal = (square * (1 + ridge)).clamp_min(max(torch.finfo(z.dtype).tiny, 1e-200))
+        gram = write_cross(state.gram, g.slot, row, diagonal=diagonal)
         ones = state.ones
         if g.count > g.size:  # the place just taken may have been a forgotten one
             ones = write(ones, (slice(None), g.slot), 1.0)

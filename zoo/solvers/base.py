@@ -68,6 +68,7 @@ class Stats:
         sample_nfe: evaluations counted by sample: less than ``nfe * B`` where finished samples left the batch.
         accepted, rejected: (B,) time steps, for ODEs; else None.
         last_dt: (B,) last accepted time step, for ODEs; else None.
+        lost: (B,) whether the sample's state became infinite or NaN, for fixed points; else None.
         backward: the stats of each backward solve that has run through this solution, oldest first.
     """
 
@@ -80,6 +81,7 @@ class Stats:
     accepted: Tensor | None = None
     rejected: Tensor | None = None
     last_dt: Tensor | None = None
+    lost: Tensor | None = None
     backward: list[Stats] = field(default_factory=list)
 
 
@@ -212,7 +214,14 @@ class FixedPointSolver(Solver):
 
     def step(self, f: Map, state: Any, active: Tensor | None) -> Any:
         z, state = self.propose(state)
-        return self.absorb(state, z, f(z))
+        if active is None or not torch.is_grad_enabled():
+            return self.absorb(state, z, f(z))
+        # A settled sample's rows stay in the graph of f, where 0 * NaN would reach the parameters that all samples
+        # share: f sees the finite iterate at which the sample stopped, and no gradient comes back from there.
+        moving = active[:, None]
+        z = torch.where(moving, z, state.z.detach())
+        fz = f(z)
+        return self.absorb(state, z, torch.where(moving, fz, fz.detach()))
 
 
 class SolverModule(nn.Module, ABC):
@@ -247,5 +256,17 @@ def take(state: Any, index: Tensor) -> Any:
         return state.index_select(0, index) if state.dim() else state
     if isinstance(state, tuple):
         parts = [take(s, index) for s in state]
+        return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
+    return state
+
+
+def hold(state: Any, moving: Tensor) -> Any:
+    """The same state, through whose rows no gradient passes but for those that are ``moving`` (B,)."""
+    if isinstance(state, Tensor):
+        if not state.requires_grad:
+            return state
+        return torch.where(moving.view(-1, *[1] * (state.dim() - 1)), state, state.detach())
+    if isinstance(state, tuple):
+        parts = [hold(s, moving) for s in state]
         return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
     return state

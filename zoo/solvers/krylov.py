@@ -53,7 +53,8 @@ class NeumannState(NamedTuple):
 class Neumann(LinearSolver):
     """``u = sum_k L^k b``: converges where the spectral radius of ``L`` is below 1, by that factor a term.
 
-    ``max_steps`` terms cut the series short, which is the Neumann form of the phantom gradient.
+    ``max_steps`` terms cut the series short, which is the Neumann form of the phantom gradient. As many products make
+    them; one more would only measure the last.
 
     Reference: Lorraine, Vicol and Duvenaud, "Optimizing millions of hyperparameters by implicit differentiation", 2020.
     """
@@ -64,8 +65,12 @@ class Neumann(LinearSolver):
         r = f(z) - z
         return NeumannState(z, _norm(r), r)
 
+    def propose(self, state: NeumannState) -> tuple[Tensor, NeumannState]:
+        """The sum with its next term, which is the residual: no product."""
+        return state.z + state.r, state
+
     def step(self, f: Affine, state: NeumannState, active: Tensor | None) -> NeumannState:
-        z = state.z + state.r
+        z, _ = self.propose(state)
         r = f.linear(state.r)
         return NeumannState(z, _norm(r), r)
 

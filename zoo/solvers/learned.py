@@ -293,7 +293,8 @@ class Learned(FixedPointSolver):
         weights = self._plain.weights(inner)
         order = [(g.count - 1 - i) % g.size for i in range(g.used)]  # newest first
         back = [order.index(i) for i in range(g.used)]
-        progress = (inner.norm / state.start).log().to(weights.dtype)
+        tiny = torch.finfo(inner.norm.dtype).tiny  # of a residual that is 0, no infinity may reach the network
+        progress = (inner.norm.clamp_min(tiny) / state.start.clamp_min(tiny)).log().to(weights.dtype)
         delta, extra = network.correct(
             inner.gram[:, order][:, :, order], inner.ones[:, order, 0], weights[:, order], progress, g.count
         )

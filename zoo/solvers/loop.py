@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.solvers.base import Affine, Map, Result, Solution, Solver, Stats, take
+from zoo.solvers.base import Affine, Map, Result, Solution, Solver, Stats, hold, take
 from zoo.solvers.history import release
 from zoo.solvers.packing import resolution
 from zoo.solvers.phases import phase
@@ -71,7 +71,16 @@ class Ledger:
         self.converged, self.dead = np.zeros(batch, dtype=bool), np.zeros(batch, dtype=bool)
         self.log: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
-    def note(self, k: int, norm: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    def lost(self, norm: np.ndarray) -> np.ndarray | None:
+        """The active samples whose residual is not finite; None where there are none."""
+        if math.isfinite(norm.sum()):
+            return None
+        lost = self.active & ~np.isfinite(norm)
+        return lost if lost.any() else None
+
+    def note(
+        self, k: int, norm: np.ndarray, scale: np.ndarray, lost: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
         """Take down step ``k``; returns which samples it improved, and whose residual has grown too much, if any."""
         self.log.append((self.rows, norm, scale))
         hit = norm <= self.absolute + self.relative * scale
@@ -88,7 +97,6 @@ class Ledger:
                 grown = over
                 self.least[over] = np.inf
             np.fmin(self.least, norm, out=self.least)
-        lost = None if math.isfinite(norm.sum()) else self.active & ~np.isfinite(norm)
         if hit.any():
             self.converged[self.rows[hit]] = True
             self._settle(k, hit)
@@ -126,6 +134,7 @@ class Ledger:
             converged=torch.from_numpy(self.converged),
             trace=torch.from_numpy(trace),
             sample_nfe=calls.samples,
+            lost=torch.from_numpy(self.dead),
         )
 
     @property
@@ -141,7 +150,7 @@ def iterate(
     solver: Solver,
     *,
     args: tuple[Tensor, ...] | None = None,
-    select: Literal["best", "last", "next"] = "best",
+    select: Literal["best", "ahead", "last", "next"] = "best",
     floor: float | None = None,
     keep_state: bool = False,
 ) -> Solution[Tensor]:
@@ -158,6 +167,8 @@ def iterate(
             such tensors itself, and no sample ever leaves the batch.
         select: ``best`` returns each sample's iterate of least residual, ``last`` its last one, ``next`` the one after
             that, unmeasured, so that ``max_steps`` steps cost just as many evaluations (to backpropagate through them).
+            ``ahead`` is ``best``, at the cost of ``next``: the unmeasured iterate is taken where the one before it was
+            the best so far.
         floor: least relative tolerance; by default the resolution of the map's dtype.
         keep_state: put the method's last state into the solution, for what reuses it.
 
@@ -188,6 +199,7 @@ def _iterate(
     autocast: Any,
 ) -> Solution[Tensor]:
     batch, size = z0.shape
+    newest = select in ("last", "next")
     if batch == 0 or size == 0:
         raise ValueError(f"Nothing to solve: the state has the shape {tuple(z0.shape)}; expected at least one sample.")
     call = Counted(f, args, autocast)
@@ -197,24 +209,31 @@ def _iterate(
     elif solver.linear:
         target = Affine.of(call, z0)
     offset_norm = torch.linalg.vector_norm(target.offset, dim=1) if isinstance(target, Affine) else None
-    ledger = Ledger(
-        batch, solver.atol * math.sqrt(size), max(solver.rtol, floor), solver.restart, newest=select != "best"
-    )
+    ledger = Ledger(batch, solver.atol * math.sqrt(size), max(solver.rtol, floor), solver.restart, newest=newest)
     compact = args is not None and offset_norm is None
-    track = select != "best" or not solver.monotone
+    track = newest or not solver.monotone
+    recorded = torch.is_grad_enabled() and solver.unrollable
 
     state = solver.init(target, z0)
+    before: Any = None  # the start of the last step, kept only where that may have to be taken again or undone
     best = z0  # of the samples in hand
     value: Tensor | None = None  # of the whole batch, once samples have been let go
     pending: Tensor | None = None  # None while every sample in hand is active
     for k in range(solver.max_steps + 1):
         scale = torch.linalg.vector_norm(state.z.detach(), dim=1) if offset_norm is None else offset_norm
         norm, scale = _read(state.norm, scale)
-        if k == 0 and offset_norm is None and not math.isfinite(scale.sum()):
-            where = ", ".join(map(str, np.flatnonzero(~np.isfinite(scale))[:5]))
-            raise ValueError(f"The start is not finite in samples {where}; check the input for NaN.")
-        left = ledger.left
-        better, grown = ledger.note(k, norm, scale)
+        left, lost = ledger.left, ledger.lost(norm)
+        if lost is not None and k == 0:
+            # Where b itself is not finite (a gradient that has overflowed, say), a start made of it is not to blame.
+            _check_start(z0, lost if offset_norm is None else lost & np.isfinite(scale))
+        elif lost is not None and recorded and (ledger.active & ~lost).any():
+            # The evaluation that was not finite would stay in the graph for the samples that go on, where 0 * NaN
+            # reaches shared parameters: take the step once more, with the lost samples held where they were.
+            moving = _to(ledger.active & ~lost, z0)
+            state = solver.step(target, hold(before, moving), moving)
+        elif lost is not None and not track:
+            best = _keep(best, solver.value(before), lost)
+        better, grown = ledger.note(k, norm, scale, lost)
         if track:
             best = _keep(best, solver.value(state), better)
         if k == solver.max_steps or not ledger.left:
@@ -222,25 +241,41 @@ def _iterate(
             break
         if grown is not None:
             state = solver.forget(state, _to(grown, z0))
+        if recorded and ledger.left < left:
+            state = hold(state, _to(ledger.active, z0))
         if compact and 2 * ledger.left <= len(ledger.rows):
             value = best if value is None else _put(value, ledger.rows, best)
-            keep = _to(ledger.cut(), z0)
+            kept = ledger.cut()
+            keep, better = _to(kept, z0), better[kept]
             call.args, state, best, pending = take(call.args, keep), take(state, keep), best[keep], None
         elif ledger.left < left:
             pending = _to(ledger.active, z0)
-        if select == "next" and k == solver.max_steps - 1:
-            best = _keep(best, solver.propose(state)[0], ledger.active)  # type: ignore[attr-defined]
+        if select in ("next", "ahead") and k == solver.max_steps - 1:
+            further = ledger.active if newest else ledger.active & better
+            best = _keep(best, solver.propose(state)[0], further)  # type: ignore[attr-defined]
             ledger.close(k + 1)
             break
+        if recorded or not track:
+            before = state
         state = solver.step(target, state, pending)
 
     if not track:
-        best = solver.value(state)
+        best = _keep(solver.value(state), best, ledger.dead[ledger.rows])
     if value is not None:
         best = _put(value, ledger.rows, best)
+    if best.requires_grad and ledger.dead.any():  # a sample that was lost has no say in any gradient
+        best = torch.where(_to(ledger.dead, z0)[:, None], best.detach(), best)
     if not keep_state:
         release(state)
     return Solution(best, ledger.result, ledger.stats(call), state if keep_state else None)
+
+
+def _check_start(z0: Tensor, suspects: np.ndarray) -> None:
+    """Raise where the start is not finite; looked at only where the first residual was not."""
+    bad = suspects & ~torch.isfinite(z0.detach()).all(dim=1).cpu().numpy()
+    if bad.any():
+        where = ", ".join(map(str, np.flatnonzero(bad)[:5]))
+        raise ValueError(f"The start is not finite in samples {where}; check the input for NaN.")
 
 
 def _read(norm: Tensor, scale: Tensor) -> tuple[np.ndarray, np.ndarray]:

@@ -31,12 +31,11 @@ class Packing:
         """Read the layout off a state.
 
         Raises:
-            TypeError: no tensor, or not of a real floating dtype.
+            TypeError: neither a tensor nor a tuple of them, or not of a real floating dtype.
             ValueError: an empty batch, or tensors whose batch, dtype or device differ.
         """
-        single = isinstance(z, Tensor)
-        parts = (z,) if single else tuple(z)
-        if not parts or not all(isinstance(p, Tensor) for p in parts):
+        single, parts = isinstance(z, Tensor), _parts(z)
+        if not parts:
             raise TypeError(f"{what} must be a tensor or a tuple of tensors; got {_describe(z)}.")
         first = parts[0]
         if not first.is_floating_point():
@@ -50,15 +49,35 @@ class Packing:
         return cls(single, tuple(tuple(p.shape[1:]) for p in parts), first.dtype, work)
 
     def pack(self, z: Tensors) -> Tensor:
-        """(B, N) in the solver's dtype; a view where that is possible."""
-        parts = (z,) if isinstance(z, Tensor) else tuple(z)
-        if len(parts) != len(self.shapes) or any(
-            tuple(p.shape[1:]) != s for p, s in zip(parts, self.shapes, strict=True)
+        """(B, N) in the solver's dtype; a view where that is possible.
+
+        Raises:
+            TypeError: neither a tensor nor a tuple of them.
+            ValueError: tensors of other shapes, or of another dtype outside of autocast.
+        """
+        parts = _parts(z)
+        if not parts:
+            expected = "a tensor" if self.single else f"a tuple of {len(self.shapes)} tensors"
+            raise TypeError(
+                f"The map must return {expected}, as the state that it was given; it returned {_describe(z)}. Let it "
+                "return its answer, and nothing else."
+            )
+        if (
+            len(parts) != len(self.shapes)
+            or any(p.dim() == 0 or tuple(p.shape[1:]) != s for p, s in zip(parts, self.shapes, strict=True))
+            or any(len(p) != len(parts[0]) for p in parts)
         ):
             raise ValueError(
                 f"The map must return a state shaped like the one it was given, {_shapes(self.shapes)} for each "
-                f"sample; it returned {_shapes([tuple(p.shape[1:]) for p in parts])}."
+                f"sample; it returned {_describe(z)}. Add a projection at its end."
             )
+        for i, p in enumerate(parts):
+            if p.dtype != self.dtype and not torch.is_autocast_enabled(p.device.type):
+                raise ValueError(
+                    f"The map must keep its state's dtype: given {self.dtype}, it returned {p.dtype}"
+                    f"{'' if self.single else f' as tensor {i}'}. Start from a state of {p.dtype}, or add "
+                    f".to({self.dtype}) at the map's end."
+                )
         flat = [p.reshape(p.shape[0], -1) for p in parts]
         return (flat[0] if self.single else torch.cat(flat, dim=1)).to(self.work)
 
@@ -83,14 +102,7 @@ class Packed:
     packing: Packing
 
     def __call__(self, flat: Tensor, *args: Tensor) -> Tensor:
-        z = self.f(self.packing.unpack(flat), *args)
-        first = z if isinstance(z, Tensor) else z[0]
-        if first.dtype != self.packing.dtype and not torch.is_autocast_enabled(flat.device.type):
-            raise ValueError(
-                f"The map must keep its state's dtype: given {self.packing.dtype}, it returned {first.dtype}. Start "
-                f"from a z0 of {first.dtype}, or add .to({self.packing.dtype}) at the map's end."
-            )
-        return self.packing.pack(z)
+        return self.packing.pack(self.f(self.packing.unpack(flat), *args))
 
 
 def resolution(f: Any, z: Tensor) -> float:
@@ -101,6 +113,14 @@ def resolution(f: Any, z: Tensor) -> float:
     if torch.is_autocast_enabled(device) and dtype is not torch.float64:
         dtype = torch.get_autocast_dtype(device)
     return torch.finfo(dtype).eps
+
+
+def _parts(z: Any) -> tuple[Tensor, ...]:
+    """The tensors of a state; none where it is not one."""
+    if isinstance(z, Tensor):
+        return (z,)
+    parts = tuple(z) if isinstance(z, tuple | list) else ()
+    return parts if all(isinstance(p, Tensor) for p in parts) else ()
 
 
 def _shapes(shapes: Any) -> str:

@@ -31,11 +31,13 @@ class Reversible(Solver):
 
     Args:
         damping: ``d``, in (0, 1).
+        max_steps: steps at most; by default as many as the adjoint can undo at the default damping.
 
     Reference: McCallum, Arora and Foster, "Reversible deep equilibrium models", 2025.
     """
 
     damping: float = 0.5
+    max_steps: int = 22
 
     unrollable: ClassVar[bool] = False
 

@@ -59,7 +59,7 @@ class TorchDiffEq(ODESolver):
 
         callbacks = SOLVERS[self.method].valid_callbacks()
         adaptive = "callback_accept_step" in callbacks
-        watch = _Watch(problem.field, problem.ts[0])
+        watch = _Watch(problem.field, problem.ts[0], self.options.get("max_num_steps", self.max_steps))
         for callback in callbacks:
             setattr(watch, callback, getattr(watch, f"on_{callback.removeprefix('callback_')}"))
         times = problem.ts.tolist()
@@ -84,7 +84,6 @@ class TorchDiffEq(ODESolver):
 
         options = dict(self.options)
         if adaptive:
-            options.setdefault("max_num_steps", self.max_steps)
             if self.first_step is not None:
                 options.setdefault("first_step", self.first_step)
             if p.norm is not None:
@@ -104,8 +103,9 @@ class TorchDiffEq(ODESolver):
             watch.time, watch.state = watch.before
         sign, state, reached = math.copysign(1.0, times[-1] - times[0]), watch.state, watch.time
         done = [t for t in times if sign * t <= sign * reached]
+        counts, watch.most = (watch.tried, watch.accepted, watch.rejected), math.inf
         head = self._solve(watch, p, done, adaptive) if len(done) > 1 else p.y0[None]
-        watch.time = reached
+        watch.time, (watch.tried, watch.accepted, watch.rejected) = reached, counts
         return torch.cat([head, state[None].expand(len(times) - len(done), *state.shape)])
 
 
@@ -122,8 +122,8 @@ def _grid(ts: Tensor, size: float) -> Tensor:
 class _Watch:
     """The field as torchdiffeq calls it, and the callbacks by which it tells its steps."""
 
-    def __init__(self, f: Field, start: float) -> None:
-        self.f, self.time = f, float(start)
+    def __init__(self, f: Field, start: float, most: float) -> None:
+        self.f, self.time, self.most = f, float(start), most
         self.tried = self.accepted = self.rejected = 0
         self._dt: Any = math.nan
         self.state: Any = None
@@ -136,9 +136,11 @@ class _Watch:
         return dy
 
     def on_step(self, t: Tensor, y: Tensor, dt: Tensor) -> None:
-        self.tried += 1
         self.before = (self.time, self.state)
-        self.time, self.state, self._dt = float(t.detach()), y, dt.detach()
+        self.time, self.state = float(t.detach()), y
+        if self.tried >= self.most:  # torchdiffeq counts anew from each requested time, and fixed steps not at all
+            raise AssertionError("max_num_steps exceeded")
+        self.tried, self._dt = self.tried + 1, dt.detach()
 
     def on_accept_step(self, t: Tensor, y: Tensor, dt: Tensor) -> None:
         self.accepted += 1

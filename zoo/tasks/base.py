@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import Timer
 from torch import Tensor, nn
 
 from zoo import penalties
-from zoo.implicit import implicit_modules, limited
+from zoo.implicit import aside, implicit_modules, limited
 from zoo.layers.contraction import contract
 from zoo.sharding import shard, whole
 from zoo.tasks.optim import Optim
@@ -149,7 +149,7 @@ class Task(LightningModule, ABC):
         twin = copy.copy(self)
         own = {name: m if m is self.model else copy.deepcopy(m) for name, m in self._modules.items()}
         twin.__dict__["_modules"] = own
-        with limited(most=self.stability.correction_steps, adjoint="jfb"):
+        with aside(), limited(most=self.stability.correction_steps, adjoint="jfb"):
             return twin.score(batch, "train").loss
 
     @final
@@ -158,7 +158,8 @@ class Task(LightningModule, ABC):
         if self.stability.contract and self.global_step == 0 and batch_idx == 0:
             training = self.model.training
             self.model.eval()
-            contract(lambda: self.answer(batch), self.stability.contract, agree=lambda r: self.all_gather(r).max())
+            with aside():  # before it is contractive a map need not converge
+                contract(lambda: self.answer(batch), self.stability.contract, agree=lambda r: self.all_gather(r).max())
             self.model.train(training)
 
     @final

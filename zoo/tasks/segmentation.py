@@ -31,7 +31,7 @@ class Segmentation(Task):
 
     Raises:
         ValueError: an option out of its range; when a run starts: images that the model cannot halve often enough;
-            masks of another size than their images.
+            masks of another size than their images, or with labels that are no class.
     """
 
     monitor = "val/miou"
@@ -74,10 +74,11 @@ class Segmentation(Task):
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         crop = getattr(data, "crop", (0, 0))
         if any(s % self.unit for s in crop):
-            fits = max(self.unit, self.unit * round(min(crop) / self.unit))
+            fits = [max(self.unit, self.unit * round(s / self.unit)) for s in crop]
+            told = str(fits[0]) if fits[0] == fits[1] else f"[{fits[0]},{fits[1]}]"
             raise ValueError(
                 f"{type(self.model).__name__} needs images whose height and width divide by {self.unit}; the crops are "
-                f"{crop[0]}x{crop[1]}. Set --data.crop {fits}, or create the model with fewer resolutions."
+                f"{crop[0]}x{crop[1]}. Set --data.crop {told}, or create the model with fewer resolutions."
             )
 
     def answer(self, batch: Any) -> Tensor:
@@ -93,8 +94,17 @@ class Segmentation(Task):
                 f"Masks must be (B, H, W), as large as their images; got {tuple(y.shape)} for images of "
                 f"{tuple(x.shape)}. Resize the masks (nearest neighbour) or the images."
             )
+        counts = y != self.ignore_index
+        classes = int(self.model.num_classes)  # type: ignore[arg-type]
+        if (counts & ((y < 0) | (y >= classes))).any():  # it waits for the device, which such an index would stop
+            found = y[counts & ((y < 0) | (y >= classes))].unique().tolist()
+            raise ValueError(
+                f"Masks hold the labels {', '.join(map(str, found[:5]))}, but the model has {classes} classes, 0 to "
+                f"{classes - 1}; only {self.ignore_index} is left out. Map the labels to classes, set "
+                f"--task.ignore_index, or create the model with num_classes={max(found) + 1}."
+            )
         scores = self.model(x) if stage == "train" else self.answer(batch)
-        counted = (y != self.ignore_index).sum().clamp_min(1)  # a crop may hold ignored pixels only
+        counted = counts.sum().clamp_min(1)  # a crop may hold ignored pixels only
         loss = F.cross_entropy(scores, y, ignore_index=self.ignore_index, reduction="sum") / counted
         guess = scores.detach().argmax(1)
         metrics: Any = self.metrics[f"{stage}_"]

@@ -27,6 +27,7 @@ class Stability:
         guard: where solves stop converging: warn; adapt, which also raises the budget, then falls back; or stop.
         nonfinite: where a loss or a gradient is NaN or infinite: stop, or skip that step.
         contract: scale the map's weights down before the first step until its spectral radius is below this; 0: do not.
+            For maps without a normalisation that undoes the scale: MDEQ and the DEQ transformer are refused.
 
     Raises:
         ValueError: a weight or a count out of its range.

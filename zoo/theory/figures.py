@@ -10,20 +10,25 @@ from zoo.compare.draw import Picture, legend, panels, style, write
 
 
 def memory(m: Mapping[str, Any], folder: Path) -> Picture:
-    figure, axes = panels(1, 1, width=6.6, height=5.2)
-    axis = axes[0, 0]
-    for i, (label, way) in enumerate(m["ways"].items()):
-        kib = [b / 1024 for b in way["bytes"]]
-        axis.plot(m["depths"], kib, label=f"{label}  (exponent {way['exponent']:.2f})", **hollow(i))
-    axis.set(xscale="log", yscale="log", xlabel="layers, iterations or time steps (rk4: 4 evaluations each)")
-    axis.set_xticks(m["depths"], [str(d) for d in m["depths"]])
-    axis.minorticks_off()
-    axis.set_ylabel("kept for the backward pass (KiB)")
-    legend(axis, 2)
+    figure, axes = panels(1, 2, width=6.4, height=5.2)
+    for axis, ways, label in (
+        (axes[0, 0], m["ways"], "kept for the backward pass (KiB)"),
+        (axes[0, 1], m["forward"], "most alive at once, without gradients (KiB)"),
+    ):
+        for i, (way, found) in enumerate(ways.items()):
+            kib = [b / 1024 for b in found["bytes"]]
+            axis.plot(m["depths"], kib, label=f"{way}  (exponent {abs(found['exponent']):.2f})", **hollow(i))
+        axis.set(xscale="log", yscale="log", xlabel="layers, iterations or time steps (rk4: 4 evaluations each)")
+        axis.set_xticks(m["depths"], [str(d) for d in m["depths"]])
+        axis.minorticks_off()
+        axis.set_ylabel(label)
+        legend(axis, 2)
+    axes[0, 1].set_ylim(axes[0, 0].get_ylim())
     caption = (
-        f"Memory between forward and backward pass against depth, {m['batch']} samples of {m['width']} numbers in "
-        "float32. Explicit chains keep every layer (exponent 1); the implicit function theorem and the adjoint ODE "
-        "keep one state (exponent 0)."
+        f"Memory against depth, {m['batch']} samples of {m['width']} numbers in float32. Left: between forward and "
+        "backward pass. Explicit chains keep every layer (exponent 1); the implicit function theorem and the adjoint "
+        "ODE keep one state (exponent 0). Right: the peak of a forward pass without gradients, which no way pays for "
+        "by depth; Anderson's method keeps a history."
     )
     return write(figure, folder, "theory_memory", caption)
 
@@ -74,13 +79,19 @@ def lipschitz(m: Mapping[str, Any], folder: Path) -> Picture:
         look = {**style(i), "linestyle": "none", "ms": 6, "fillstyle": ("full", "none", "full")[i % 3]}
         right.plot([r["measured"] for r in rows], [r["rate"] for r in rows], label=kind, **look)
     right.plot([0, 1], [0, 1], color="0.55", lw=2.6, alpha=0.6, zorder=0, label="Banach's bound")
-    right.set(xlabel="measured Lipschitz constant L", ylabel="measured rate of convergence", xlim=(0, 1), ylim=(0, 1))
+    right.set(
+        xlabel="Lipschitz constant L: largest |Jacobian| in the ball",
+        ylabel="measured rate of convergence",
+        xlim=(0, 1),
+        ylim=(0, 1),
+    )
     right.set_title("rate, by map", fontsize=10)
     legend(right, 2)
     caption = (
-        "Plain iteration converges at the rate that Banach's theorem gives, or faster. Left: the error after k "
-        "iterations, the bound in grey behind it. Right: the rate at the end against the constant; symmetric W meets "
-        "the bound."
+        "Plain iteration converges at the rate that Banach's theorem gives, or faster. L is the largest spectral norm "
+        "of the map's Jacobian over points of the ball that holds the iterates. Left: the error after k iterations, "
+        "the bound in grey behind it. Right: the rate at the end against L; symmetric W meets the bound, a random one "
+        "converges faster."
     )
     return write(figure, folder, "theory_lipschitz", caption)
 
@@ -110,14 +121,15 @@ def beyond(m: Mapping[str, Any], folder: Path) -> Picture:
         axes[1, 1].plot(steps, [r["nfe"] for r in run], label=label, **look)
     axes[1, 0].set(xlabel="training step", ylabel="spectral norm of W", ylim=(0, None))
     axes[1, 0].axhline(1, color="0.5", lw=1, ls="--")
-    axes[1, 1].set(xlabel="training step", ylabel="evaluations (Picard, at most 100)", ylim=(0, None))
+    axes[1, 1].set(xlabel="training step", ylabel="evaluations (DEQ: at most 100)", ylim=(0, None))
     for axis in axes[1]:
         legend(axis, 1)
     caption = (
         "Beyond 1. Above: solvers on z = tanh(Wz + x) as the norm of a random W grows; plain iteration fails where the "
         "spectral radius of W passes 1, the others later (a step of Newton "
-        "holds a linear solve). Below: the same model in training, its weight free or "
-        "spectrally normalised; free, the norm grows until the solves no longer converge."
+        "holds a linear solve). Below: the same cell in training, its weight free or spectrally normalised (DEQ: plain "
+        "iteration); free, the norm grows until the equilibrium's solves no longer converge, while the ODE's (dopri5) "
+        "all reach their end."
     )
     return write(figure, folder, "theory_beyond", caption)
 

@@ -1,7 +1,8 @@
 """Memory between the forward and the backward pass, against depth: an explicit network pays for every layer.
 
 A chain of ``L`` maps keeps what each of them needs for its derivative, ``O(L)``. The implicit function theorem needs
-the map at the fixed point alone, and the adjoint ODE the last state alone: ``O(1)``.
+the map at the fixed point alone, and the adjoint ODE the last state alone: ``O(1)``. Without gradients, every way
+holds a few states at a time: the peak over the forward pass.
 """
 
 from __future__ import annotations
@@ -13,9 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.compare.count import held_bytes
+from zoo.compare.count import held_bytes, peak_bytes
 from zoo.solve import fixed_point, odeint
 from zoo.theory import Scale
+
+FORWARD = {  # without gradients the adjoints are alike: which way stands for which method
+    "explicit, L layers": "explicit, L layers",
+    "DEQ, Picard": "DEQ, implicit",
+    "DEQ, Anderson": "DEQ, Anderson, implicit",
+    "ODE, rk4": "ODE, unrolled",
+}
 
 
 def exponent(x: Sequence[float], y: Sequence[float]) -> float:
@@ -73,9 +81,17 @@ def ways(scale: Scale) -> dict[str, Callable[[int], Callable[[], Tensor]]]:
 
 
 def measure(scale: Scale) -> dict[str, Any]:
-    """Bytes held for the backward pass by depth, and the exponent of their growth, for each way."""
-    out: dict[str, Any] = {"depths": list(scale.depths), "batch": scale.batch, "width": scale.width, "ways": {}}
-    for label, way in ways(scale).items():
-        held = [held_bytes(way(k)) for k in scale.depths]
-        out["ways"][label] = {"bytes": held, "exponent": exponent(scale.depths, held)}
+    """Bytes held for the backward pass by depth, and the exponent of their growth, for each way; and the peak bytes of
+    a forward pass without gradients, likewise."""
+    out: dict[str, Any] = {"depths": list(scale.depths), "batch": scale.batch, "width": scale.width}
+    made = ways(scale)
+    out["ways"] = {label: _grown(scale, [held_bytes(way(k)) for k in scale.depths]) for label, way in made.items()}
+    with torch.no_grad():
+        out["forward"] = {
+            label: _grown(scale, [peak_bytes(made[way](k)) for k in scale.depths]) for label, way in FORWARD.items()
+        }
     return out
+
+
+def _grown(scale: Scale, found: list[int]) -> dict[str, Any]:
+    return {"bytes": found, "exponent": exponent(scale.depths, found)}

@@ -15,8 +15,10 @@ from zoo.compare.page import Page, markdown, terminal
 from zoo.run import environment, write_json
 from zoo.theory import EXPERIMENTS, Scale
 from zoo.theory.figures import draw
+from zoo.theory.lipschitz import FLOW, FREE, HELD
 
 HEAD = ("", "explicit, L layers", "Neural ODE", "DEQ")
+STATED = "by definition: "  # how a cell begins that holds what is so by definition; every other is measured and links
 
 
 def run(out: Path | None, scale: Scale, say: Callable[[str], None]) -> dict[str, Any]:
@@ -74,17 +76,19 @@ def write_report(results: Mapping[str, Any], out: Path) -> None:
 
 
 def table(r: Mapping[str, Any]) -> list[list[str]]:
-    """The rows of the table; a cell that ends in ``[#name]`` links to the figure behind it."""
-    ways, times = r["memory"]["ways"], r["timing"]["ways"]
+    """The rows of the table; a cell that ends in ``[#name]`` links to the figure behind it, any other is `STATED`."""
+    ways, forward, times = r["memory"]["ways"], r["memory"]["forward"], r["timing"]["ways"]
     fixed, ode, models = r["gradients"]["fixed_point"], r["gradients"]["ode"], r["annuli"]["models"]
     tight = r["gradients"]["tolerances"]
     deepest, last = r["memory"]["depths"][-1], len(r["memory"]["depths"]) - 1
-    free, held = r["lipschitz"]["training"].values()
+    free, held, flow = (r["lipschitz"]["training"][k] for k in (FREE, HELD, FLOW))
     at = min(range(len(tight)), key=lambda i: abs(tight[i] - 1e-4))
 
+    def grown(found: Mapping[str, Any]) -> str:
+        return f"L^{abs(found['exponent']):.2f}, {found['bytes'][last] / 1024:.0f} KiB at {deepest}"
+
     def growth(way: str) -> str:
-        kib = ways[way]["bytes"][last] / 1024
-        return f"L^{abs(ways[way]['exponent']):.2f}, {kib:.0f} KiB at {deepest}"
+        return grown(ways[way])
 
     def step(*labels: str) -> str:
         return ", ".join(f"{label.split(', ')[-1]} {times[label]['ms'][last]:.1f} ms" for label in labels)
@@ -101,10 +105,13 @@ def table(r: Mapping[str, Any]) -> list[list[str]]:
     span = f"tolerance {tight[0]:.0e} to {tight[-1]:.0e} [#theory_gradients]"
     rate = max(r["lipschitz"]["rates"], key=lambda row: row["rate"] / row["measured"])
     return [
-        ["forward computation", "z_{l+1} = f_l(z_l)", "dz/dt = f(z, t), solved in time", "z* = f(z*, x), solved"],
-        ["effective depth", "L, fixed", f"{nfe[0]} to {nfe[1]} evaluations, {span}",
+        ["forward computation", f"{STATED}z_{{l+1}} = f_l(z_l)", f"{STATED}dz/dt = f(z, t), solved in time",
+         f"{STATED}z* = f(z*, x), solved"],
+        ["effective depth", f"{STATED}L", f"{nfe[0]} to {nfe[1]} evaluations, {span}",
          f"infinite; {iterations[0]} to {iterations[1]} evaluations, {span}"],
-        ["memory, forward only", "one state", "one state, the solver's stages", "one state, the solver's history"],
+        ["memory, forward only", grown(forward["explicit, L layers"]) + " [#theory_memory]",
+         f"rk4 {grown(forward['ODE, rk4'])} [#theory_memory]",
+         f"Picard {grown(forward['DEQ, Picard'])}; Anderson {grown(forward['DEQ, Anderson'])} [#theory_memory]"],
         ["memory for the backward", growth("explicit, L layers") + " [#theory_memory]",
          f"backsolve {growth('ODE, backsolve')}; checkpoint {growth('ODE, checkpoint')}; "
          f"unrolled {growth('ODE, unrolled')} [#theory_memory]",
@@ -112,15 +119,18 @@ def table(r: Mapping[str, Any]) -> list[list[str]]:
         [f"training step at {deepest}", f"{times['explicit, L layers']['ms'][last]:.1f} ms [#theory_timing]",
          step("ODE, unrolled", "ODE, backsolve") + " [#theory_timing]",
          step("DEQ, unrolled", "DEQ, implicit", "DEQ, jfb") + " [#theory_timing]"],
-        [f"gradient error at tolerance {tight[at]:.0e}", "exact",
+        [f"gradient error at tolerance {tight[at]:.0e}", f"{STATED}no solver, no tolerance",
          errors(ode, "unroll", "backsolve") + " [#theory_gradients]",
          errors(fixed, "implicit", "unroll", "phantom", "jfb") + " [#theory_gradients]"],
         ["expressiveness: nested annuli", accuracy("explicit, 2 layers") + " [#theory_annuli]",
          f"{accuracy('Neural ODE')}; augmented {accuracy('augmented ODE, + 3')} [#theory_annuli]",
          f"{accuracy('DEQ')}; W free {accuracy('DEQ, W free')}" + " [#theory_annuli]"],
-        ["convergence", "no solve", "step size by the error estimate",
+        ["convergence", f"{STATED}no solve",
+         f"error of the gradient {ode['unroll'][0]['error']:.0e} to {ode['unroll'][-1]['error']:.0e}, {span}",
          f"rate at most L: {rate['rate']:.3f} for a measured L of {rate['measured']:.3f} [#theory_lipschitz]"],
-        ["stability in training", "no solve", "not measured here",
+        ["stability in training", f"{STATED}no solve that could fail",
+         f"free: |W| {flow[0]['norm']:.2f} to {flow[-1]['norm']:.2f}, {solved(flow):.0%} of the later steps solved; "
+         f"evaluations {flow[0]['nfe']} to {flow[-1]['nfe']} [#theory_beyond]",
          f"free: |W| {free[0]['norm']:.2f} to {free[-1]['norm']:.2f}, {solved(free):.0%} of the later steps converged; "
          f"spectrally normalised: |W| {held[-1]['norm']:.2f}, {solved(held):.0%} [#theory_beyond]"],
     ]  # fmt: skip

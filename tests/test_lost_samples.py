@@ -1,0 +1,116 @@
+"""A sample that is settled, or lost to infinity or NaN, does nothing to the gradient of its neighbours."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from problems import matrix
+
+import zoo
+from zoo.solvers.base import Result, hold
+
+UNROLLABLE = ["picard", "anderson", "broyden"]
+PAIRS = [
+    *((s, a) for a in ("unroll", "phantom", "jfb", "implicit") for s in UNROLLABLE),
+    ("learned", "unroll"),
+    ("reversible", "reversible"),
+]
+N = 6
+
+
+def explode(z, w, x, scale):
+    """Contracts where ``scale < 1``; elsewhere it overflows, having saved an infinity: 0 * NaN in the backward pass."""
+    y = z @ w.T
+    return torch.where(scale > 1, torch.exp(y.abs() + scale) @ w.T, scale * torch.tanh(y) + x)
+
+
+def grow(z, w, x, scale):
+    """Affine: the first sample grows until its square overflows."""
+    return scale * (z @ w.T + x)
+
+
+@pytest.mark.parametrize("bound", [True, False])
+@pytest.mark.parametrize("f", [explode, grow])
+@pytest.mark.parametrize(("s", "a"), PAIRS)
+def test_the_gradient_of_the_others_is_as_without_it(s, a, f, bound):
+    scale = torch.tensor([[50.0], [0.5], [0.3], [0.7]], dtype=torch.float64)
+    x = torch.linspace(0.1, 0.6, 4 * N, dtype=torch.float64).view(4, N)
+
+    def run(rows):
+        w, own = matrix(N, 0.9).requires_grad_(), x[rows].clone().requires_grad_()
+        steps = 20 if s == "reversible" else 200
+        given = {"args": (own, scale[rows])} if bound else {}
+        solution = zoo.fixed_point(
+            (lambda z, *args: f(z, w, *args)) if bound else lambda z: f(z, w, own, scale[rows]),
+            torch.zeros_like(own), {"name": s, "max_steps": steps, "rtol": 1e-6}, a, **given,
+        )  # fmt: skip
+        return solution, torch.autograd.grad(solution.value[-3:].pow(3).sum(), (w, own))
+
+    (together, found), (alone, exact) = run([0, 1, 2, 3]), run([1, 2, 3])
+    assert torch.isfinite(together.value).all()
+    torch.testing.assert_close(together.value[1:], alone.value, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(found[0], exact[0], rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(found[1][1:], exact[1], rtol=1e-9, atol=1e-12)
+    if f is explode:
+        assert together.result is Result.nonfinite and together.stats.lost.tolist() == [True, False, False, False]
+        assert not alone.stats.lost.any()
+
+
+@pytest.mark.parametrize(("s", "a"), [p for p in PAIRS if p[1] != "implicit"])
+def test_a_lost_sample_gives_no_gradient(s, a):
+    """Though the loss asks for it, and even where nothing else is in the batch."""
+    for scale in (torch.full((1, 1), 50.0), torch.tensor([[50.0], [0.5]])):
+        w, x = matrix(N, 0.9, torch.float32).requires_grad_(), torch.full((len(scale), N), 0.1).requires_grad_()
+        f = lambda z: torch.where(scale > 1, 10 * z * z + 1 + x, scale * torch.tanh(z @ w.T) + x)  # noqa: E731, B023
+        steps = 20 if s == "reversible" else 30
+        value = zoo.fixed_point(f, torch.zeros_like(x), {"name": s, "max_steps": steps}, a).value
+        gw, gx = torch.autograd.grad(value.sum(), (w, x))
+        assert torch.isfinite(gw).all() and (gx[0] == 0).all()
+        assert len(scale) == 1 or (gx[1] != 0).all()
+
+
+def test_phantom_holds_what_its_own_iterations_lose():
+    """The solver ran out of steps in time; one step more of the map overflows."""
+    w, x = matrix(N, 0.9).requires_grad_(), torch.full((2, N), 0.1, dtype=torch.float64)
+    scale, seen = torch.tensor([[6.0], [0.5]], dtype=torch.float64), []
+    f = lambda z: (seen.append(1), explode(z, w, x, scale))[1]  # noqa: E731
+    solution = zoo.fixed_point(f, torch.zeros_like(x), {"name": "picard", "max_steps": 1}, "phantom")
+    assert not solution.stats.lost.any() and torch.isfinite(solution.value).all()
+    assert solution.stats.nfe == len(seen)
+    assert torch.isfinite(torch.autograd.grad(solution.value.sum(), w)[0]).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("s", UNROLLABLE)
+def test_a_residual_of_zero_has_a_gradient(s, dtype):
+    """Without an injection the state 0 is the fixed point, exactly, from the start: Anderson's Gram matrix is 0."""
+    w, x = matrix(N, 0.7, dtype).requires_grad_(), torch.randn(3, N, dtype=dtype)
+    x[1] = 0
+    x.requires_grad_()
+    solution = zoo.fixed_point(lambda z: torch.tanh(z @ w.T + x), torch.zeros_like(x), s, "unroll")
+    assert solution.result is Result.converged
+    gw, gx = torch.autograd.grad(solution.value.sum(), (w, x))
+    assert torch.isfinite(gw).all() and torch.isfinite(gx).all()
+
+
+@pytest.mark.parametrize("s", UNROLLABLE)
+def test_a_settled_sample_stays_where_it_settled(s):
+    """f sees its answer again and again, and no iterate after it."""
+    rate, seen = torch.tensor([[0.01], [0.95]], dtype=torch.float64), []
+    own = torch.ones(2, N, dtype=torch.float64, requires_grad=True)
+
+    def f(z):
+        seen.append(z.detach().clone())
+        return rate * torch.tanh(z) + own
+
+    solution = zoo.fixed_point(f, torch.zeros_like(own), {"name": s, "max_steps": 60}, "unroll")
+    settled = int(solution.stats.steps[0])
+    assert settled < len(seen) - 2
+    assert all(torch.equal(z[0], solution.value[0].detach()) for z in seen[settled:])
+
+
+def test_holding_cuts_the_gradient_of_whole_rows():
+    x = torch.randn(2, 3, requires_grad=True)
+    held = hold((x / torch.tensor([[0.0], [1.0]]), (x[:, 0],), 7), torch.tensor([False, True]))
+    (g,) = torch.autograd.grad(held[0][1].sum() + held[0][0].sum() + held[1][0].sum(), x)
+    torch.testing.assert_close(g, torch.tensor([[torch.nan] * 3, [2.0, 1.0, 1.0]]), equal_nan=True)

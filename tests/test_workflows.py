@@ -1,0 +1,32 @@
+"""The workflows: what they run is pinned, and what builds a release has run nothing that is not."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+FOLDER = Path(__file__).resolve().parents[1] / ".github" / "workflows"
+WORKFLOWS = sorted(FOLDER.glob("*.yml"))
+
+
+def jobs(name: str) -> dict:
+    return yaml.safe_load((FOLDER / name).read_text(encoding="utf-8"))["jobs"]
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)
+def test_actions_are_pinned_by_commit(path):
+    used = re.findall(r"uses: (\S+)", path.read_text(encoding="utf-8"))
+    assert used and all(re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", u) for u in used)
+
+
+def test_the_job_that_builds_a_release_installs_by_hash_only():
+    release = jobs("release.yml")
+    runs = {name: "\n".join(step.get("run", "") for step in job["steps"]) for name, job in release.items()}
+    assert ".ci/run" in runs["check"] and ".ci/run" not in runs["build"]
+    installs = [line for line in runs["build"].splitlines() if "pip install" in line]
+    assert installs and all("--require-hashes" in line for line in installs)
+    assert release["build"]["needs"] == "check" and release["publish"]["needs"] == "build"
+    assert "pip install" not in runs["publish"]
