@@ -42,7 +42,8 @@ class PhysioNet(SeriesData):
     random, 4 to 1, so that their errors are of other records, and of finer steps.
 
     ``mortality`` asks who died in hospital, ``interpolation`` for the values of three tenths of the rows, which are
-    hidden, ``reconstruction`` for the values seen, ``extrapolation`` for those of the second day from those of the first.
+    hidden, ``reconstruction`` for the values seen, ``extrapolation`` for those of the second day from those of the
+    first.
 
     Args:
         root: the folder of the data sets, which holds PhysioNet2012/ with set-a, set-b, Outcomes-a.txt and
