@@ -8,6 +8,8 @@ from problems import matrix
 
 import zoo
 from zoo.solvers.base import Result, hold
+from zoo.solvers.learned import Learned, Proposer
+from zoo.solvers.loop import iterate
 
 UNROLLABLE = ["picard", "anderson", "broyden"]
 PAIRS = [
@@ -91,6 +93,18 @@ def test_a_residual_of_zero_has_a_gradient(s, dtype):
     assert solution.result is Result.converged
     gw, gx = torch.autograd.grad(solution.value.sum(), (w, x))
     assert torch.isfinite(gw).all() and torch.isfinite(gx).all()
+
+
+def test_a_residual_of_zero_does_not_reach_a_solvers_network():
+    w, x = matrix(N, 0.7), torch.randn(3, N, dtype=torch.float64)
+    x[1] = 0
+    network = Proposer([(N,)], hidden=4).double()
+    for p in network.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    solver = Learned(network=network, max_steps=6)
+    value = iterate(lambda z: torch.tanh(z @ w.T + x), torch.zeros_like(x), solver, select="next").value
+    value.sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in network.parameters())
 
 
 @pytest.mark.parametrize("s", UNROLLABLE)
