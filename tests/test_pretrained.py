@@ -303,7 +303,8 @@ def test_digits_are_read(name, digits):
     x, y = digits
     model = zoo.load(name)
     answers = zoo.predict(model, x[:60])
-    assert sum(a.label == str(int(t)) for a, t in zip(answers, y, strict=False)) >= 56
+    expected = round(60 * hub.card(name).measured["digits"]["accuracy"])
+    assert sum(a.label == str(int(t)) for a, t in zip(answers, y, strict=False)) >= expected - 3
     one = zoo.predict(model, x[0])
     assert one.label == answers[0].label
     assert one.probability == pytest.approx(answers[0].probability, abs=0.01)  # the solver's tolerance

@@ -132,6 +132,30 @@ def test_the_implicit_gradient_is_that_of_a_long_unroll(style: str) -> None:
         torch.testing.assert_close(grads[0][name], unrolled, rtol=0, atol=1e-8, msg=lambda m, n=name: f"{n}: {m}")
 
 
+@pytest.mark.parametrize("style", STYLES)
+def test_a_reversible_solve_has_the_gradient_of_its_unrolled_steps(style: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unrolled_by_hand(self: DEQTransformerLM, f: Any, z0: Tensor, *, args: Any) -> Tensor:
+        y = z = z0
+        for _ in range(7):
+            y = torch.lerp(y, f(z, *args), 0.5)
+            z = torch.lerp(z, f(y, *args), 0.5)
+        return z
+
+    grads = []
+    for by_hand in (True, False):
+        model = build(**STYLES[style], dropout=0.2, attention_dropout=0.1)
+        model.configure_implicit({"name": "reversible", "max_steps": 7, "rtol": 1e-30, "atol": 1e-30}, "reversible")
+        with monkeypatch.context() as patch:
+            if by_hand:
+                patch.setattr(DEQTransformerLM, "solve", unrolled_by_hand)
+            torch.manual_seed(3)  # the same masks
+            model.loss(tokens(), tokens().roll(-1, 1))[0].mean().backward()
+        assert by_hand or model.last.stats.steps.tolist() == [7, 7]
+        grads.append({n: p.grad for n, p in model.named_parameters()})
+    for name, unrolled in grads[0].items():
+        torch.testing.assert_close(grads[1][name], unrolled, rtol=1e-6, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
+
+
 def test_bytes_kept_for_the_backward_pass_do_not_grow_with_the_iterations() -> None:
     held = []
     for steps in (5, 20, 80):
