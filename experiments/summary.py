@@ -285,14 +285,10 @@ def _omniglot(r: dict[str, Any]) -> list[Goal]:
 
 
 def _finetune(r: dict[str, Any]) -> list[Goal]:
-    steps = r["steps to the accuracy"]
-    return [
-        (
-            f"`{r['model']}` on {r['data']}, steps to {r['accuracy']:.0%} validation accuracy from {r['weights']}",
-            "fewer than from scratch",
-            f"{steps['pretrained']} against {steps['scratch'] or 'more than ' + str(r['steps'])}",
-        )
-    ]
+    most = f"more than {r['steps']}"
+    got = {k: v or most for k, v in r["steps to the accuracy"].items()}
+    what = f"`{r['model']}` on {r['data']}: steps to {r['accuracy']:.0%} validation accuracy from {r['weights']}"
+    return [(what, "fewer than from scratch", f"{got['pretrained']}; from scratch {got['scratch']}")]
 
 
 GOALS: dict[str, Callable[[dict[str, Any]], list[Goal]]] = {
