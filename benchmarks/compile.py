@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -34,9 +35,11 @@ Loss = Callable[[Any], Tensor]
 
 
 def problems(batch: int) -> dict[str, tuple[nn.Module, Loss]]:
-    """Models with their recipes' solvers, and the loss of one batch."""
+    """Trained models, whose solves converge, and the loss of one batch."""
     torch.manual_seed(SEED)
-    images, labels = torch.randn(batch, 1, 8, 8), torch.arange(batch) % 10
+    digits = load_digits()
+    images = torch.tensor(digits.images[:batch, None] / 16, dtype=torch.float32)
+    labels = torch.tensor(digits.target[:batch])
     text = torch.randint(0, 66, (max(batch // 8, 1), 65))
 
     def classify(model: Any) -> Tensor:
@@ -46,10 +49,10 @@ def problems(batch: int) -> dict[str, tuple[nn.Module, Loss]]:
         return model.loss(text[:, :-1], text[:, 1:])[0].mean()
 
     return {
-        f"mdeq_tiny, {batch} images 8x8": (create_model("mdeq_tiny", in_chans=1), classify),
-        f"odenet_mnist, {batch} images 8x8": (create_model("odenet_mnist", downsample=1, padding=1), classify),
+        f"mdeq_tiny, {batch} images 8x8": (create_model("mdeq_tiny.digits", pretrained=True), classify),
+        f"odenet_mnist, {batch} images 8x8": (create_model("odenet_mnist.digits", pretrained=True), classify),
         f"deq_transformer_small, {len(text)} x 64 characters": (
-            create_model("deq_transformer_small", vocab_size=66),
+            create_model("deq_transformer_small.tiny_shakespeare", pretrained=True),
             read,
         ),
     }
@@ -76,7 +79,9 @@ def measure(name: str, model: nn.Module, loss: Loss, pairs: int, backend: str) -
     times = interleaved(plain, fast, pairs)
     both = zip(eager.parameters(), compiled.parameters(), strict=True)
     grads = [(a.grad, b.grad) for a, b in both if a.grad is not None and b.grad is not None]
-    gap = max(float((a - b).norm() / a.norm().clamp_min(1e-12)) for a, b in grads)
+    # of all gradients: a bias in front of a normalisation has none but rounding
+    total = nn.utils.get_total_norm([a for a, _ in grads])
+    gap = float(nn.utils.get_total_norm([a - b for a, b in grads]) / total)
     row = {
         "problem": name,
         "speedup": times["speedup"],
@@ -87,7 +92,7 @@ def measure(name: str, model: nn.Module, loss: Loss, pairs: int, backend: str) -
         "first steps s": seconds,
         "nfe": sum(m.last.stats.nfe for _, m in implicit_modules(compiled)),
         "eager nfe": sum(m.last.stats.nfe for _, m in implicit_modules(eager)),
-        "largest relative difference of the gradients": gap,
+        "relative difference of the gradients": gap,
     }
     print(f"{name:<48}{row['speedup']:.2f}x  {row['eager ms']:.1f} -> {row['compiled ms']:.1f} ms", flush=True)
     return row

@@ -291,6 +291,32 @@ def _finetune(r: dict[str, Any]) -> list[Goal]:
     return [(what, "fewer than from scratch", f"{got['pretrained']}; from scratch {got['scratch']}")]
 
 
+def _precision(r: dict[str, Any]) -> list[Goal]:
+    out = []
+    for name, by in r["models"].items():
+        full, half = by["32-true"], by["bf16-mixed"]
+        got = f"{half['nfe_forward']:.0f} for {full['nfe_forward']:.0f}"
+        got += f", accuracy {half['accuracy']:.2%} for {full['accuracy']:.2%}"
+        out.append((f"evaluations of `{name}` in bf16-mixed and in float32", f"at most {r['goal']}x", got))
+    return out
+
+
+def _ranks(r: dict[str, Any]) -> list[Goal]:
+    per = {k: v[0]["in_all"] / 1e6 for k, v in r["ranks"].items()}
+    what = f"`{r['model']}` on {r['processes']} processes: parameters, gradients and Adam's state of each, MB"
+    return [(what, "", ", ".join(f"{k} {v:.1f}" for k, v in per.items()))]
+
+
+def _steps(r: dict[str, Any]) -> list[Goal]:
+    first, last = r["rows"][1], r["rows"][-1]
+    what = f"resident memory of `{r['model']}` from step {first['step']} to {last['step']}"
+    return [(what, "no growth", f"{last['resident_bytes'] / first['resident_bytes'] - 1:+.2%}")]
+
+
+def _compiled(r: dict[str, Any]) -> list[Goal]:
+    return [(f"`--compile`, {x['problem']}", "faster where it pays", f"{x['speedup']:.2f}x") for x in r["rows"]]
+
+
 GOALS: dict[str, Callable[[dict[str, Any]], list[Goal]]] = {
     "odenet_mnist_mnist": _reached("ODE-Net on mnist", ">= 99.3 %"),
     "hyper_cnn_mnist": _reached("hyper-CNN on mnist (99.24 % published)", ">= 99.1 %"),
@@ -314,6 +340,10 @@ GOALS: dict[str, Callable[[dict[str, Any]], list[Goal]]] = {
     "annuli": _annuli,
     "hamiltonian": _hamiltonian,
     "chains": _chains,
+    "precision": _precision,
+    "ranks_memory": _ranks,
+    "steps_memory": _steps,
+    "bench_compile": _compiled,
 }
 
 README = {

@@ -5,6 +5,10 @@ around it (`zoo.solvers.compiled`). What is around a solve stays as it is, and s
 when to stop. Nothing is wrapped: the keys of a state dict stay, and a copy or a saved model is one that was not
 compiled. The first steps take longer, up to minutes: there is code for training and for evaluation, with a graph and
 without, for whole batches and for those that samples have left.
+
+The implicit adjoint evaluates a cell once with a graph, and takes all its products with the Jacobian through that:
+this evaluation is left eager. The backward pass of compiled code computes the gradients of all parameters whichever
+are asked for, which made a training step a fifth slower (`benchmarks.compile`, on a CPU).
 """
 
 from __future__ import annotations
@@ -13,16 +17,20 @@ import warnings
 from dataclasses import replace
 from typing import Any
 
+import torch
 import torch._dynamo.config
 import torch._functorch.config
 from torch import nn
 
+from zoo.adjoints.phantom import Phantom
+from zoo.adjoints.unroll import Unroll
 from zoo.implicit import ImplicitMixin, implicit_modules
 from zoo.penalties import differentiated_twice
 from zoo.solvers.newton import Newton
 from zoo.solvers.ode import ODESolver
 from zoo.solvers.runge_kutta import RungeKutta
 
+ONCE = (Phantom, Unroll)  # adjoints whose graph one backward pass goes through, once
 VARIANTS = 64  # of one function before torch gives up; its own 8 are too few for the ways that a cell is called in
 
 
@@ -39,7 +47,7 @@ def compile_maps(model: nn.Module, backend: str = "inductor") -> list[str]:
     Raises:
         ValueError: nothing in the model can be compiled.
     """
-    # an adjoint takes many products with one recorded evaluation, whose tensors no product may overwrite
+    # the spectral radius takes many products with one recorded evaluation, whose tensors no product may overwrite
     torch._functorch.config.donated_buffer = False
     torch._dynamo.config.recompile_limit = max(VARIANTS, torch._dynamo.config.recompile_limit)
     done, left = [], []
@@ -74,7 +82,7 @@ def _compile(layer: ImplicitMixin, backend: str) -> str:
     name = next(named, "")
     if name:
         parts[name].compile(backend=backend)
-        parts[name]._compiled_call_impl = _Call(parts[name])
+        parts[name]._compiled_call_impl = _Call(parts[name], layer)
     return name
 
 
@@ -83,11 +91,15 @@ def _callable(part: nn.Module) -> bool:
 
 
 class _Call:
-    """A call of a compiled module, by its own code where a second derivative is to come: compiled code has none."""
+    """A call of a layer's compiled cell; by the cell's own code where a graph is made that more than one pass uses.
 
-    def __init__(self, module: nn.Module) -> None:
-        self.compiled: Any = module._compiled_call_impl
-        self.eager = module._call_impl
+    Compiled code has no second derivative, and is slow where single gradients are asked for again and again.
+    """
+
+    def __init__(self, cell: nn.Module, layer: ImplicitMixin) -> None:
+        self.compiled: Any = cell._compiled_call_impl
+        self.eager, self.layer = cell._call_impl, layer
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return (self.eager if differentiated_twice() else self.compiled)(*args, **kwargs)
+        once = isinstance(self.layer.adjoint, ONCE) and not differentiated_twice()
+        return (self.compiled if once or not torch.is_grad_enabled() else self.eager)(*args, **kwargs)

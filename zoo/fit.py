@@ -45,7 +45,7 @@ usage: python -m zoo.fit --model NAME [--data NAME] [--solver NAME] [--adjoint N
   --resume last|auto|PATH continue a run: the newest one, that in --out or else start it, a folder, a checkpoint
   --seed N                seed of everything random (default 0)
   --print_config          print the resolved configuration and stop; `-c` reads it back
-  --compile               compile the implicit layers' cell or field; the first steps take up to minutes
+  --compile               compile the implicit layers' cell or field; the first steps take minutes (docs/scaling.md)
   --profile               trace a few training steps, the phases of the solves named, to profile.json in the run
   --allow-import PKG      let YAML name classes of this package too
   --help, --help-all      with --model NAME: its options; all of Lightning's Trainer as well
