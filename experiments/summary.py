@@ -119,7 +119,7 @@ def hyper_speed(records: dict[str, dict[str, Any]]) -> str:
 
 COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {  # of a comparison: title, and how a value is written
     "parameters": ("parameters", "{:,.0f}".format),
-    "epochs": ("epochs", "{:.1f}".format),
+    "epochs": ("epochs", "{:.0f}".format),
     "nfe_forward": ("NFE forward", "{:.1f}".format),
     "nfe_backward": ("NFE backward", "{:.1f}".format),
     "flops_forward": ("MFLOP forward", lambda v: f"{v / 1e6:.1f}"),
