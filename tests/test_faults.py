@@ -242,7 +242,8 @@ def test_a_rank_that_dies_ends_the_run_and_leaves_a_checkpoint(tmp_path):
     finally:
         run.kill()
     assert run.returncode != 0
-    assert "a process of the run ended" in said.lower(), said[-2000:]
+    # Lightning looks for dead children every five seconds, and then kills this process too: it may be the first
+    assert run.returncode == -signal.SIGKILL or "a process of the run ended" in said.lower(), said[-2000:]
     assert torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] >= 6
 
 

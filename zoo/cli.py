@@ -70,6 +70,10 @@ FAILED = (
 )
 
 
+class Lost(RuntimeError):
+    """Another process of the run, or one that loads data, has ended; it has been said."""
+
+
 def main(request: Request) -> int:
     """Run a request of the first stage; returns the exit code."""
     try:
@@ -81,13 +85,15 @@ def main(request: Request) -> int:
             run(request)
     except Interrupted as stop:
         return 128 + stop.signum
+    except Lost:
+        return 1
     except REFUSED:
         raise
     except FAILED as error:
         print(f"{PROG}: error: {sentence(error)}", file=sys.stderr)
         return 1
     except RuntimeError as error:
-        help = _lost(error) or _uncompiled(error)
+        help = _uncompiled(error)
         if not help:
             raise
         print(f"{PROG}: error: {sentence(error)} {help}", file=sys.stderr)
@@ -257,8 +263,13 @@ def run(request: Request) -> dict[str, Any]:
                 print(_interrupted(folder, keeper, trainer), flush=True)
             raise Interrupted(keeper.stopping or signal.SIGINT) from None
         except Exception as error:
+            lost = _lost(error) if isinstance(error, RuntimeError) else ""
+            if lost:  # said before anything else: Lightning kills this process within seconds of another's end
+                print(f"{PROG}: error: {sentence(error)} {lost}", file=sys.stderr, flush=True)
             (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
             record.finish("failed", error)
+            if lost:
+                raise Lost(f"{sentence(error)} {lost}") from error
             raise
 
 
@@ -302,7 +313,7 @@ def _folder(request: Request, options: Options) -> Path:
     folder = request.out or new_folder(RUNS, name)
     try:
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-        probe = folder / ".probe"
+        probe = folder / f".probe{rank()}"  # one for each process: another's must not be taken away
         probe.touch()
         probe.unlink()
     except OSError as error:
