@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -291,6 +292,13 @@ def _finetune(r: dict[str, Any]) -> list[Goal]:
     return [(what, "fewer than from scratch", f"{got['pretrained']}; from scratch {got['scratch']}")]
 
 
+def _perplexities(r: dict[str, Any]) -> list[Goal]:
+    return [
+        (f"War and Peace, byte pairs, `{row['label']}`", "", f"perplexity {math.exp(row['values']['score']):.1f}")
+        for row in r["rows"]
+    ]
+
+
 def _precision(r: dict[str, Any]) -> list[Goal]:
     out = []
     for name, by in r["models"].items():
@@ -340,6 +348,7 @@ GOALS: dict[str, Callable[[dict[str, Any]], list[Goal]]] = {
     "annuli": _annuli,
     "hamiltonian": _hamiltonian,
     "chains": _chains,
+    "compare_war_and_peace": _perplexities,
     "precision": _precision,
     "ranks_memory": _ranks,
     "steps_memory": _steps,
@@ -349,7 +358,9 @@ GOALS: dict[str, Callable[[dict[str, Any]], list[Goal]]] = {
 README = {
     "digits": compared("compare_digits"),
     "fashion_mnist": compared("compare_fashion_mnist"),
+    "fashion_mnist_50m": compared("compare_fashion_mnist_50m"),
     "text": compared("compare_tiny_shakespeare"),
+    "bpe": compared("compare_war_and_peace"),
     "theory": theory,
     "runs": runs,
 }
