@@ -247,6 +247,45 @@ def test_a_rank_that_dies_ends_the_run_and_leaves_a_checkpoint(tmp_path):
     assert torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] >= 6
 
 
+@pytest.mark.slow
+def test_torchrun_starts_a_killed_worker_again_and_the_run_goes_on(tmp_path):
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    rest = ["--trainer.max_epochs", "12", "--trainer.strategy", "ddp", "--resume", "auto", "--out"]
+    out, whole = tmp_path / "run", tmp_path / "whole"
+    command = [*launch, "--max-restarts", "1", *COMMAND, *rest, str(out)]
+    env = environment() | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}  # or the second attempt meets the first's store
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
+    try:
+        until = time.monotonic() + 200
+        while not (out / "checkpoints" / "last.ckpt").exists():
+            assert run.poll() is None and time.monotonic() < until, run.communicate()[0]
+            time.sleep(0.05)
+        os.kill(max(children(run.pid)), signal.SIGKILL)
+        said, _ = run.communicate(timeout=240)
+    finally:
+        run.kill()
+    assert run.returncode == 0 and "The run continues from" in said, said[-3000:]
+    assert "SHARE_RDZV" not in said
+    results = json.loads((out / "results.json").read_text())
+    assert results["status"] == "finished" and results["steps"] == 72
+    done = subprocess.run([*launch, *COMMAND, *rest, str(whole)], capture_output=True, timeout=240, env=environment())
+    assert done.returncode == 0
+    assert same(weights(out), weights(whole))  # the same global batches, in the same order
+
+
+def test_restarts_that_may_hang_are_said_beforehand(monkeypatch):
+    for name in ("TORCHELASTIC_USE_AGENT_STORE", "TORCHELASTIC_MAX_RESTARTS"):
+        monkeypatch.delenv(name, raising=False)
+    assert not cli._restarts()
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "0")
+    assert not cli._restarts()
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
+    assert "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1" in cli._restarts()
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")
+    assert not cli._restarts()
+
+
 def children(pid):
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import shutil
@@ -246,10 +247,13 @@ def run(request: Request) -> dict[str, Any]:
         before, step = _resumed(request, folder) if request.resume else (None, 0)
         log = MetricsLog(folder, before, step, keeper.elapsed)
         trainer = _trainer(options, request, folder, keeper, log)
+        atexit.register(_leave)
         if rank() == 0:
             write_yaml(folder / "config.yaml", saved)
             write_json(folder / "environment.json", {"command": " ".join(sys.argv), **environment()})
             print(_opening(task, data, options, trainer, folder, request), flush=True)
+            if restarts := _restarts():
+                print(f"{PROG}: warning: {restarts}", file=sys.stderr, flush=True)
         record = Record(folder, options, request, task, data, trainer, keeper, log)
         try:
             with signals(keeper):
@@ -271,6 +275,30 @@ def run(request: Request) -> dict[str, Any]:
             if lost:
                 raise Lost(f"{sentence(error)} {lost}") from error
             raise
+
+
+def _leave() -> None:
+    """Close the processes' connections before the interpreter ends; Lightning does so for NCCL only.
+
+    Left open, gloo's threads now and then abort a process that has done all its work.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def _restarts() -> str:
+    """What would keep torchrun from starting the processes again; empty where nothing does.
+
+    Its agent keeps one store for all attempts, so that a process that is started again may find, and wait for, the
+    address of one that has died.
+    """
+    shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if not shared or os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") == "0":
+        return ""
+    return (
+        "after a restart by torchrun the processes may wait for each other for ever, as its store keeps the addresses "
+        "of those before; start torchrun with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment"
+    )
 
 
 def _trainer(options: Options, request: Request, folder: Path, keeper: Keeper, log: MetricsLog) -> Trainer:

@@ -38,6 +38,7 @@ trainer.fit(model, datamodule=data)
 (metrics,) = trainer.test(model, datamodule=data, verbose=False)
 with open(f"{sys.argv[1]}/{trainer.global_rank}.json", "w") as f:
     json.dump({"sizes": model.sizes, "count": metrics["count"]}, f)
+torch.distributed.destroy_process_group()  # or gloo's threads may abort the exit
 """
 
 

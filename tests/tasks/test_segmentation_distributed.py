@@ -45,6 +45,8 @@ model.load_state_dict(torch.load(f"{folder}/model.pt"))  # running statistics ar
 (metrics,) = trainer.test(Segmentation(model), datamodule=data, verbose=False)
 with open(f"{folder}/{devices}_{trainer.global_rank}.json", "w") as f:
     json.dump({"bits": bits, "miou": metrics["test/miou"], "loss": metrics["test/loss"]}, f)
+if devices > 1:
+    torch.distributed.destroy_process_group()  # or gloo's threads may abort the exit
 """
 
 
