@@ -12,7 +12,6 @@ from lightning.pytorch.callbacks import Timer
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-import zoo
 from zoo.implicit import ImplicitMixin
 from zoo.tasks.classification import Classification
 from zoo.tasks.optim import Optim
@@ -55,7 +54,6 @@ def test_the_other_shapes():
         ({"lr": 0.0}, "lr must be above 0"),
         ({"weight_decay": -1.0}, "not be negative"),
         ({"warmup": 1.0}, r"in \[0, 1\)"),
-        ({"head": 0.0}, "head must be above 0"),
     ],
 )
 def test_an_optimiser_out_of_range_is_refused(options, said):
@@ -68,18 +66,6 @@ def test_the_optimiser_is_timms_and_spares_biases():
     assert sorted(g["weight_decay"] for g in optimiser.param_groups) == [0.0, 0.5]
     with pytest.raises(ValueError, match="No optimiser named 'adamm'. Did you mean 'adam'"):
         Optim(name="adamm").build(nn.Linear(2, 2))
-
-
-def test_a_new_head_may_learn_faster_than_what_is_below_it():
-    model = zoo.create_model("test_mdeq")
-    plain, split = (Optim(lr=0.1, weight_decay=0.5, head=h).build(model).param_groups for h in (1.0, 5.0))
-    rates = {id(p): g["lr"] for g in split for p in g["params"]}
-    top = {id(p) for p in model.get_classifier().parameters()}
-    assert {rates[p] for p in top} == {0.5} and {r for p, r in rates.items() if p not in top} == {0.1}
-    decays = [{id(p): g["weight_decay"] for g in groups for p in g["params"]} for groups in (plain, split)]
-    assert decays[0] == decays[1]  # what is spared stays spared
-    with pytest.raises(ValueError, match="Linear has none"):
-        Optim(head=2.0).build(nn.Linear(2, 2))
 
 
 @pytest.mark.parametrize(

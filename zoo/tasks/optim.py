@@ -25,7 +25,6 @@ class Optim:
         schedule: shape of the learning rate after the warm-up; ``onecycle`` rises over 30 % of the run by itself.
         warmup: share of all steps, in [0, 1), over which the learning rate rises.
         final: share of the peak learning rate that is left at the end.
-        head: learning rate of the classifier, as a multiple of ``lr``: above 1 for a new one on top of trained weights.
     """
 
     name: str = "adamw"
@@ -35,13 +34,10 @@ class Optim:
     schedule: Literal["cosine", "linear", "constant", "onecycle"] = "cosine"
     warmup: float = 0.05
     final: float = 0.0
-    head: float = 1.0
 
     def __post_init__(self) -> None:
         if not self.lr > 0:
             raise ValueError(f"optim.lr must be above 0; got {self.lr}.")
-        if not self.head > 0:
-            raise ValueError(f"optim.head must be above 0; got {self.head}.")
         if not self.weight_decay >= 0:
             raise ValueError(f"optim.weight_decay must not be negative; got {self.weight_decay}.")
         for name in ("warmup", "final"):
@@ -65,8 +61,7 @@ class Optim:
         """The optimiser over a model's parameters.
 
         Raises:
-            ValueError: timm knows no optimiser of that name; the nearest is named. ``head`` is given for a model
-                without a classifier.
+            ValueError: timm knows no optimiser of that name; the nearest is named.
         """
         from timm.optim import create_optimizer_v2, list_optimizers
 
@@ -77,23 +72,5 @@ class Optim:
             few = [n for n in known if n in ("adam", "adamw", "sgd", "lamb", "lion", "adafactor", "muon", "rmsprop")]
             raise ValueError(unknown("optimiser", self.name, few).removesuffix(".") + ", and others of timm.")
         return create_optimizer_v2(
-            model if self.head == 1 else self._groups(model),
-            opt=self.name.lower(),
-            lr=self.lr,
-            weight_decay=self.weight_decay,
-            momentum=self.momentum,
+            model, opt=self.name.lower(), lr=self.lr, weight_decay=self.weight_decay, momentum=self.momentum
         )
-
-    def _groups(self, model: nn.Module) -> list[dict[str, Any]]:
-        """timm's groups (weights that decay, and others), each cut in two: the model's and its classifier's."""
-        from timm.optim import param_groups_weight_decay
-
-        if not callable(getattr(model, "get_classifier", None)):
-            raise ValueError(f"optim.head is for models with a classifier; {type(model).__name__} has none.")
-        top = {id(p) for p in model.get_classifier().parameters()}  # type: ignore[operator]
-        spared = model.no_weight_decay() if callable(getattr(model, "no_weight_decay", None)) else ()  # type: ignore
-        groups = []
-        for group in param_groups_weight_decay(model, self.weight_decay, no_weight_decay_list=spared):
-            parts = {rate: [p for p in group["params"] if (id(p) in top) == (rate != 1)] for rate in (1.0, self.head)}
-            groups += [{**group, "params": ps, "lr": rate * self.lr} for rate, ps in parts.items() if ps]
-        return groups
