@@ -123,6 +123,19 @@ def forward_row(what: str, problem: Any, name: str, turns: int, goal: float | No
     return row
 
 
+@torch.no_grad()
+def evaluations_row(what: str, problem: Any, cap: int = 100) -> Row:
+    """Evaluations until a relative residual of 1e-3; None where that is not met within ``cap`` steps."""
+    f, z0 = flat_map(problem)
+    row: Row = {"what": f"evaluations to a residual of 1e-3, {what}", "evaluations": True}
+    for side, solve in ({"zoo": ours} | ({"torchdeq": peers} if get_solver else {})).items():
+        for name in ("picard", "anderson", "broyden"):
+            timed = Timed(f)
+            z = solve(timed, z0, name, 1e-3, cap)
+            row[f"{side}_{name}"] = timed.calls if residual(f, z) <= 1e-3 else None
+    return row
+
+
 def adjoint_row(what: str, problem: Any, name: str, turns: int, goal: float | None) -> Row:
     """The linear solve u = J^T u + g at a fixed point, over the time inside its products."""
     f, z0 = flat_map(problem)
@@ -332,6 +345,8 @@ def main() -> None:
         for name in ("picard", "anderson", "broyden"):
             rows.append(forward_row(what, problem, name, options.turns, goals.get(name) if problem is conv else None))
             print(rows[-1], flush=True)
+        rows.append(evaluations_row(what, problem))
+        print(rows[-1], flush=True)
         rows.append(adjoint_row(what, problem, "gmres", options.turns, 1.15 if problem is conv else None))
         print(rows[-1], flush=True)
     rows.append(products_row("conv cell, batch 8", conv_problem(8), 0.8, 12))

@@ -93,6 +93,10 @@ def products(records: dict[str, dict[str, Any]]) -> str:
             if least:
                 text += f"; the least by which any method can: {least}"
             rows.append([r["what"], f"gmres <= {r['goal_products']}", text])
+        elif "evaluations" in r:
+            names = [k for k in found if f"torchdeq_{k}" in r]
+            text = ", ".join(f"{n} {found[n] or 'not in 100'} ({r[f'torchdeq_{n}'] or 'not in 100'})" for n in names)
+            rows.append([f"{r['what']} (TorchDEQ's)", "no more than TorchDEQ", text])
         elif "picard_compacted" in r:
             names = [k.removesuffix("_compacted") for k in r if k.endswith("_compacted")]
             text = ", ".join(f"{n} {r[f'{n}_compacted']:,} of {r[f'{n}_whole']:,}" for n in names)

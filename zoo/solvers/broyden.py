@@ -38,8 +38,8 @@ class Broyden(FixedPointSolver):
         ``s_{n+1} = (g + sum_{j<n} c_j s_{j+1}) / (1 - c_n)``
 
     Args:
-        window: steps kept; when full, all are dropped and the method starts again from Picard. Costs one state each.
-
+        window: steps kept; when full, all are dropped and the method starts again from Picard, which costs evaluations:
+            a solve of more steps wants a larger window. One state each, of no more than ``max_steps``.
         singular: least ``|1 - c_n|``: bounds a step to the inverse of it, times the unscaled one.
         restart: growth of a sample's residual over its least at which it forgets its steps. Far above 1: on its way the
             residual may well rise a hundredfold for a step or two, and the steps seen then are worth keeping.
@@ -50,7 +50,7 @@ class Broyden(FixedPointSolver):
     Reference: Broyden 1965; Kelley, "Iterative methods for linear and nonlinear equations", SIAM 1995, section 7.3.
     """
 
-    window: int = 30
+    window: int = 60
     singular: float = 1e-2
     restart: float = 1e4
 
