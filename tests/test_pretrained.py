@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import pickle
@@ -124,6 +125,31 @@ def test_a_hub_is_asked_for_three_files_only(place, monkeypatch):
     assert asked == [("someone/mdeq", "v1", ["README.md", "config.json", "model.safetensors"])]
     assert zoo.load(f"local-dir:{place}").pretrained.name == "mdeq_tiny.digits"
     assert zoo.load(place / "model.safetensors").pretrained.name == "mdeq_tiny.digits"
+
+
+def test_a_read_only_cache_is_read_and_one_that_is_empty_says_so(place, tmp_path, monkeypatch):
+    cache = tmp_path / "hub"
+    snapshot = cache / "models--someone--mdeq" / "snapshots" / ("0" * 40)
+    shutil.copytree(place, snapshot)
+    refs = snapshot.parents[1] / "refs"
+    refs.mkdir()
+    (refs / "main").write_text("0" * 40)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
+    folders = [cache, *(p for p in cache.rglob("*") if p.is_dir())]
+    for part in folders:
+        part.chmod(0o555)
+    try:
+        assert zoo.load("hf-hub:someone/mdeq").pretrained.name == "mdeq_tiny.digits"
+    finally:
+        for part in folders:
+            part.chmod(0o755)
+
+    def refused(*args, **kwargs):
+        raise PermissionError(errno.EACCES, "Permission denied", str(cache / "models--someone--other"))
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refused)  # whoever runs as root may write anywhere
+    with pytest.raises(WeightsError, match=r"cannot be written \(Permission denied\)\. Set HF_HOME"):
+        zoo.load("hf-hub:someone/other")
 
 
 def test_without_a_network_the_cache_and_the_command_are_named(monkeypatch):

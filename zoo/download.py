@@ -28,6 +28,11 @@ def download(repository: str) -> Path:
         place = huggingface_hub.snapshot_download(
             name, revision=revision or None, allow_patterns=[WEIGHTS, CONFIG, README]
         )
+    except PermissionError as error:
+        raise WeightsError(
+            f"hf-hub:{repository} cannot be fetched: the cache {huggingface_hub.constants.HF_HUB_CACHE} cannot be "
+            f"written ({error.strerror or error}). Set HF_HOME to a folder that can."
+        ) from error
     except Exception as error:  # the hub's own classes differ by version: a missing network, repository, or permission
         why = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
         raise WeightsError(
