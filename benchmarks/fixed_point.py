@@ -251,8 +251,8 @@ def step_row(what: str, problem: Any, turns: int, goal: float) -> Row:
         deq.train()
         return deq(lambda z: cell(z, x), z0)[0][0]
 
-    peers = {f"torchdeq_{b}": partial(peer_step, b) for b in BACKWARD} if get_deq else {}
-    steps: dict[str, Callable[[], Tensor]] = {"zoo": zoo_step, **peers}
+    ways = {f"torchdeq_{b}": partial(peer_step, b) for b in BACKWARD} if get_deq else {}
+    steps: dict[str, Callable[[], Tensor]] = {"zoo": zoo_step, **ways}
     seen: dict[str, list[float]] = {k: [] for k in steps}
     gradients = {}
     for turn in range(turns + 1):
@@ -275,8 +275,8 @@ def step_row(what: str, problem: Any, turns: int, goal: float) -> Row:
     for side, times in seen.items():
         row[f"{side}_ms"] = 1e3 * statistics.median(times)
         row[f"{side}_gradient_error"] = float((gradients[side] - exact).norm() / exact.norm())
-    if peers:  # beside the fastest way that the peer has
-        best = min(peers, key=lambda side: row[f"{side}_ms"])
+    if ways:  # beside the fastest way that the peer has
+        best = min(ways, key=lambda side: row[f"{side}_ms"])
         row |= {"torchdeq_ms": row[f"{best}_ms"], "torchdeq_backward": best.removeprefix("torchdeq_")}
         row["speedup"] = statistics.median(b / a for a, b in zip(seen["zoo"], seen[best], strict=True))
         row["floor_speedup"] = row["torchdeq_ms"] / (1e3 * bare)

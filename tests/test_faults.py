@@ -200,6 +200,7 @@ def test_the_profile_names_the_phases_of_a_solve(tmp_path):
 # ------------------------------------------------------------------------------------- several processes, as launched
 
 
+LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 COMMAND = ["-m", "zoo.fit", "--model", "test_mdeq", "--task.warmup_steps", "0", "--trainer.max_epochs", "3",
            "--trainer.limit_train_batches", "6", "--trainer.limit_val_batches", "1", "--trainer.limit_test_batches",
            "2", "--trainer.accelerator", "cpu", "--trainer.devices", "2", "--data.batch_size", "16"]  # fmt: skip
@@ -213,8 +214,7 @@ def environment():
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_torchrun_trains_on_two_processes(tmp_path, strategy):
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launch, *COMMAND, "--trainer.strategy", strategy, "--resume", "auto", "--out", str(tmp_path / "run")]
+    command = [*LAUNCH, *COMMAND, "--trainer.strategy", strategy, "--resume", "auto", "--out", str(tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment())
     assert done.returncode == 0, done.stderr[-3000:]
     results = json.loads((tmp_path / "run" / "results.json").read_text())
@@ -249,10 +249,9 @@ def test_a_rank_that_dies_ends_the_run_and_leaves_a_checkpoint(tmp_path):
 
 @pytest.mark.slow
 def test_torchrun_starts_a_killed_worker_again_and_the_run_goes_on(tmp_path):
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     rest = ["--trainer.max_epochs", "12", "--trainer.strategy", "ddp", "--resume", "auto", "--out"]
     out, whole = tmp_path / "run", tmp_path / "whole"
-    command = [*launch, "--max-restarts", "1", *COMMAND, *rest, str(out)]
+    command = [*LAUNCH, "--max-restarts", "1", *COMMAND, *rest, str(out)]
     env = environment() | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}  # or the second attempt meets the first's store
     run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
     try:
@@ -268,7 +267,7 @@ def test_torchrun_starts_a_killed_worker_again_and_the_run_goes_on(tmp_path):
     assert "SHARE_RDZV" not in said
     results = json.loads((out / "results.json").read_text())
     assert results["status"] == "finished" and results["steps"] == 72
-    done = subprocess.run([*launch, *COMMAND, *rest, str(whole)], capture_output=True, timeout=240, env=environment())
+    done = subprocess.run([*LAUNCH, *COMMAND, *rest, str(whole)], capture_output=True, timeout=240, env=environment())
     assert done.returncode == 0
     assert same(weights(out), weights(whole))  # the same global batches, in the same order
 
