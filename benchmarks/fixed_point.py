@@ -72,25 +72,35 @@ def peers(f: Any, z0: Tensor, name: str, rtol: float, cap: int) -> Tensor:
 
 
 @torch.no_grad()
-def traffic(name: str, z: Tensor, evaluations: int) -> float:
-    """Seconds of the large operations that a method cannot do without, on vectors like ``z``: the floor of a solve."""
-    rows = torch.randn(len(z), 40, z.shape[1])
-    w, out = torch.randn_like(z), torch.empty_like(z)
-    norm = lambda: torch.linalg.vector_norm(w, dim=1)  # noqa: E731
-    start = clock()
+def traffic(name: str, f: Callable[[Tensor], Tensor], z: Tensor, evaluations: int) -> float:
+    """Seconds of the large operations that a method cannot do without, on vectors like ``z``: the floor of a solve.
+
+    An evaluation of ``f`` before each leaves the caches as a solve would find them; it does not count.
+    """
+    rows = torch.randn(40, len(z), z.shape[1]).transpose(0, 1)
+    out, spent = torch.empty_like(z), 0.0
     for k in range(1, evaluations):
         n = min(k, 5) if name == "anderson" else k
         kept, weights = rows[:, :n], rows[:, :1, :n].contiguous()
-        torch.bmm(w[:, None], kept.transpose(1, 2))  # the products with what is kept
-        torch.bmm(weights, kept)  # and its combination
-        torch.sub(w, z, out=out)  # the residual, or the product with I - J
-        rows[:, n - 1].copy_(out)  # one vector kept (anderson and gmres: two)
-        norm(), norm()
-        if name != "broyden":
-            rows[:, n].copy_(w)
-        if name != "anderson":
-            torch.addcmul(z, w, weights[:, 0, :1], out=out)
-    return clock() - start
+        w = f(z)
+        start = clock()
+        if name == "gmres":
+            torch.mul(w, weights[:, :, 0], out=rows[:, n])  # the product, to where it is kept
+            torch.bmm(rows[:, n : n + 1], kept.transpose(1, 2))  # its products with what is kept
+            out[:, None].baddbmm_(weights, kept)  # and what they take off it
+            torch.linalg.vector_norm(out, dim=1)
+        else:
+            torch.sub(w, z, out=rows[:, n])  # the residual
+            torch.bmm(w[:, None], kept.transpose(1, 2))  # the products with what is kept
+            torch.bmm(weights, kept)  # and its combination
+            torch.linalg.vector_norm(z, dim=1)
+            if name == "anderson":
+                rows[:, n + 6].copy_(w)  # a second vector kept
+            else:
+                torch.linalg.vector_norm(w, dim=1)
+                torch.addcmul(z, w, weights[:, 0, :1], out=out)
+        spent += clock() - start
+    return spent
 
 
 @torch.no_grad()
@@ -118,7 +128,7 @@ def forward_row(what: str, problem: Any, name: str, turns: int, goal: float | No
         }
     if name != "picard":
         bare = row["zoo_ms"] / 1e3 / row["zoo_overhead"]
-        floor = statistics.median(traffic(name, z0, int(row["zoo_evaluations"])) for _ in range(turns))
+        floor = statistics.median(traffic(name, f, z0, int(row["zoo_evaluations"])) for _ in range(turns))
         row["floor_overhead"] = 1 + floor / bare
     return row
 
@@ -160,7 +170,7 @@ def adjoint_row(what: str, problem: Any, name: str, turns: int, goal: float | No
                 total = clock() - start
                 if turn:
                     runs.append((total / timed.seconds, timed.calls, timed.seconds))
-    floor = statistics.median(traffic(name, z0, seen["zoo"][0][1]) for _ in range(turns))
+    floor = statistics.median(traffic(name, product, g, seen["zoo"][0][1]) for _ in range(turns))
     row["floor_overhead"] = 1 + floor / statistics.median(r[2] for r in seen["zoo"])
     for side, runs in seen.items():
         row |= {f"{side}_overhead": statistics.median(r[0] for r in runs), f"{side}_products": runs[0][1]}

@@ -36,7 +36,7 @@ class History(NamedTuple):
             for i, spare in enumerate(_spares):
                 if spare.shape == (batch, size, n) and spare.dtype == like.dtype and spare.device == like.device:
                     return cls(_spares.pop(i), size, 0)
-        return cls(like.new_empty(batch, size, n), size, 0)
+        return cls(like.new_empty(size, batch, n).transpose(0, 1), size, 0)  # each vector contiguous: to write to
 
     @property
     def used(self) -> int:

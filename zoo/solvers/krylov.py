@@ -78,27 +78,33 @@ class Neumann(LinearSolver):
 class GMRESState(NamedTuple):
     z: Tensor  # the start of this cycle
     norm: Tensor
-    r: Tensor
-    directions: History  # p_k
-    images: History  # w_k: orthonormal basis of the (I - L) p_k
-    triangle: Tensor  # (B, m, m): (I - L) P = W R
-    coefficients: Tensor  # (B, m): what each w_k took off the residual
-    fell: Tensor  # (B,) whether the last step made the residual fall enough
+    basis: History  # u_0 .. u_k: the Krylov vectors, orthogonal, not normalised
+    inverse: Tensor  # (B, 1, m + 1) float64: 1 / |u_j|
+    columns: tuple[Tensor, ...]  # k of (B, 1, j + 1) float64: H_0j .. H_jj, in L V_k = V_{k+1} H with v_j = u_j / |u_j|
+    left: Tensor  # (B, 1, m + 1) float64: c, with c (I - H) = 0 and c_0 = 1 / |r_0|
+    loss: Tensor  # (B, 1) float64: how far V may be from orthonormal
 
 
 @dataclass(frozen=True, kw_only=True)
 class GMRES(LinearSolver):
     """Least residual over the Krylov space, one product a step; the default for implicit gradients.
 
-    The form is adaptive simpler GMRES: the images ``(I - L) p_k`` are orthonormalised into ``w_k``, and each takes its
-    share off the residual, ``r <- r - (w_k . r) w_k``, so that the residual is known at every step without the
-    Hessenberg least-squares problem. The next direction is the residual itself while it falls (well conditioned), else
-    the last ``w_k`` (which cannot stagnate). The answer is put together once, at the end.
+    Arnoldi's process makes an orthonormal basis ``V`` of ``span(r_0, L r_0, ...)`` in which ``L`` is a Hessenberg
+    matrix ``H``, of one row more than columns. One vector ``c`` with ``c (I - H) = 0`` and ``c_0 = 1 / |r_0|`` takes
+    the place of a least-squares problem. It grows by one number a step,
+
+        c_{k+1} = (c_k - sum_{i<=k} c_i H_ik) / H_{k+1,k},    r_k = V c / |c|^2,    |r_k| = 1 / |c|
+
+    since the least residual is what of ``r_0`` lies along ``V c``, the one direction that ``I - H`` does not reach. So
+    the residual is known at every step, and the answer, put together once at the end, is a triangular solve: ``I - H``
+    without its first row. A step passes over the ``k`` vectors twice and over the new one three times: vectors are kept
+    as long as orthogonalising left them, which spares normalising them.
 
     Args:
-        window: directions before a restart. Costs two states each.
+        window: directions before a restart. Costs one state each.
 
-    Reference: Saad and Schultz 1986; Jiranek and Rozloznik, "Adaptive version of Simpler GMRES", Numer. Algor. 2010.
+    Reference: Saad and Schultz, SISSC 7, 1986; Ayachour, "A fast implementation for GMRES method", J. Comput. Appl.
+    Math. 159, 2003.
     """
 
     window: int = 30
@@ -115,57 +121,65 @@ class GMRES(LinearSolver):
         return self._cycle(z, f.residual(z))
 
     def _cycle(self, z: Tensor, r: Tensor) -> GMRESState:
-        m = min(self.window, self.max_steps)
-        triangle = z.new_zeros(z.shape[0], m, m)
-        ones = torch.ones(z.shape[0], dtype=torch.bool, device=z.device)
-        return GMRESState(
-            z, _norm(r), r, History.empty(z, m), History.empty(z, m), triangle, z.new_zeros(z.shape[0], m), ones
-        )
+        m, norm = min(self.window, self.max_steps), _norm(r)
+        inverse = torch.zeros(len(z), 1, m + 1, dtype=torch.float64, device=z.device)
+        inverse[:, 0, 0] = norm.clamp_min(torch.finfo(norm.dtype).tiny).double().reciprocal()
+        loss = torch.full_like(inverse[:, :, 0], 4 * torch.finfo(norm.dtype).eps)
+        return GMRESState(z, norm, History.empty(z, m + 1).push(r), inverse, (), inverse.clone(), loss)
 
     def step(self, f: Affine, state: GMRESState, active: Tensor | None) -> GMRESState:
-        if state.images.count == state.images.size:
-            state = self._cycle(self.value(state), state.r)
-        z, norm, r, directions, images, triangle, coefficients, fell = state
-        k = images.count
-        p = r
-        if k > 0 and not bool(fell.all()):
-            p = torch.where(fell[:, None], r, images.newest * norm[:, None])
-        directions = directions.push(p)
-        w = (p - f.linear(p))[:, None]  # (B, 1, N)
-        if k > 0:
-            rows = images.rows
-            h = torch.bmm(w, rows.transpose(1, 2))
-            w.baddbmm_(h, rows, alpha=-1)
-            # Orthogonalise twice where much was taken off (Daniel et al. 1976): once leaves rounding errors in w.
-            size = _norm(w[:, 0])
-            if bool((_norm(h[:, 0]) > 1.7 * size).any()):
-                again = torch.bmm(w, rows.transpose(1, 2))
-                w.baddbmm_(again, rows, alpha=-1)
-                h = h + again
-                size = _norm(w[:, 0])
-            triangle[:, :k, k] = h[:, 0]
-        else:
-            size = _norm(w[:, 0])
-        w = w[:, 0]
-        # An image of rounding size lies in the space already (a solved or settled sample): it must not be blown up.
-        noise = (10 * torch.finfo(norm.dtype).eps * norm).clamp_min(torch.finfo(norm.dtype).tiny)
-        size = torch.maximum(size, noise)
-        triangle[:, k, k] = size
-        images = images.push(w, times=size.reciprocal()[:, None])
-        w = images.newest
-        take = _still(torch.bmm(w[:, None], r[:, :, None])[:, :, 0], active)
-        coefficients[:, k] = take[:, 0]
-        r = torch.addcmul(r, w, take, value=-1)
-        new = _norm(r)
-        return GMRESState(z, new, r, directions, images, triangle, coefficients, new <= 0.95 * norm)
+        if state.basis.count == state.basis.size:
+            state = self._cycle(self.value(state), state.basis.mix((self._rest(state) * state.inverse)[:, 0]))
+        z, _, basis, inverse, columns, left, loss = state
+        n = basis.count
+        scale = inverse[:, :, :n]
+        w = f.linear(basis.newest)
+        eps, dtype = torch.finfo(w.dtype).eps, w.dtype
+        basis = basis.push(w, times=inverse[:, :, n - 1].to(dtype))  # L v
+        rows = basis.rows
+        older, new = rows[:, :n], rows[:, n:]
+        across = older.transpose(1, 2)
+        h = torch.bmm(new, across) * scale
+        new.baddbmm_((h * scale).to(dtype), older, alpha=-1)
+        size, taken = torch.linalg.vector_norm(new, dim=2).double(), torch.linalg.vector_norm(h, dim=2)
+        # What the older vectors lack in orthogonality comes back, as many times larger as more was taken off than is
+        # left. The relation of V and H holds all the same, and |r| is off by no more than that share: 5 % is allowed.
+        lost = taken / size * loss
+        twice = lost > 0.05 if active is None else (lost > 0.05) & active[:, None]
+        if bool(twice.any()):
+            again = torch.where(twice[:, :, None], torch.bmm(new, across) * scale, 0.0)
+            new.baddbmm_((again * scale).to(dtype), older, alpha=-1)
+            h, size = h + again, torch.where(twice, torch.linalg.vector_norm(new, dim=2).double(), size)
+            lost = torch.where(twice, lost * torch.linalg.vector_norm(again, dim=2) / taken, lost)
+        size = size.clamp_min(10 * eps)  # what is of rounding size lies in the space already: it is not blown up
+        rest = left[:, :, n - 1] - (left[:, :, :n] * h).sum(2)
+        if active is not None:  # a settled sample's answer has no share of the directions from here on
+            rest, h = torch.where(active[:, None], rest, 0.0), torch.where(active[:, None, None], h, 0.0)
+            h[:, 0, -1] = torch.where(active, h[:, 0, -1], 1.0)
+        torch.div(rest, size, out=left[:, :, n])
+        torch.reciprocal(size, out=inverse[:, :, n])
+        norm = torch.linalg.vector_norm(left, dim=(1, 2)).reciprocal()
+        return GMRESState(z, norm, basis, inverse, (*columns, h), left, torch.maximum(loss, lost))
 
     def value(self, state: GMRESState) -> Tensor:
-        k = state.images.used
+        k = len(state.columns)
         if k == 0:
             return state.z
-        triangle, right = state.triangle[:, :k, :k], state.coefficients[:, :k, None]
-        y = torch.linalg.solve_triangular(triangle.double(), right.double(), upper=True)[:, :, 0]
-        return state.z + state.directions.mix(y)
+        h = state.left.new_zeros(len(state.z), k, k)
+        row, column = torch.tril_indices(k, k, device=h.device)
+        h[:, column, row] = torch.cat(state.columns, 2)[:, 0]
+        upper = torch.diag_embed(h.new_ones(len(h), k - 1), 1)  # I - H without its first row
+        upper[:, :-1] -= h[:, 1:]
+        upper.diagonal(dim1=1, dim2=2).sub_(state.inverse[:, 0, 1 : k + 1].reciprocal())
+        y = torch.linalg.solve_triangular(upper, -self._rest(state)[:, 0, 1:, None], upper=True)
+        weights = (y.transpose(1, 2) * state.inverse[:, :, :k]).to(state.z.dtype)
+        return torch.baddbmm(state.z[:, None], weights, state.basis.rows[:, :k])[:, 0]
+
+    @staticmethod
+    def _rest(state: GMRESState) -> Tensor:
+        """(B, 1, k + 1): the residual in the basis ``V``."""
+        c = state.left[:, :, : state.basis.count]
+        return c / c.square().sum(2, keepdim=True)
 
 
 class BiCGStabState(NamedTuple):

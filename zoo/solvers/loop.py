@@ -208,9 +208,10 @@ def _iterate(
         target = Affine(call.product(f.linear), f.offset, f.transpose and call.product(f.transpose), f.zero)
     elif solver.linear:
         target = Affine.of(call, z0)
-    offset_norm = torch.linalg.vector_norm(target.offset, dim=1) if isinstance(target, Affine) else None
+    affine = isinstance(target, Affine)
+    fixed = torch.linalg.vector_norm(target.offset, dim=1).double().cpu().numpy() if affine else None
     ledger = Ledger(batch, solver.atol * math.sqrt(size), max(solver.rtol, floor), solver.restart, newest=newest)
-    compact = args is not None and offset_norm is None
+    compact = args is not None and not affine
     track = newest or not solver.monotone
     recorded = torch.is_grad_enabled() and solver.unrollable
 
@@ -220,12 +221,11 @@ def _iterate(
     value: Tensor | None = None  # of the whole batch, once samples have been let go
     pending: Tensor | None = None  # None while every sample in hand is active
     for k in range(solver.max_steps + 1):
-        scale = torch.linalg.vector_norm(state.z.detach(), dim=1) if offset_norm is None else offset_norm
-        norm, scale = _read(state.norm, scale)
+        norm, scale = _read(state.norm, torch.linalg.vector_norm(state.z.detach(), dim=1) if fixed is None else fixed)
         left, lost = ledger.left, ledger.lost(norm)
         if lost is not None and k == 0:
             # Where b itself is not finite (a gradient that has overflowed, say), a start made of it is not to blame.
-            _check_start(z0, lost if offset_norm is None else lost & np.isfinite(scale))
+            _check_start(z0, lost if fixed is None else lost & np.isfinite(scale))
         elif lost is not None and recorded and (ledger.active & ~lost).any():
             # The evaluation that was not finite would stay in the graph for the samples that go on, where 0 * NaN
             # reaches shared parameters: take the step once more, with the lost samples held where they were.
@@ -278,11 +278,14 @@ def _check_start(z0: Tensor, suspects: np.ndarray) -> None:
         raise ValueError(f"The start is not finite in samples {where}; check the input for NaN.")
 
 
-def _read(norm: Tensor, scale: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Two numbers a sample, to the host in one transfer."""
+def _read(norm: Tensor, scale: Tensor | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two numbers a sample, to the host in one transfer; a scale that is there already stays as it is."""
+    norm = norm.detach()
+    if not isinstance(scale, Tensor):
+        return norm.cpu().numpy().astype(np.float64), scale
     if norm.device.type != "cpu":
-        norm, scale = torch.stack((norm, scale)).detach().cpu()
-    return norm.detach().numpy().astype(np.float64), scale.detach().numpy().astype(np.float64)
+        norm, scale = torch.stack((norm, scale)).cpu()
+    return norm.numpy().astype(np.float64), scale.numpy().astype(np.float64)
 
 
 def _to(array: np.ndarray, like: Tensor) -> Tensor:
