@@ -130,7 +130,7 @@ class Affine:
         """
         if not solver.krylov:
             return self, self.offset
-        zero = torch.zeros_like(self.offset)
+        zero = self.offset.new_zeros(()).expand_as(self.offset)
         return dataclasses.replace(self, zero=zero), zero
 
     @classmethod
