@@ -20,7 +20,7 @@ PACKAGE = Path(zoo.__file__).parent
 
 # One way only: a module imports from rows above its own. Within a row, the names of one string may import one another.
 ORDER = [
-    ["registry", "measures", "places"],
+    ["registry", "measures", "places", "process"],
     ["solvers"],
     ["adjoints"],
     ["solve"],
@@ -50,6 +50,7 @@ TORCH_FREE = [
     "zoo.convert",
     "zoo.measures",
     "zoo.places",
+    "zoo.process",
     "zoo.compare.command",
     "zoo.sample",
 ]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import inspect
 import math
-import os
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any
 
 from zoo import hub
 from zoo.folder import CONFIG, Config, WeightsError, write
+from zoo.process import prepare
 
 PROG = "zoo.convert"
 SMALL = {"dropout", "attention_dropout", "memory_length", "eval_memory_length", "global_pool"}  # they change no tensor
@@ -183,7 +183,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Iterable[str] | None = None) -> int:
     """Run the command line; returns the exit code (0 done, 1 failed, 2 not understood)."""
     given = parser().parse_args(None if argv is None else list(argv))
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded; see zoo.fit
+    prepare()  # before torch is loaded
     try:
         made = convert(
             given.file,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Iterable, Mapping
@@ -19,6 +18,7 @@ from zoo import hub
 from zoo.data import DATA
 from zoo.fit import DERIVED
 from zoo.folder import WeightsError
+from zoo.process import prepare
 from zoo.registry import UnknownName, option_names, unknown
 from zoo.solvers import SOLVERS
 
@@ -219,7 +219,7 @@ def main(argv: Iterable[str] | None = None) -> int:
     except (UnknownName, hub.CardError) as error:
         print(f"{PROG}: error: {error}", file=sys.stderr)
         return 2
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded; see zoo.fit
+    prepare()  # before torch is loaded
     rows = []
     for name in names:
         try:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
 import shlex
 import sys
 from collections.abc import Iterable, Mapping
@@ -23,6 +22,7 @@ from zoo import hub
 from zoo.evaluate import TOLERANCE, measure
 from zoo.folder import MACHINE, WEIGHTS, Config, WeightsError, write
 from zoo.measures import measure as measure_of
+from zoo.process import prepare
 from zoo.registry import UnknownName
 
 PROG = "zoo.export"
@@ -226,7 +226,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Iterable[str] | None = None) -> int:
     """Run the command line; returns the exit code (0 done, 1 failed, 2 not understood)."""
     given = parser().parse_args(None if argv is None else list(argv))
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded; see zoo.fit
+    prepare()  # before torch is loaded
     try:
         made = export(given.ckpt, given.to, half=given.half, root=given.root)
         metrics = made.config.metrics

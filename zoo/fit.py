@@ -9,7 +9,6 @@ Precedence: the card's recipe < ``-c`` files, in order < flags. Flags may stand 
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,6 +21,7 @@ from zoo import hub
 from zoo.adjoints import ADJOINTS
 from zoo.data import DATA
 from zoo.places import AUTO, UsageError, check_out, find_checkpoint, rank
+from zoo.process import prepare
 from zoo.registry import Registry, UnknownName, unknown
 from zoo.solvers import SOLVERS
 
@@ -278,9 +278,7 @@ def main(argv: Iterable[str] | None = None) -> int:
         request = resolve(argv)
         if asks:
             request = replace(request, out=None)
-        # Threads that sleep while they wait: on a busy machine, spinning made a small model ten times slower or worse.
-        # Read once, when torch is loaded; whoever has set it knows better.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        prepare()
         from zoo import cli  # torch and Lightning: only now
 
         return cli.main(request)

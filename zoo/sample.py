@@ -7,12 +7,12 @@ understood. The first stage imports no torch.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Iterable
 
 from zoo import hub
 from zoo.folder import WeightsError
+from zoo.process import prepare
 from zoo.registry import UnknownName
 
 PROG = "zoo.sample"
@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Iterable[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     given = parser().parse_args(None if argv is None else list(argv))
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded; see zoo.fit
+    prepare()  # before torch is loaded
     from zoo.pretrained import load
     from zoo.text import generate
 

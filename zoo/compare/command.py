@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from zoo import hub
 from zoo.data import DATA
 from zoo.fit import UsageError
+from zoo.process import prepare
 from zoo.registry import UnknownName
 
 PROG = "zoo.compare"
@@ -64,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Iterable[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 1 some row failed, 2 not understood, 130 interrupted."""
     given = parser().parse_args(None if argv is None else list(argv))
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded; see zoo.fit
+    prepare()  # before torch is loaded
     try:
         return theory(given) if given.theory else models(given)
     except (UsageError, UnknownName, hub.CardError, OSError) as error:

@@ -248,8 +248,7 @@ def _process(job: Job, folder: Path, patience: float | None) -> dict[str, Any]:
     logs = folder / "logs"
     log, answer = logs / f"{job.key}.log", logs / f"{job.key}.json"
     command = [sys.executable, "-m", "zoo.compare.worker", json.dumps(asdict(job)), str(folder), str(answer)]
-    environment = {**os.environ, "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
-    environment.pop("ZOO_RUN_FOLDER", None)
+    environment = {k: v for k, v in os.environ.items() if k != "ZOO_RUN_FOLDER"}
     try:
         logs.mkdir(exist_ok=True)
         answer.unlink(missing_ok=True)

@@ -16,6 +16,7 @@ from zoo.compare.measure import measure, training_curves
 from zoo.compare.runner import LOADED, Job, failure, recipe, run_folder
 from zoo.fit import Request, resolve
 from zoo.options import Options
+from zoo.process import prepare
 from zoo.run import environment, new_folder, write_json
 
 
@@ -79,6 +80,7 @@ def request_of(job: Job) -> Request:
 
 
 def main(argv: list[str]) -> int:
+    prepare()
     job, folder, answer = Job(**json.loads(argv[0])), Path(argv[1]), Path(argv[2])
     try:
         row = work(job, folder)
