@@ -74,12 +74,17 @@ def speed(records: dict[str, dict[str, Any]]) -> str:
 
 
 def ode_speed(records: dict[str, dict[str, Any]]) -> str:
-    """ODE solvers beside torchdiffeq: the goal, and what was measured."""
+    """ODE solvers beside torchdiffeq: the goal, the bound, and what was measured on each processor."""
+    ours, other = (records.get(name, {}).get("rows", {}) for name in ("bench_ode", "bench_ode_xeon"))
     rows = [
-        [what, *(str(r.get(k, "")) for k in ("goal", "bound", "measured", "peer"))]
-        for what, r in records.get("bench_ode", {}).get("rows", {}).items()
+        [
+            what,
+            *(str(r.get(k, "")) for k in ("goal", "bound", "measured", "peer")),
+            str(other.get(what, {}).get("measured", "")),
+        ]
+        for what, r in ours.items()
     ]
-    return table(["what", "goal", "evaluations alone", "zoo", "torchdiffeq 0.2.5"], rows)
+    return table(["what", "goal", "evaluations alone", "zoo", "torchdiffeq 0.2.5", "zoo, on a Xeon"], rows)
 
 
 def products(records: dict[str, dict[str, Any]]) -> str:
@@ -109,9 +114,11 @@ def odenet_speed(records: dict[str, dict[str, Any]]) -> str:
     rows = []
     for r in records.get("bench_odenet", {}).get("rows", []):
         goal = ">= 1.5x" if r["problem"].startswith("conv") else ">= 3x"
-        shown = [f"{r['speedup']:.2f}x", str(r["nfe"]), str(r["peer nfe"])]
+        bound = f"{r['bound']:.2f}x" if "bound" in r else ""
+        shown = [f"{r['speedup']:.2f}x", bound, str(r["nfe"]), str(r["peer nfe"])]
         rows.append([r["problem"], r["ours"], goal, *shown])
-    return table(["training step", "zoo", "goal", "faster than torchdiffeq", "NFE", "torchdiffeq's NFE"], rows)
+    head = ["training step", "zoo", "goal", "faster than torchdiffeq", "evaluations alone", "NFE", "torchdiffeq's NFE"]
+    return table(head, rows)
 
 
 def hyper_speed(records: dict[str, dict[str, Any]]) -> str:

@@ -57,7 +57,7 @@ class OneStep(ODESolver):
         steps: fixed steps, evenly over ``ts[0] .. ts[-1]`` (rounded up so that each requested time is hit).
         step_size: fixed steps of at most this size; at most one of the two. With neither, a method with an error
             estimate adapts its steps, and one without takes 32.
-        first_step: first attempted step; by default found by Hairer's rule with one more evaluation.
+        first_step: first attempted step; by default found from the field and its slope, with one more evaluation.
         per_sample: every sample has its own steps, and where `integrate` is given ``args`` (``()`` if f needs none)
             finished samples leave the batch. Worth it where samples differ in stiffness; the host works a little more.
         norm: ``max`` over the samples of each one's error, or their root mean ``mean`` square, as torchdiffeq takes.
@@ -73,6 +73,7 @@ class OneStep(ODESolver):
 
     fsal: ClassVar[bool] = False  # the last stage of a step is the first of the next
     embedded: ClassVar[bool] = False  # has an error estimate
+    share: ClassVar[float] = 1.0  # of dt^order |L^(order-1) f| that the estimate is on y' = L y
     slope: ClassVar[Literal["field", "own", "none"]] = "field"  # the k a step starts from: f(t, y), its own, or unused
 
     def __post_init__(self) -> None:

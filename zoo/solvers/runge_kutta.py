@@ -64,6 +64,7 @@ class RungeKutta(OneStep):
     def __init_subclass__(cls) -> None:
         if "tableau" in cls.__dict__:
             cls.order, cls.fsal, cls.embedded = cls.tableau.order, cls.tableau.fsal, cls.tableau.e is not None
+            cls.share = cls.tableau.share
 
     def stepper(self, problem: Problem, norm: Norm) -> Step:
         f, y0 = problem.field, problem.y0

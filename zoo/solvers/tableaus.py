@@ -19,6 +19,10 @@ class Tableau:
         b: weights of the solution.
         e: weights of the error estimate; None where the method has none.
         bend: weights of the quartic term of the dense output; None: the dense output is a cubic.
+
+    Attributes:
+        share: ``|e A^(order-1) 1|``: on ``y' = L y`` the error estimate is ``share dt^order |L^(order-1) f|``, but for
+            higher powers of dt. 0 without an estimate.
     """
 
     name: str
@@ -32,6 +36,7 @@ class Tableau:
     solution: Terms = field(init=False)
     error: Terms = field(init=False)
     quartic: Terms = field(init=False)
+    share: float = field(init=False)
 
     @property
     def fsal(self) -> bool:
@@ -42,6 +47,10 @@ class Tableau:
         object.__setattr__(self, "solution", _terms(self.b))
         object.__setattr__(self, "error", _terms(self.e or ()))
         object.__setattr__(self, "quartic", _terms(self.bend or ()))
+        power = [1.0] * (len(self.c) + 1)  # (A^j 1)_i, from j = 0
+        for _ in range(self.order - 1):
+            power = [0.0, *(sum(w * power[i] for i, w in row) for row in self.stages)]
+        object.__setattr__(self, "share", abs(sum(w * power[i] for i, w in self.error)))
 
 
 def _terms(row: tuple[float, ...]) -> Terms:
