@@ -12,7 +12,7 @@ from zoo.node.latent_ode import LatentODE
 from zoo.node.ode_rnn import ODERNN
 from zoo.node.pieces import together
 
-MODELS = ["test_gru", "test_latent_ode", "test_neural_cde", "test_ode_rnn"]
+MODELS = ["test_gru", "test_latent_ode", "test_latent_ode_rule", "test_neural_cde", "test_ode_rnn"]
 IMPLICIT = [n for n in MODELS if hub.card(n).solver]
 FIXED = {"name": "rk4", "steps": 2}  # the same steps for every batch: an answer then depends on its own series alone
 
@@ -260,3 +260,51 @@ def test_one_batch_is_learned(name):
         optimiser.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.6 * losses[0]
+
+
+def test_a_rule_rests_and_writes_a_linear_field():
+    from zoo.node.fields import RuledField
+
+    torch.manual_seed(0)
+    field = RuledField(5, 2, (7,)).double()
+    y, t = torch.randn(3, 5, dtype=torch.float64), torch.tensor(0.0)
+    slope = field(t, y)
+    assert bool((slope[:, :2] == 0).all())
+    other = torch.cat([y[:, :2], torch.randn(3, 3, dtype=torch.float64)], 1)
+    between = torch.cat([y[:, :2], 0.3 * y[:, 2:] + 0.7 * other[:, 2:]], 1)  # affine in what moves
+    torch.testing.assert_close(field(t, between), 0.3 * slope + 0.7 * field(t, other))
+    with pytest.raises(ValueError, match="rule"):
+        RuledField(3, 3)
+
+
+def test_refining_explains_better_what_was_seen_and_is_counted():
+    torch.manual_seed(0)
+    model = LatentODE(latent=4, width=8, hidden=(16,), head=16, rule=2, refine=0).eval()
+    times = torch.linspace(0, 1, 12).expand(5, -1).contiguous()
+    values, mask = torch.randn(5, 12, 2), torch.rand(5, 12, 2) > 0.3
+    mask[:, 0] = True
+
+    def energy() -> torch.Tensor:
+        with torch.no_grad():
+            found = model(times, values, mask, times).values
+        return torch.where(mask, found - values, 0.0).square().flatten(1).sum(1)
+
+    before = energy()
+    calls = model.flow.last.stats.nfe
+    model.refine = 5
+    after = energy()
+    assert bool((after < before).all())
+    assert model.flow.last.stats.nfe > 5 * calls
+    assert model.flow.last.stats.steps.shape == (5,)
+    with torch.no_grad():  # each sample for itself
+        both, alone = (model(times[:n], values[:n], mask[:n], times[:n]).values[0] for n in (5, 1))
+    torch.testing.assert_close(both, alone, rtol=0.02, atol=0.02)  # to the solver's tolerance: steps are shared
+    recorded = model(times, values, mask, times).values  # with a gradient: the encoder's own answer
+    model.refine = 0
+    torch.testing.assert_close(recorded, model(times, values, mask, times).values)
+
+
+@pytest.mark.parametrize("options", [{"rule": 8}, {"rule": -1}, {"refine": -1}, {"noise": 0.0}])
+def test_a_rule_of_all_numbers_is_refused(options):
+    with pytest.raises(ValueError, match="rule"):
+        LatentODE(latent=8, **options)

@@ -212,6 +212,41 @@ class MLPField(nn.Module):
         return self.layers[-1](t, y)
 
 
+class RuledField(nn.Module):
+    """A linear field whose matrix a hypernetwork writes, from a part of the state that rests.
+
+        y = [c, d],    dc/dt = 0,    dd/dt = A(c) d + b(c),    [A, b] = net(c)
+
+    What ``c`` says of a series holds for all times, so that the field may be followed further than it was seen in
+    training: a linear one turns, grows and decays as it did before.
+
+    Args:
+        width: N, numbers in a state.
+        rule: of them the first that rest, and write A and b.
+        hidden: units of the hidden layers of the network that writes them.
+
+    Raises:
+        ValueError: no number is left to move, or none to write the rule.
+    """
+
+    def __init__(self, width: int, rule: int, hidden: Sequence[int] = (64,)) -> None:
+        super().__init__()
+        if not 0 < rule < width:
+            raise ValueError(f"The rule must be at least 1 number and fewer than the state's {width}; got {rule}.")
+        self.rule, self.moving = rule, width - rule
+        layers: list[nn.Module] = []
+        for a, b in pairwise([rule, *hidden]):
+            layers += [nn.Linear(a, b), nn.Tanh()]
+        self.net = nn.Sequential(*layers, nn.Linear([rule, *hidden][-1], self.moving * (self.moving + 1)))
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        """``dy/dt`` for y (B, N)."""
+        c, d = y.split([self.rule, self.moving], 1)
+        written = self.net(c).view(-1, self.moving, self.moving + 1)
+        slope = torch.baddbmm(written[:, :, -1:], written[:, :, :-1], d[:, :, None])[:, :, 0]
+        return torch.cat([torch.zeros_like(c), slope], 1)
+
+
 class ConvField(nn.Module):
     """The field of the ODE-Net: ``GN L_2(t, s(GN L_1(t, s(GN y))))``, 3x3 convolutions that know the time.
 

@@ -25,20 +25,23 @@ from torch import Tensor, nn
 
 from zoo.implicit import ImplicitMixin, SolveRecord
 from zoo.layers.series import Events, Outcome, check_series, check_sizes, events, readout
-from zoo.node.fields import MLPField
+from zoo.node.fields import MLPField, RuledField
 from zoo.node.pieces import advance, together
 
 SOLVER = {"name": "bosh3", "rtol": 1e-3, "atol": 1e-4, "max_steps": 100, "first_step": 1.0}
 
 
 class Flow(ImplicitMixin, nn.Module):
-    """``dh/dt = f(h)`` with an autonomous network ``f``, followed over pieces of each series' own length."""
+    """``dh/dt = f(h)`` with an autonomous network ``f``, followed over pieces of each series' own length.
+
+    With a ``rule``, the first numbers of h rest, and a network writes from them the linear field of the others.
+    """
 
     problems: ClassVar[tuple[str, ...]] = ("ode",)
 
-    def __init__(self, width: int, hidden: Sequence[int]) -> None:
+    def __init__(self, width: int, hidden: Sequence[int], rule: int = 0) -> None:
         super().__init__()
-        self.field = MLPField(width, hidden, "plain")
+        self.field = RuledField(width, rule, hidden) if rule else MLPField(width, hidden, "plain")
         self.configure_implicit(SOLVER, "unroll")
 
     def piece(self, s: Tensor, h: Tensor, dt: Tensor) -> Tensor:

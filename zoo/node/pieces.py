@@ -85,6 +85,27 @@ def total(parts: Sequence[Stats]) -> Stats:
     )
 
 
+def folded(record: SolveRecord, copies: int) -> SolveRecord:
+    """The record of (copies * B) rows as one of B samples: of a sample's copies, the worst counts; calls stay."""
+    stats = record.stats
+
+    def worst(x: Tensor | None) -> Tensor | None:
+        return None if x is None else x.reshape(copies, -1).amax(0)
+
+    return SolveRecord(
+        record.result,
+        dataclasses.replace(
+            stats,
+            steps=worst(stats.steps),
+            residual=worst(stats.residual),
+            converged=stats.converged.reshape(copies, -1).all(0),
+            trace=stats.trace.reshape(-1, copies, len(stats.steps) // copies).amax(1),
+            accepted=worst(stats.accepted),
+            rejected=worst(stats.rejected),
+        ),
+    )
+
+
 def together(records: Sequence[SolveRecord]) -> SolveRecord | None:
     """One record of all pieces, for `ImplicitMixin.last`; None where there was nothing to integrate."""
     if not records:

@@ -18,6 +18,7 @@ from torch import Tensor
 from zoo.solvers.base import Result, take
 from zoo.solvers.dense import Interpolant, Segment, locate
 from zoo.solvers.ode import Attempt, Field, Norm, ODESolution, ODEStats, Problem, Step, sample_norm, tolerance
+from zoo.solvers.packing import resolution
 
 if TYPE_CHECKING:
     from zoo.solvers.one_step import OneStep
@@ -101,16 +102,18 @@ def first_step(
     Reference: Hairer, Norsett, Wanner, "Solving Ordinary Differential Equations I", II.4.
     """
     rtol, atol = tolerance(solver, field.f, y)
-    common = span.ndim == 0
+    fuzz, common = resolution(field.f, y), span.ndim == 0
+    trial = max(0.01, 8 * fuzz)  # so that what changes in the field is no rounding error
     with torch.no_grad():
         scale = y.abs().mul_(rtol).add_(atol)
         d0, d1 = norm(y / scale), norm(k / scale)
         size, speed = (d0.amax(), d1.amax()) if common else (d0, d1)
-        h0 = torch.where((size < STILL) | (speed < STILL), 1e-6, 0.01 * size / speed)
+        h0 = torch.where((size < STILL) | (speed < STILL), 1e-6, trial * size / speed)
         h0 = h0.clamp(max=abs(float(span)) if common else torch.from_numpy(np.abs(span)).to(h0))
         signed = h0 * math.copysign(1.0, span.flat[0])
         signed = signed if common else signed.view((-1,) + (1,) * (y.dim() - 1))
-        d2 = norm((field(t + signed, y + signed * k) - k) / scale) / h0
+        change = norm((field(t + signed, y + signed * k) - k) / scale)
+        d2 = (change - fuzz * d1).clamp_min(0) / h0
         h0, d0, d1, d2 = torch.stack((h0.expand_as(d1), d0, d1, d2)).double().cpu().numpy()
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         power = solver.share * d1 * np.where(d1 > 0, d2 / d1, 0.0) ** (solver.order - 1)
@@ -118,7 +121,7 @@ def first_step(
             power = power.max() if solver.norm == "max" else np.sqrt(np.square(power).mean())
             h0, d0, d1 = h0[0], d0.max(), d1.max()
         # From rest at zero, |y| says nothing of the scale of what is to come, and |f| does.
-        most = np.where((d0 < STILL) & (d1 >= STILL), np.inf, 100 * h0)
+        most = np.where((d0 < STILL) & (d1 >= STILL), np.inf, 2 * h0 / trial)
         step = np.minimum(np.minimum(most, 0.7 * power ** (-1 / solver.order)), np.abs(span))
         good = np.isfinite(step) & (step > 0)
     return np.copysign(np.where(good, step, 1e-3 * np.abs(span)), span)
