@@ -335,6 +335,13 @@ def _steps(r: dict[str, Any]) -> list[Goal]:
     return [(what, "no growth", f"{last['resident_bytes'] / first['resident_bytes'] - 1:+.2%}")]
 
 
+def _first_step(r: dict[str, Any]) -> list[Goal]:
+    found = r["summary"]["hairer"]
+    share, first = 1 - found["zoo's evaluations, mean share"], "first steps rejected"
+    text = f"{share:.0%} fewer; {r['summary']['zoo'][first]} first steps rejected for {found[first]}"
+    return [(f"evaluations of {r['cases']} adaptive solves, beside Hairer's first step", "fewer", text)]
+
+
 def _compiled(r: dict[str, Any]) -> list[Goal]:
     return [(f"`--compile`, {x['problem']}", "faster where it pays", f"{x['speedup']:.2f}x") for x in r["rows"]]
 
@@ -367,6 +374,7 @@ GOALS: dict[str, Callable[[dict[str, Any]], list[Goal]]] = {
     "precision": _precision,
     "ranks_memory": _ranks,
     "steps_memory": _steps,
+    "bench_first_step": _first_step,
     "bench_compile": _compiled,
 }
 

@@ -38,6 +38,8 @@ class TimeSeries(Task):
         anneal: training steps over which the weight of the KL rises to 1.
         reconstruction: weight of L beside the cross entropy, for a latent model that classifies; 0: a latent model is
             not asked for what it saw.
+        thin: at most this share of a series' rows is left out of what the model sees in a training step, at random:
+            an augmentation by which few series do for more. What it is asked for stays.
 
     Raises:
         ValueError: an option is out of its range; a batch without anything to predict.
@@ -56,14 +58,15 @@ class TimeSeries(Task):
         noise: float = 0.1,
         anneal: int = 500,
         reconstruction: float = 1.0,
+        thin: float = 0.0,
     ) -> None:
         super().__init__(model, optim, stability)
-        if not noise > 0 or anneal < 0 or not reconstruction >= 0:
+        if not noise > 0 or anneal < 0 or not reconstruction >= 0 or not 0 <= thin < 1:
             raise ValueError(
-                "task.noise must be above 0, task.anneal and task.reconstruction at least 0; got "
-                f"{noise}, {anneal} and {reconstruction}."
+                "task.noise must be above 0, task.anneal and task.reconstruction at least 0, task.thin in [0, 1); got "
+                f"{noise}, {anneal}, {reconstruction} and {thin}."
             )
-        self.noise, self.anneal, self.reconstruction = noise, anneal, reconstruction
+        self.noise, self.anneal, self.reconstruction, self.thin = noise, anneal, reconstruction, thin
         self.classes = int(model.num_classes)  # type: ignore[arg-type]
         if self.classes:
             self.monitor, self.maximise = "val/auc", True
@@ -106,6 +109,8 @@ class TimeSeries(Task):
     def score(self, batch: Any, stage: str) -> Scored:
         if not self.classes and self._rebuilds():
             batch = with_seen(batch)
+        if self.thin and self.training:
+            batch = thinned(batch, self.thin)
         out = self.ask(batch)
         size = len(batch.times)
         if self.classes:
@@ -142,6 +147,17 @@ class TimeSeries(Task):
     def _rebuilds(self) -> bool:
         """Whether the model is asked for what it saw: in training, where one trajectory explains a whole series."""
         return self.training and self.reconstruction > 0 and getattr(self.model, "latent", 0) > 0
+
+
+def thinned(batch: Series, most: float) -> Series:
+    """The batch with some rows of each series hidden: a share drawn below ``most``, the first row never."""
+    chance = torch.rand(*batch.mask.shape[:2], 1, device=batch.mask.device)
+    share = most * torch.rand(len(batch.mask), 1, 1, device=batch.mask.device)
+    kept = chance >= share
+    kept[:, 0] = True
+    left = batch.mask & kept
+    enough = left.any(2).any(1)  # the first row may be one in which nothing was seen
+    return batch._replace(mask=torch.where(enough[:, None, None], left, batch.mask))
 
 
 def with_seen(batch: Series) -> Series:
