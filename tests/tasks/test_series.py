@@ -15,7 +15,7 @@ from zoo import cli
 from zoo.data.series import Series, Spirals
 from zoo.layers.series import Outcome
 from zoo.tasks.base import NonFiniteError
-from zoo.tasks.series import TimeSeries, with_seen
+from zoo.tasks.series import TimeSeries, thinned, with_seen
 
 TRAINER = {
     "max_epochs": 1,
@@ -171,3 +171,28 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path):
     cli.fit("test_gru", trainer=TRAINER, out=tmp_path / "part", **options)
     resumed = cli.fit("test_gru", trainer=both, resume=tmp_path / "part", **options)
     assert whole["steps"] == resumed["steps"] == 4 and whole["test"] == resumed["test"]
+
+
+def test_thinning_hides_rows_of_what_is_seen_and_nothing_else():
+    torch.manual_seed(0)
+    batch = Spirals(train_size=256).split("train")
+    thin = thinned(batch, 0.6)
+    assert not bool((thin.mask & ~batch.mask).any())
+    torch.testing.assert_close(thin.mask[:, 0], batch.mask[:, 0])
+    share = 1 - thin.mask.float().sum((1, 2)) / batch.mask.float().sum((1, 2))
+    assert 0.2 < float(share.mean()) < 0.4 and float(share.max()) > 0.5 and float(share.min()) < 0.1
+    assert all(a is b for a, b in zip(thin[3:], batch[3:], strict=True))  # what is asked for
+    blank = batch._replace(mask=torch.zeros_like(batch.mask).index_fill_(1, torch.tensor([1]), True))
+    assert bool(thinned(blank, 0.99).mask.any(2).any(1).all())  # nothing seen in the first row: never left empty
+
+
+def test_thinning_is_for_training_alone():
+    task = TimeSeries(zoo.create_model("test_gru"), thin=0.9)
+    seen = []
+    task.ask = lambda batch, ask=task.ask: (seen.append(int(batch.mask.sum())), ask(batch))[1]
+    batch = Spirals(train_size=64).split("train")
+    task.train().score(batch, "train")
+    task.eval().score(batch, "val")
+    assert seen[0] < 0.8 * seen[1] and seen[1] == int(batch.mask.sum())
+    with pytest.raises(ValueError, match="thin"):
+        TimeSeries(zoo.create_model("test_gru"), thin=1.0)
