@@ -226,7 +226,8 @@ def _spirals(r: dict[str, Any]) -> list[Goal]:
     times = r["times below the gru"]
     got = "; ".join(f"{k} {v['extrapolation']:.2f}x" for k, v in times.items() if k != "gru")
     mse = next(row["extrapolation"]["mse"] for row in r["rows"] if row["model"] == "gru")
-    what = f"spirals, {r.get('series', 512):,} series, squared error of extrapolation below the GRU's ({mse:.3g})"
+    epochs = r["rows"][0]["epochs"]
+    what = f"spirals, {r.get('series', 512):,} series, {epochs} epochs: squared error below the GRU's ({mse:.3g})"
     return [(what, ">= 3x", got)]
 
 
@@ -365,6 +366,7 @@ GOALS: dict[str, Callable[[dict[str, Any]], list[Goal]]] = {
     "finetune": _finetune,
     "flows": _flows,
     "spirals": _spirals,
+    "spirals_300": _spirals,
     "spirals_2048": _spirals,
     "physionet": _physionet,
     "annuli": _annuli,
