@@ -4,7 +4,8 @@
 
 Every model is trained by the same recipe, for as many steps, on the same 512 series: it sees 15 to 30 noisy points of
 the first unit of time and predicts the second. The test compares with the true curve there; ``beyond`` with that of the
-third unit, of which no model saw anything in training. Runs that are finished are read again, not made again.
+third unit, of which no model saw anything in training. The noise that a latent ODE reckons with is its card's. Runs
+that are finished are read again, not made again.
 
 More epochs and more series make all of them better, the GRU most (``--epochs 300``, kept as ``spirals_300.json``;
 ``--series 2048 --epochs 60``, kept as ``spirals_2048.json``, by an earlier recipe).

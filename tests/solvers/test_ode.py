@@ -116,10 +116,9 @@ def test_error_follows_the_tolerance(name):
     exact = y0 @ torch.linalg.matrix_exp(MATRIX * 2).T
     rough, fine = (
         (odeint(linear, y0, [0, 2], {"name": name, "rtol": tol, "atol": tol}).value[-1] - exact).abs().max()
-        for tol in (1e-3, 1e-6)
+        for tol in (1e-3, 1e-9 if SOLVERS[name].order == 8 else 1e-6)  # order 8 is below 1e-6 at 1e-3 already
     )
-    assert fine < 1e-4
-    assert fine < rough / 20 or rough < 1e-6  # order 8 may be that good with the largest first step it dares
+    assert fine < 1e-4 and fine < rough / 20
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
@@ -343,42 +342,6 @@ def test_discrete_gradient_keeps_what_f_keeps():
     assert states / solution.stats.nfe <= 2.1
 
 
-# Steps of every sample's own
-
-
-def van_der_pol(t, y, mu):
-    x, v = y[:, :1], y[:, 1:]
-    return torch.cat([v, mu * (1 - x**2) * v - x], 1)
-
-
-def test_per_sample_steps_cost_what_the_samples_need():
-    mu = torch.linspace(0.5, 15, 64, dtype=torch.float64)[:, None]
-    y0 = 2 * torch.randn(64, 2, dtype=torch.float64)
-
-    def solve(tol, per_sample):
-        spec = {"name": "dopri5", "rtol": tol, "atol": tol, "per_sample": per_sample}
-        return odeint(van_der_pol, y0, [0.0, 3.0], spec, args=(mu,))
-
-    exact = solve(1e-10, True).value[-1]
-    whole, own = solve(1e-5, False), solve(1e-5, True)
-    assert own.stats.sample_nfe < whole.stats.sample_nfe / 3
-    assert (own.value[-1] - exact).abs().amax(1).median() < 1e-4
-    assert own.stats.accepted.unique().numel() > 5
-
-
-def test_per_sample_results_do_not_depend_on_the_batch():
-    mu = torch.tensor([[0.5], [3.0], [8.0]], dtype=torch.float64)
-    y0 = torch.randn(3, 2, dtype=torch.float64)
-    spec = {"name": "tsit5", "per_sample": True}
-    ts = [0.0, 0.5, 2.0]
-    together = odeint(van_der_pol, y0, ts, spec, args=(mu,)).value
-    held = odeint(lambda t, y: van_der_pol(t, y, mu), y0, ts, spec).value  # no args: nobody leaves the batch
-    for i in range(3):
-        alone = odeint(van_der_pol, y0[i : i + 1], ts, spec, args=(mu[i : i + 1],)).value[:, 0]
-        assert (alone - together[:, i]).abs().max() < 1e-13
-        assert (alone - held[:, i]).abs().max() < 1e-13
-
-
 def test_every_sample_its_own_times():
     y0 = torch.randn(3, 2, dtype=torch.float64)
     ts = torch.tensor([[0.0, 0.5, 1.0], [0.2, 0.3, 3.0], [1.0, 1.5, 1.6]])
@@ -417,31 +380,3 @@ def test_controllers_reach_the_same_answer():
             spec = {"name": "dopri5", "controller": controller, "per_sample": per_sample, "rtol": 1e-7}
             value = odeint(turning, y0, [0.0, 4.0], spec, args=()).value[-1]
             assert torch.allclose(value, rotate(y0, math.sin(4.0)), atol=1e-5)
-
-
-@pytest.mark.slow
-def test_compiled_step_equals_the_eager_one():
-    net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 4)).double()
-    y0 = torch.randn(5, 4, dtype=torch.float64)
-
-    def f(t, y):
-        return net(y) + t
-
-    def gradient(compile):
-        solution = odeint(f, y0, [0.0, 0.3, 1.0], {"name": "dopri5", "compile": compile})
-        return solution, torch.autograd.grad(solution.value.square().sum(), tuple(net.parameters()))
-
-    (eager, g), (compiled, h) = gradient(False), gradient(True)
-    assert torch.allclose(eager.value, compiled.value, atol=1e-12) and eager.stats.nfe == compiled.stats.nfe
-    for a, b in zip(g, h, strict=True):
-        assert torch.allclose(a, b, atol=1e-11)
-
-
-def test_what_cannot_be_compiled_is_said_and_solved_all_the_same():
-    def f(t, y):
-        torch._dynamo.graph_break()
-        return -y
-
-    with pytest.warns(UserWarning, match="compile=True was left"):
-        solution = odeint(f, torch.ones(2, 2), [0.0, 1.0], {"name": "dopri5", "compile": True})
-    assert torch.allclose(solution.value[-1], torch.full((2, 2), math.exp(-1)), atol=1e-4)

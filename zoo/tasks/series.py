@@ -109,9 +109,7 @@ class TimeSeries(Task):
     def score(self, batch: Any, stage: str) -> Scored:
         if not self.classes and self._rebuilds():
             batch = with_seen(batch)
-        if self.thin and self.training:
-            batch = thinned(batch, self.thin)
-        out = self.ask(batch)
+        out = self.ask(thinned(batch, self.thin) if self.thin and self.training else batch)
         size = len(batch.times)
         if self.classes:
             if int(batch.label.min()) < 0:
