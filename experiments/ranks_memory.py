@@ -29,8 +29,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 import zoo
 from zoo.run import environment, write_json
-from zoo.sharding import shard
 from zoo.tasks.classification import Classification
+from zoo.tasks.sharding import shard
 
 RESULT = Path(__file__).parent / "results" / "ranks_memory.json"
 PROCESSES = 2

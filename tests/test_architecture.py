@@ -20,7 +20,7 @@ PACKAGE = Path(zoo.__file__).parent
 
 # One way only: a module imports from rows above its own. Within a row, the names of one string may import one another.
 ORDER = [
-    ["registry", "measures", "places", "process"],
+    ["registry", "places", "process"],
     ["solvers"],
     ["adjoints"],
     ["solve"],
@@ -28,7 +28,7 @@ ORDER = [
     ["layers"],
     ["deq", "node", "hypernet", "baselines"],
     ["hub folder download checkpoint preprocess tokens restore modelcard"],
-    ["data", "sharding", "timm"],
+    ["data", "timm"],
     ["tasks"],
     ["pretrained text"],
     ["figure", "run"],
@@ -48,7 +48,7 @@ TORCH_FREE = [
     "zoo.fit",
     "zoo.folder",
     "zoo.convert",
-    "zoo.measures",
+    "zoo.tasks.metrics",
     "zoo.places",
     "zoo.process",
     "zoo.compare.command",

@@ -13,9 +13,9 @@ from zoo import cli, hub
 from zoo.compare.measure import Bench
 from zoo.fit import resolve
 from zoo.implicit import implicit_modules
-from zoo.measures import headline
 from zoo.options import Options
 from zoo.record import generated
+from zoo.tasks.metrics import headline
 
 NAMES = [n for n in zoo.list_models("test_*") if "classification" not in hub.card(n).task]
 SHORT = {

@@ -17,7 +17,7 @@ import torch
 from lightning import Callback
 
 from zoo import cli, fit
-from zoo.callbacks.keeper import Interrupted
+from zoo.callbacks.checkpointing import Interrupted
 from zoo.data.loader import Batches
 from zoo.run import read_metrics
 

@@ -14,7 +14,7 @@ import yaml
 from lightning import Callback
 
 from zoo import cli, fit
-from zoo.callbacks.keeper import Interrupted
+from zoo.callbacks.checkpointing import Interrupted
 from zoo.run import read_metrics
 from zoo.tasks.base import NonFiniteError
 

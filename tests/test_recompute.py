@@ -8,7 +8,7 @@ from problems import matrix
 from torch import nn
 
 import zoo
-from zoo.adjoints.recall import Draws
+from zoo.adjoints.rng import Draws
 from zoo.solve import make_solver
 from zoo.solvers.loop import iterate
 

@@ -16,8 +16,8 @@ from torch.distributed.tensor import DTensor
 
 import zoo
 from zoo.implicit import implicit_modules
-from zoo.sharding import shard, whole
 from zoo.tasks.classification import Classification
+from zoo.tasks.sharding import shard, whole
 
 HALF, N = 6, 8
 GMRES = {"name": "gmres", "rtol": 1e-12, "atol": 0.0, "max_steps": 100}

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from zoo.implicit import ImplicitMixin
 from zoo.tasks.classification import Classification
 from zoo.tasks.optim import Optim
-from zoo.tasks.stability import Stability
+from zoo.tasks.regularization import Stability
 
 
 class Model(ImplicitMixin, nn.Module):

@@ -23,12 +23,12 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch._dynamo.exc import TorchDynamoException
 
 from zoo import hub
-from zoo.callbacks.gradients import GradientCheck
-from zoo.callbacks.guard import ResidualGuard, SolverStopped
-from zoo.callbacks.keeper import Interrupted, Keeper
+from zoo.callbacks.checkpointing import Interrupted, Keeper
+from zoo.callbacks.console_progress import EpochLines
+from zoo.callbacks.convergence_monitor import ResidualGuard, SolverStopped
+from zoo.callbacks.missing_gradients import GradientCheck
+from zoo.callbacks.per_step_seed import StepSeed
 from zoo.callbacks.profile import Profile
-from zoo.callbacks.progress import EpochLines
-from zoo.callbacks.seeding import StepSeed
 from zoo.callbacks.telemetry import SolverTelemetry
 from zoo.callbacks.warmup import UnrollWarmup
 from zoo.checkpoint import read_checkpoint
@@ -43,18 +43,11 @@ from zoo.places import RUNS, rank
 from zoo.pretrained import transfer
 from zoo.record import REFUSED, Record, generated, metrics, sentence
 from zoo.registry import option_names
-from zoo.run import (
-    MetricsLog,
-    dump_yaml,
-    environment,
-    new_folder,
-    write_json,
-    write_yaml,
-)
+from zoo.run import MetricsLog, dump_yaml, environment, new_folder, write_json, write_yaml
 from zoo.solvers.base import SolveError
 from zoo.tasks.base import NonFiniteError, Task
 from zoo.tasks.optim import Optim
-from zoo.tasks.stability import Stability
+from zoo.tasks.regularization import Stability
 from zoo.terminal import quiet, signals
 
 FOLDER = "ZOO_RUN_FOLDER"  # tells the processes of one run the folder that the first one chose

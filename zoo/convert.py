@@ -1,7 +1,7 @@
 """Bring the released checkpoints of DEQ and MDEQ into this package: ``python -m zoo.convert FILE --to DIR``.
 
 The file is read by torch's restricted unpickler only, so that nothing in it can run. The folder that is made holds the
-weights as safetensors and a configuration; ``zoo.load(DIR)`` reads it. `zoo.deq.convert` says what becomes what.
+weights as safetensors and a configuration; ``zoo.load(DIR)`` reads it. `zoo.deq.released` says what becomes what.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def convert(file: str | Path, to: str | Path, **options: Any) -> Made:
     Args:
         file: the checkpoint, a state dict or a mapping with one, as ``torch.save`` wrote it.
         to: the folder to make.
-        **options: what the file does not tell, see `zoo.deq.convert.convert`.
+        **options: what the file does not tell, see `zoo.deq.released.convert`.
 
     Raises:
         WeightsError: the file cannot be read without running code, is of another architecture, or is not whole;
@@ -64,8 +64,8 @@ def convert(file: str | Path, to: str | Path, **options: Any) -> Made:
     import torch
 
     from zoo.checkpoint import read_pickle
-    from zoo.deq.convert import NotReleased
-    from zoo.deq.convert import convert as rename
+    from zoo.deq.released import NotReleased
+    from zoo.deq.released import convert as rename
     from zoo.folder import check
 
     content = read_pickle(file)

@@ -21,9 +21,9 @@ import yaml
 from zoo import hub
 from zoo.evaluate import TOLERANCE, measure
 from zoo.folder import MACHINE, WEIGHTS, Config, WeightsError, write
-from zoo.measures import measure as measure_of
 from zoo.process import prepare
 from zoo.registry import UnknownName
+from zoo.tasks.metrics import measure as measure_of
 
 PROG = "zoo.export"
 HERE = ("enable_progress_bar", "accelerator", "devices")  # options of the Trainer that are of the machine, too

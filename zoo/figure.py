@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from zoo.measures import Measure
+from zoo.tasks.metrics import Measure
 
 Rows = Sequence[Mapping[str, float]]
 STYLE = {"train": ("-", "0.55", None), "val": ("-", "#1f4e9c", "o")}  # told apart in grey too: by shade and marker

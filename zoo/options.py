@@ -27,7 +27,7 @@ from zoo.fit import NAMED, SECTIONS, Request, UsageError
 from zoo.registry import UnknownName, option_names, unknown
 from zoo.solvers import SOLVERS
 from zoo.tasks.optim import Optim
-from zoo.tasks.stability import Stability
+from zoo.tasks.regularization import Stability
 
 USUAL = (  # of the Trainer, shown by --help
     "max_epochs", "max_steps", "max_time", "accelerator", "devices", "strategy", "precision", "gradient_clip_val",

@@ -23,8 +23,8 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from zoo.data import DATA
-from zoo.measures import headline
 from zoo.solvers import SOLVERS
+from zoo.tasks.metrics import headline
 
 PACKAGES = ("torch", "lightning", "torchmetrics", "timm", "torchdiffeq", "numpy", "jsonargparse")
 

@@ -11,8 +11,8 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from zoo.callbacks.guard import SolverWarning
-from zoo.callbacks.keeper import Keeper
+from zoo.callbacks.checkpointing import Keeper
+from zoo.callbacks.convergence_monitor import SolverWarning
 from zoo.places import rank
 
 

@@ -10,16 +10,16 @@ from lightning import LightningDataModule, Trainer
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from zoo.callbacks.gradients import GradientCheck
-from zoo.callbacks.guard import ResidualGuard, SolverStopped, SolverWarning
-from zoo.callbacks.progress import nfe_text
-from zoo.callbacks.seeding import StepSeed
+from zoo.callbacks.console_progress import nfe_text
+from zoo.callbacks.convergence_monitor import ResidualGuard, SolverStopped, SolverWarning
+from zoo.callbacks.missing_gradients import GradientCheck
+from zoo.callbacks.per_step_seed import StepSeed
 from zoo.callbacks.telemetry import SolverTelemetry, endings, measures
 from zoo.callbacks.warmup import UnrollWarmup
 from zoo.implicit import ImplicitMixin, SolveRecord, recorded
 from zoo.solvers.base import Result, SolveError, Stats
 from zoo.tasks.classification import Classification
-from zoo.tasks.stability import Stability
+from zoo.tasks.regularization import Stability
 
 
 class Layer(ImplicitMixin, nn.Module):

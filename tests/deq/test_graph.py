@@ -13,7 +13,7 @@ from zoo.baselines.gcn import GCN
 from zoo.data.graphs import Chains
 from zoo.deq.graph import IGNN
 from zoo.layers.graphs import UNKNOWN, mean_over_neighbours
-from zoo.tasks.nodes import NodeClassification
+from zoo.tasks.node_classification import NodeClassification
 
 
 def graphs(seed, nodes=6, batch=2, features=3):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import zoo
 from zoo.data.signals import Photograph
 from zoo.deq.inr import ImplicitField
-from zoo.tasks.signals import Representation
+from zoo.tasks.inr import Representation
 
 
 @given(st.integers(0, 99), st.floats(0.1, 50.0))

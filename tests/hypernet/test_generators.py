@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from zoo.hypernet import GENERATORS, Generator, HyperTarget
-from zoo.hypernet.generator import TooLarge
+from zoo.hypernet.generators.base import TooLarge
 from zoo.hypernet.target import TargetError
 from zoo.registry import UnknownName
 

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 import zoo
+from zoo.hypernet.compression import BatchSize, compression
 from zoo.hypernet.hyperlstm import HyperLSTM, HyperLSTMCell
-from zoo.hypernet.report import BatchSize, compression
 from zoo.layers.recurrent import LSTMCell, RecurrentLM
 
 

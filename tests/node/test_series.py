@@ -10,7 +10,7 @@ from zoo import hub
 from zoo.implicit import implicit_modules, recorded
 from zoo.node.latent_ode import LatentODE
 from zoo.node.ode_rnn import ODERNN
-from zoo.node.pieces import together
+from zoo.node.piecewise import together
 
 MODELS = ["test_gru", "test_latent_ode", "test_latent_ode_rule", "test_neural_cde", "test_ode_rnn"]
 IMPLICIT = [n for n in MODELS if hub.card(n).solver]

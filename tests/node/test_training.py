@@ -10,7 +10,7 @@ import warnings
 import pytest
 
 from zoo import cli
-from zoo.callbacks.guard import ResidualGuard, SolverWarning
+from zoo.callbacks.convergence_monitor import ResidualGuard, SolverWarning
 from zoo.fit import UsageError
 from zoo.tasks.classification import Classification
 

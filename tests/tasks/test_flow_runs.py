@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from zoo import cli, fit
-from zoo.callbacks.keeper import Interrupted
+from zoo.callbacks.checkpointing import Interrupted
 from zoo.cli import load_run
 from zoo.tasks.density import Density
 from zoo.tasks.motion import Motion

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from zoo.baselines.lstm import LSTM
-from zoo.callbacks.keeper import Interrupted, Keeper
-from zoo.callbacks.seeding import StepSeed
+from zoo.callbacks.checkpointing import Interrupted, Keeper
+from zoo.callbacks.per_step_seed import StepSeed
 from zoo.data import DATA
 from zoo.layers.language import LanguageHead, check_tokens
 from zoo.tasks.language import LanguageModel

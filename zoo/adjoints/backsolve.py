@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.adjoints.base import Adjoint, refuse_second_order
-from zoo.adjoints.recall import recall_autocast
+from zoo.adjoints.rng import recall_autocast
 from zoo.solvers.base import Map, Result
 from zoo.solvers.graph import leaves
 from zoo.solvers.ode import ODESolver, ODEStats, integrate

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from zoo.adjoints.base import Adjoint, wrong_pair
-from zoo.adjoints.frames import Frame
-from zoo.adjoints.recall import recall_autocast
+from zoo.adjoints.recompute import Frame
+from zoo.adjoints.rng import recall_autocast
 from zoo.solvers.base import Map
 from zoo.solvers.ode import Attempt, Field, Step, integrate
 from zoo.solvers.one_step import OneStep

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from zoo.adjoints.base import Adjoint, wrong_pair
-from zoo.adjoints.frames import Frame
-from zoo.adjoints.recall import Draws, recall_autocast
+from zoo.adjoints.recompute import Frame
+from zoo.adjoints.rng import Draws, recall_autocast
 from zoo.solvers.base import Map, Solution, Solver
 from zoo.solvers.loop import iterate
 from zoo.solvers.packing import resolution

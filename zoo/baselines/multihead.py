@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from zoo.layers.tasks import by_task, perceptron
+from zoo.layers.multitask import by_task, perceptron
 
 
 class MultiHead(nn.Module):

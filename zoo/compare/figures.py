@@ -8,7 +8,7 @@ from typing import Any
 
 from zoo.compare.draw import Picture, bars, legend, panels, style, write
 from zoo.compare.table import label, validated
-from zoo.measures import measure
+from zoo.tasks.metrics import measure
 
 Row = Mapping[str, Any]
 

@@ -21,7 +21,7 @@ from scipy.special import i0e
 from sklearn.datasets import make_moons, make_swiss_roll
 from torch import Tensor
 
-from zoo.data.memory import MemoryData, Split
+from zoo.data.in_memory import MemoryData, Split
 
 Random = np.random.Generator
 COUNTS = {"val": 2_000, "test": 10_000}

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.data.memory import MemoryData, Split
+from zoo.data.in_memory import MemoryData, Split
 from zoo.layers.graphs import UNKNOWN
 
 

@@ -15,8 +15,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from zoo.data.in_memory import MemoryData, Split
 from zoo.data.loader import generator
-from zoo.data.memory import MemoryData, Split
 from zoo.solve import odeint
 
 

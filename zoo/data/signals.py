@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo.data.memory import MemoryData, Split
+from zoo.data.in_memory import MemoryData, Split
 
 
 class Photograph(MemoryData):

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from zoo.data.files import DataError, corrupt, missing
-from zoo.data.memory import MemoryData, Split
+from zoo.data.in_memory import MemoryData, Split
 
 
 class Parts(NamedTuple):

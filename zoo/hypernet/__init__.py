@@ -15,26 +15,28 @@ from typing import TYPE_CHECKING, Any
 from zoo.registry import Entry, Registry
 
 if TYPE_CHECKING:
-    from zoo.hypernet.generator import Generator as Generator
-    from zoo.hypernet.network import HyperNetwork as HyperNetwork
+    from zoo.hypernet.generators.base import Generator as Generator
+    from zoo.hypernet.hypernetwork import HyperNetwork as HyperNetwork
     from zoo.hypernet.target import HyperTarget as HyperTarget
     from zoo.hypernet.target import Slot as Slot
 
 GENERATORS: Registry = Registry(
     "generator",
-    Entry("full", "zoo.hypernet.generators:Full", "every weight has its own row of a linear head"),
-    Entry("chunked", "zoo.hypernet.generators:Chunked", "one small network writes the weights chunk by chunk"),
-    Entry("tiles", "zoo.hypernet.tiles:Tiles", "Ha's two linear layers write kernels tile by tile"),
-    Entry("layers", "zoo.hypernet.generators:Layers", "an embedding of each layer, a trunk that all layers share"),
-    Entry("low_rank", "zoo.hypernet.generators:LowRank", "the base plus a product of two thin matrices"),
-    Entry("film", "zoo.hypernet.generators:FiLM", "the base's outputs scaled, its biases shifted"),
+    Entry("full", "zoo.hypernet.generators.full:Full", "every weight has its own row of a linear head"),
+    Entry("chunked", "zoo.hypernet.generators.chunked:Chunked", "one small network writes the weights chunk by chunk"),
+    Entry("tiles", "zoo.hypernet.generators.tiles:Tiles", "Ha's two linear layers write kernels tile by tile"),
+    Entry(
+        "layers", "zoo.hypernet.generators.layers:Layers", "an embedding of each layer, a trunk that all layers share"
+    ),
+    Entry("low_rank", "zoo.hypernet.generators.low_rank:LowRank", "the base plus a product of two thin matrices"),
+    Entry("film", "zoo.hypernet.generators.film:FiLM", "the base's outputs scaled, its biases shifted"),
 )
 
 _HOME = {
     "HyperTarget": "zoo.hypernet.target",
     "Slot": "zoo.hypernet.target",
-    "Generator": "zoo.hypernet.generator",
-    "HyperNetwork": "zoo.hypernet.network",
+    "Generator": "zoo.hypernet.generators.base",
+    "HyperNetwork": "zoo.hypernet.hypernetwork",
 }
 
 __all__ = ["GENERATORS", *_HOME]

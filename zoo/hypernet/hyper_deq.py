@@ -4,7 +4,7 @@
 
 The code ``c`` says which map is solved: an encoding of the image itself, or of the task that it belongs to. Generated
 weights may be of any size, and a map of any size has no fixed point to speak of: each generated matrix is scaled, by
-itself, to a Lipschitz constant of at most ``limit`` (`zoo.hypernet.constraint`). With 1-Lipschitz activations between
+itself, to a Lipschitz constant of at most ``limit`` (`zoo.hypernet.lipschitz`). With 1-Lipschitz activations between
 such layers ``f`` contracts for every code there is, so that every sample has one fixed point and Picard finds it at the
 rate ``limit`` or better. The implicit gradient reaches the generator by the same adjoint as any other weight: theta
 enters one evaluation at ``z*``, and the rest is ordinary backpropagation.
@@ -23,10 +23,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.hypernet.constraint import METHODS, constrain
-from zoo.hypernet.generator import Generator
-from zoo.hypernet.generator import Spec as GeneratorSpec
-from zoo.hypernet.report import BatchSize, Writes, Written
+from zoo.hypernet.compression import BatchSize, Writes, Written
+from zoo.hypernet.generators.base import Generator
+from zoo.hypernet.generators.base import Spec as GeneratorSpec
+from zoo.hypernet.lipschitz import METHODS, constrain
 from zoo.hypernet.target import HyperTarget, Select
 from zoo.implicit import ImplicitMixin
 from zoo.layers.head import ImageClassifier, check_images

@@ -22,9 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.hypernet.constraint import constrain
-from zoo.hypernet.generator import Generator
-from zoo.hypernet.generator import Spec as GeneratorSpec
+from zoo.hypernet.generators.base import Generator
+from zoo.hypernet.generators.base import Spec as GeneratorSpec
+from zoo.hypernet.lipschitz import constrain
 from zoo.hypernet.target import HyperTarget, Select
 from zoo.implicit import ImplicitMixin
 from zoo.layers.series import Outcome, check_series, check_sizes, gaps

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.hypernet.report import BatchSize, Writes, Written
+from zoo.hypernet.compression import BatchSize, Writes, Written
 from zoo.layers.recurrent import Cell, Gates, LSTMCell, RecurrentLM, State, orthogonal_gates, reader
 
 

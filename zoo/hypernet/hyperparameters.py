@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from zoo.adjoints.base import Adjoint
-from zoo.hypernet.meta import Weights, descent
+from zoo.hypernet.maml import Weights, descent
 from zoo.solve import Spec, fixed_point
 from zoo.solvers.base import Solution, Solver
 

@@ -2,12 +2,12 @@
 
     dz = f(z) dX(t),   z(t_0) = g(X(t_0)),      f(z) a matrix (H, C)
 
-``X`` is a continuous path through the observations, the time among its channels (`zoo.node.control`), so that the model
+``X`` is a continuous path through the observations, the time among its channels (`zoo.node.interpolation`): the model
 is a continuous-time recurrent network whose updates are never discontinuous. Classes are read from the last state,
-values at asked times from the state there; behind the last observation the time alone moves, ``dz = f(z)_0 dt``.
+values at asked times from the state there; after the last observation the time alone moves, ``dz = f(z)_0 dt``.
 
 From one event to the next the path is one polynomial of ``s in [0, 1]``, and ``dz/ds = f(z) X'(s)`` one solve
-(`zoo.node.pieces`): a solver never steps across a knot, where the slope of a linear path jumps and a cubic's bends.
+(`zoo.node.piecewise`): a solver never steps across a knot, where the slope of a linear path jumps and a cubic's bends.
 
 Reference: Kidger, Morrill, Foster and Lyons, "Neural Controlled Differential Equations for Irregular Time Series",
 2020, https://arxiv.org/abs/2005.08926
@@ -30,9 +30,9 @@ from torch import Tensor, nn
 
 from zoo.implicit import ImplicitMixin, SolveRecord
 from zoo.layers.series import Outcome, check_series, check_sizes, events, readout
-from zoo.node.control import KINDS, Kind, Path, control
+from zoo.node.interpolation import KINDS, Kind, Path, control
 from zoo.node.ode_rnn import SOLVER
-from zoo.node.pieces import advance, together
+from zoo.node.piecewise import advance, together
 from zoo.registry import unknown
 
 

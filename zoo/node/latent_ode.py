@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from zoo.implicit import SolveRecord
 from zoo.layers.series import Events, Outcome, check_series, check_sizes, gaps, readout
 from zoo.node.ode_rnn import Flow, Recurrent
-from zoo.node.pieces import folded, together
+from zoo.node.piecewise import folded, together
 
 SMALL = 3e-3  # of a latent number, whose posterior is some hundredths wide: differences by it are good to a per mille
 

@@ -10,7 +10,7 @@ Reference: Rubanova, Chen and Duvenaud, "Latent Ordinary Differential Equations 
 
 What differs from the paper: a common ``tanh`` GRU cell, without a variance as part of the state; the field is
 autonomous, so that only differences of times matter; each piece between two events is an adaptive solve on a clock
-that the batch shares (`zoo.node.pieces`), where the authors take Euler steps over the union of all times.
+that the batch shares (`zoo.node.piecewise`), where the authors take Euler steps over the union of all times.
 
 Shape letters: ``B`` series, ``T`` rows, ``D`` channels, ``Q`` asked times, ``H`` numbers of the state.
 """
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from zoo.implicit import ImplicitMixin, SolveRecord
 from zoo.layers.series import Events, Outcome, check_series, check_sizes, events, readout
 from zoo.node.fields import MLPField, RuledField
-from zoo.node.pieces import advance, together
+from zoo.node.piecewise import advance, together
 
 SOLVER = {"name": "bosh3", "rtol": 1e-3, "atol": 1e-4, "max_steps": 100, "first_step": 1.0}
 

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from zoo import penalties
 from zoo.implicit import aside, implicit_modules, limited
-from zoo.layers.contraction import contract
-from zoo.sharding import shard, whole
+from zoo.tasks.contractive_start import contract
 from zoo.tasks.optim import Optim
-from zoo.tasks.stability import Stability
+from zoo.tasks.regularization import Stability
+from zoo.tasks.sharding import shard, whole
 
 
 class NonFiniteError(RuntimeError):

@@ -10,7 +10,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from zoo.tasks.base import Scored, Task
 from zoo.tasks.optim import Optim
-from zoo.tasks.stability import Stability
+from zoo.tasks.regularization import Stability
 
 
 class Classification(Task):

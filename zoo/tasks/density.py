@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torchmetrics import MeanMetric
 
-from zoo.node.matching import Coupling
+from zoo.node.flow_matching import Coupling
 from zoo.tasks.base import Scored, Task
 from zoo.tasks.optim import Optim
 

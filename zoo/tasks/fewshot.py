@@ -11,7 +11,7 @@ from torchmetrics import MeanMetric, Metric
 
 from zoo.tasks.base import Scored, Task
 from zoo.tasks.optim import Optim
-from zoo.tasks.stability import Stability
+from zoo.tasks.regularization import Stability
 
 
 class Interval(Metric):

@@ -13,7 +13,7 @@ from torchmetrics import MeanMetric
 from zoo.folder import Config
 from zoo.tasks.base import Scored, Task
 from zoo.tasks.optim import Optim
-from zoo.tasks.stability import Stability
+from zoo.tasks.regularization import Stability
 
 
 class Perplexity(MeanMetric):

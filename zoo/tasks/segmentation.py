@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
-from zoo.layers.windows import sliding, whole
+from zoo.layers.sliding_window import sliding, whole
 from zoo.tasks.base import Scored, Task
 from zoo.tasks.optim import Optim
-from zoo.tasks.stability import Stability
+from zoo.tasks.regularization import Stability
 
 
 class Segmentation(Task):

@@ -15,7 +15,7 @@ from zoo.data.series import Series
 from zoo.layers.series import Outcome
 from zoo.tasks.base import Scored, Task
 from zoo.tasks.optim import Optim
-from zoo.tasks.stability import Stability
+from zoo.tasks.regularization import Stability
 
 
 class TimeSeries(Task):

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from zoo.hypernet.generator import Generator
+from zoo.hypernet.generators.base import Generator
 from zoo.hypernet.target import HyperTarget
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from zoo.adjoints.base import refuse_second_order
-from zoo.adjoints.recall import Draws
+from zoo.adjoints.rng import Draws
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from zoo.layers.graphs import UNKNOWN
 from zoo.tasks.base import Scored, Task
 from zoo.tasks.optim import Optim
-from zoo.tasks.stability import Stability
+from zoo.tasks.regularization import Stability
 
 
 class NodeClassification(Task):

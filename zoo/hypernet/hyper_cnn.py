@@ -6,7 +6,7 @@ Weights are shared softly between layers: what is trained per tile is an embeddi
 convolution, biases, normalisations and the classifier remain ordinary parameters.
 
 Reference: Ha, Dai and Le, "HyperNetworks", ICLR 2017, https://arxiv.org/abs/1609.09106, sections 3.1, 4.1 and 4.2.
-What differs: `zoo.hypernet.tiles.Tiles` starts its kernels at the size that their own initialisation has.
+What differs: `zoo.hypernet.generators.tiles.Tiles` starts its kernels at the size that their own initialisation has.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from zoo.hypernet.generator import Generator
-from zoo.hypernet.network import HyperNetwork
+from zoo.hypernet.generators.base import Generator
+from zoo.hypernet.hypernetwork import HyperNetwork
 from zoo.hypernet.target import HyperTarget
 from zoo.layers.convnet import ConvNet, WideResNet
 from zoo.layers.head import ImageClassifier, check_images

@@ -8,7 +8,7 @@ import torch
 from scipy.interpolate import CubicSpline
 
 from zoo.node.cde import NeuralCDE
-from zoo.node.control import KINDS, control, fill
+from zoo.node.interpolation import KINDS, control, fill
 
 
 def knots(batch: int = 3, rows: int = 6, channels: int = 2):

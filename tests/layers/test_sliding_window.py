@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zoo.layers.windows import sliding, whole
+from zoo.layers.sliding_window import sliding, whole
 
 
 def local(images):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.checkpoint import checkpoint
 
-from zoo.hypernet.generator import Generator
+from zoo.hypernet.generators.base import Generator
 from zoo.hypernet.target import HyperTarget, TargetError
 
 

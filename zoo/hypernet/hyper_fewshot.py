@@ -23,10 +23,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import vmap
 
-from zoo.hypernet.report import BatchSize, Writes, Written
+from zoo.hypernet.compression import BatchSize, Writes, Written
 from zoo.hypernet.target import HyperTarget
 from zoo.layers.conv4 import Conv4
-from zoo.layers.episode import check_episode
+from zoo.layers.fewshot_checks import check_episode
 
 
 class FilmClassifier(nn.Module):
@@ -83,7 +83,7 @@ class HyperClassifier(Writes, nn.Module):
         """Logits (M, Q, N) of query images (M, Q, C, H, W), from a support set (M, S, ...) with labels (M, S).
 
         Raises:
-            ValueError: see `zoo.layers.episode.check_episode`.
+            ValueError: see `zoo.layers.fewshot_checks.check_episode`.
         """
         ways = check_episode(support_x, support_y, query_x, self.in_chans)
         features = vmap(self.body)(torch.cat([support_x, query_x], 1))

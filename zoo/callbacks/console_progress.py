@@ -9,7 +9,7 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 
-from zoo.measures import headline, measure
+from zoo.tasks.metrics import headline, measure
 
 
 class EpochLines(ProgressBar):

@@ -15,11 +15,11 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import zoo
 from zoo import penalties
-from zoo.callbacks.seeding import StepSeed
+from zoo.callbacks.per_step_seed import StepSeed
 from zoo.cli import fit
 from zoo.implicit import limited
 from zoo.tasks.classification import Classification
-from zoo.tasks.stability import Stability
+from zoo.tasks.regularization import Stability
 
 
 class Model(zoo.ImplicitMixin, nn.Module):

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from zoo.hypernet.fewshot import HyperClassifier, target
-from zoo.hypernet.report import BatchSize, compression
+from zoo.hypernet.compression import BatchSize, compression
+from zoo.hypernet.hyper_fewshot import HyperClassifier, target
 
 
 def episodes(tasks: int = 3, ways: int = 4, shots: int = 2, queries: int = 3):

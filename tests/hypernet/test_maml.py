@@ -9,8 +9,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 import zoo
-from zoo.hypernet.meta import MetaLearner, descent
-from zoo.hypernet.report import compression
+from zoo.hypernet.compression import compression
+from zoo.hypernet.maml import MetaLearner, descent
 
 CG = {"name": "cg", "symmetric": True, "max_steps": 60, "rtol": 1e-13, "atol": 0.0}
 NEUMANN = {"name": "neumann", "max_steps": 2000, "rtol": 1e-13, "atol": 0.0}

@@ -8,7 +8,7 @@ from torch import nn
 
 import zoo
 from zoo import penalties
-from zoo.layers.contraction import contract
+from zoo.tasks.contractive_start import contract
 
 
 class Layer(zoo.ImplicitMixin, nn.Module):

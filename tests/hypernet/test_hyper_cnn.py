@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import zoo
-from zoo.hypernet.report import compression
+from zoo.hypernet.compression import compression
 
 
 def parameters(model: nn.Module) -> int:

@@ -34,7 +34,7 @@ from torch.func import grad, vmap
 from zoo.hypernet.target import HyperTarget
 from zoo.implicit import ImplicitMixin
 from zoo.layers.conv4 import Conv4
-from zoo.layers.episode import check_episode
+from zoo.layers.fewshot_checks import check_episode
 
 Weights = tuple[Tensor, ...]
 
@@ -118,7 +118,7 @@ class MetaLearner(ImplicitMixin, nn.Module):
         Labels count from 0, and every class occurs in the support of every task.
 
         Raises:
-            ValueError: see `zoo.layers.episode.check_episode`.
+            ValueError: see `zoo.layers.fewshot_checks.check_episode`.
         """
         ways = check_episode(support_x, support_y, query_x, self.in_chans)
         recording = torch.is_grad_enabled()

@@ -21,8 +21,8 @@ from torch import Tensor
 import zoo
 from zoo import hub
 from zoo.convert import PREPROCESSING, convert, main
-from zoo.deq.convert import NotReleased
-from zoo.deq.convert import convert as rename
+from zoo.deq.released import NotReleased
+from zoo.deq.released import convert as rename
 from zoo.folder import WeightsError
 from zoo.preprocess import Preprocessing
 

@@ -19,10 +19,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from zoo.hypernet.generator import Generator
-from zoo.hypernet.report import BatchSize, Writes, Written
+from zoo.hypernet.compression import BatchSize, Writes, Written
+from zoo.hypernet.generators.base import Generator
 from zoo.hypernet.target import HyperTarget
-from zoo.layers.tasks import by_task, perceptron
+from zoo.layers.multitask import by_task, perceptron
 
 
 class TaskHypernetwork(Writes, nn.Module):

@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.hypernet.generators import Base, factors, on_base
-from zoo.hypernet.init import Places, head
+from zoo.hypernet.generators.heads import Base, factors, on_base
+from zoo.hypernet.generators.initialization import Places, head
 from zoo.hypernet.target import Slot
 
 
@@ -26,8 +26,8 @@ class Tiles(nn.Module):
     """Weights (O, I, *kernel) out of tiles (outputs, inputs, *kernel), with one kernel size for all slots.
 
     Args:
-        slots, std, scale, code_size: see `zoo.hypernet.generator.Generator`. A code scales the embeddings, see
-            `zoo.hypernet.init.Places`.
+        slots, std, scale, code_size: see `zoo.hypernet.generators.base.Generator`. A code scales the embeddings, see
+            `zoo.hypernet.generators.initialization.Places`.
         outputs, inputs: channels of a tile; the slots' channels must be multiples.
         embedding: length of a tile's embedding z.
         width: length d of the features between the two layers; None for that of the embedding.

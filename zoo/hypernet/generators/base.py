@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.hypernet import GENERATORS
-from zoo.hypernet.init import ENCODINGS, deviations, encode, encoded_size
+from zoo.hypernet.generators.initialization import ENCODINGS, deviations, encode, encoded_size
 from zoo.hypernet.target import HyperTarget, Slot, TargetError
 
 Spec = str | Mapping[str, Any]
@@ -41,7 +41,8 @@ class Generator(nn.Module):
         base: ``initial`` for the target's own initial values; ``none`` for 0 (1 for the scales of normalisations);
             or the values themselves by name, a pretrained ``state_dict`` for one (what is no slot in it is left aside).
         train_base: whether the base is trained; otherwise it is a buffer.
-        init: size of the delta at the start: ``match``, ``hyperfan_in`` or ``hyperfan_out`` (`zoo.hypernet.init`).
+        init: size of the delta at the start: ``match``, ``hyperfan_in`` or ``hyperfan_out``
+            (`zoo.hypernet.generators.initialization`).
         scale: multiplies that size. None: 0.1 on top of a base, so that activations are those of the base; 1 without.
         encode: ``unit`` (the code's direction alone counts), ``cos_sin`` (codes in [0, 1]) or ``plain``.
         limit: the largest generator to allocate, in bytes of its parameters.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from zoo.node.cnf import CNF
-from zoo.node.matching import pair, velocity_loss
+from zoo.node.flow_matching import pair, velocity_loss
 
 MEAN, SPREAD = torch.tensor([1.0, -0.5], dtype=torch.float64), 0.3
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from zoo.hypernet.fewshot import HyperClassifier
-from zoo.layers.episode import check_episode
+from zoo.hypernet.hyper_fewshot import HyperClassifier
+from zoo.layers.fewshot_checks import check_episode
 
 
 def images(tasks: int, count: int) -> torch.Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from zoo.hypernet import Generator, HyperTarget
-from zoo.hypernet.init import deviations, encode, head, trunk
+from zoo.hypernet.generators.initialization import deviations, encode, head, trunk
 
 KINDS = {
     "full": "full",

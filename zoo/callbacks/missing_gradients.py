@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from zoo.callbacks.guard import SolverWarning
+from zoo.callbacks.convergence_monitor import SolverWarning
 
 
 class GradientCheck(Callback):

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zoo.hypernet.constraint import constrain, gram_bound, lipschitz, power_norm
+from zoo.hypernet.lipschitz import constrain, gram_bound, lipschitz, power_norm
 
 F64 = torch.float64
 

@@ -13,7 +13,7 @@ import zoo
 from zoo import hub
 from zoo.compare.count import held_bytes
 from zoo.hypernet import Generator, HyperNetwork, HyperTarget
-from zoo.hypernet.report import BatchSize, compression
+from zoo.hypernet.compression import BatchSize, compression
 from zoo.hypernet.target import TargetError
 
 # a MetaLearner finds weights by a solve; all other models of the family generate them

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from zoo.hypernet.continual import TaskHypernetwork
+from zoo.hypernet.hyper_continual import TaskHypernetwork
 
 
 def model(**options) -> TaskHypernetwork:
