@@ -19,7 +19,7 @@ from torch import Tensor
 from benchmarks.ode import ConvField, mlp
 from benchmarks.record import write_record
 from zoo.solve import make_solver, odeint
-from zoo.solvers.ode import sample_norm
+from zoo.solvers.ode.base import sample_norm
 
 METHODS = ("heun", "bosh3", "dopri5", "tsit5", "dopri8")
 TOLERANCES = (1e-3, 1e-5, 1e-7)

@@ -25,7 +25,7 @@ from zoo.adjoints.implicit import Implicit
 from zoo.penalties import spectral_radius
 from zoo.solve import fixed_point, make_solver
 from zoo.solvers.base import Affine, Solution
-from zoo.solvers.loop import iterate
+from zoo.solvers.iterate import iterate
 
 try:
     from torchdeq import get_deq

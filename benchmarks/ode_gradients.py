@@ -29,7 +29,7 @@ from zoo.adjoints import ADJOINTS
 from zoo.solve import odeint
 from zoo.solvers import SOLVERS
 from zoo.solvers.base import Result
-from zoo.solvers.implicit_rk import ImplicitRungeKutta
+from zoo.solvers.ode.implicit_rk import ImplicitRungeKutta
 
 SEED, TIMES = 0, [0.0, 0.6, 1.2, 1.8, 2.4, 3.0]
 TOLERANCES, COUNTS = (1e-3, 1e-6), (20, 80)

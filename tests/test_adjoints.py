@@ -15,7 +15,7 @@ from zoo.adjoints import ADJOINTS
 from zoo.adjoints.shine import transposed_inverse
 from zoo.solve import make_adjoint, make_solver
 from zoo.solvers import SOLVERS
-from zoo.solvers.loop import iterate
+from zoo.solvers.iterate import iterate
 
 TIGHT = {"rtol": 1e-13, "atol": 1e-14, "max_steps": 200}
 UNDONE = {"rtol": 1e-11, "atol": 1e-12, "max_steps": 70, "damping": 0.2}  # steps that can be undone in float64

@@ -23,7 +23,7 @@ from zoo import cli
 from zoo.fit import resolve
 from zoo.implicit import implicit_modules
 from zoo.options import Options
-from zoo.solvers.ode import ODESolver
+from zoo.solvers.ode.base import ODESolver
 
 N, BATCH = 8, 3
 FAMILIES = zoo.list_models("test_*")

@@ -8,8 +8,8 @@ from problems import matrix
 
 import zoo
 from zoo.solvers.base import Result, hold
+from zoo.solvers.iterate import iterate
 from zoo.solvers.learned import Learned, Proposer
-from zoo.solvers.loop import iterate
 
 UNROLLABLE = ["picard", "anderson", "broyden"]
 PAIRS = [

@@ -10,7 +10,7 @@ from torch import nn
 import zoo
 from zoo.adjoints.rng import Draws
 from zoo.solve import make_solver
-from zoo.solvers.loop import iterate
+from zoo.solvers.iterate import iterate
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
 ODE = [

@@ -1,8 +1,8 @@
 """Compile what implicit layers evaluate, in place: ``--compile``.
 
 The cell of a fixed point runs as code of ``torch.compile``; so does the field of an ODE, with the Runge-Kutta step
-around it (`zoo.solvers.compiled`). What is around a solve stays as it is, and so does its loop, which asks the numbers
-when to stop. Nothing is wrapped: the keys of a state dict stay, and a copy or a saved model is one that was not
+around it (`zoo.solvers.ode.compiled`). What is around a solve stays as it is, and so does its loop, which asks the
+numbers when to stop. Nothing is wrapped: the keys of a state dict stay, and a copy or a saved model is one that was not
 compiled. The first steps take longer, up to minutes: there is code for training and for evaluation, with a graph and
 without, for whole batches and for those that samples have left.
 
@@ -27,8 +27,8 @@ from zoo.adjoints.unroll import Unroll
 from zoo.implicit import ImplicitMixin, implicit_modules
 from zoo.penalties import differentiated_twice
 from zoo.solvers.newton import Newton
-from zoo.solvers.ode import ODESolver
-from zoo.solvers.runge_kutta import RungeKutta
+from zoo.solvers.ode.base import ODESolver
+from zoo.solvers.ode.runge_kutta import RungeKutta
 
 ONCE = (Phantom, Unroll)  # adjoints whose graph one backward pass goes through, once
 VARIANTS = 64  # of one function before torch gives up; its own 8 are too few for the ways that a cell is called in

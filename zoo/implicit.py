@@ -16,7 +16,7 @@ from zoo.adjoints.base import Adjoint
 from zoo.solve import Spec, fixed_point, make_adjoint, make_solver, odeint
 from zoo.solvers import SOLVERS
 from zoo.solvers.base import Result, Solution, SolveError, Stats
-from zoo.solvers.ode import ODESolver
+from zoo.solvers.ode.base import ODESolver
 from zoo.solvers.packing import Tensors
 
 PROBLEMS = {  # what a module may pose: in words, and what solves and differentiates it

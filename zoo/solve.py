@@ -14,9 +14,9 @@ from zoo.adjoints import ADJOINTS
 from zoo.adjoints.base import Adjoint
 from zoo.solvers import SOLVERS
 from zoo.solvers.base import Result, Solution, SolveError, Solver
-from zoo.solvers.ode import ODESolution, ODESolver, PackedEvent, PackedField
+from zoo.solvers.ode.base import ODESolution, ODESolver, PackedEvent, PackedField
 from zoo.solvers.packing import Packing, Tensors
-from zoo.solvers.phases import phase
+from zoo.solvers.profiler import phase
 
 Spec = str | Mapping[str, Any]
 

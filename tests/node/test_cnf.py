@@ -10,7 +10,7 @@ from zoo.node.cnf import CNF
 from zoo.node.derivatives import gradient, jvp
 from zoo.node.fields import LAYERS, MLPField
 from zoo.solve import make_solver, odeint
-from zoo.solvers.runge_kutta import local_error
+from zoo.solvers.ode.runge_kutta import local_error
 
 TIGHT = {"name": "dopri5", "rtol": 1e-8, "atol": 1e-9}
 

@@ -10,7 +10,7 @@ import zoo
 from zoo.solve import make_solver
 from zoo.solvers import SOLVERS
 from zoo.solvers.base import Affine, Result, Solver
-from zoo.solvers.loop import iterate
+from zoo.solvers.iterate import iterate
 
 LINEAR = SOLVERS.names(kind="linear")
 EVERY = SOLVERS.names(kind="fixed_point") + LINEAR

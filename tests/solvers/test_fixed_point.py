@@ -14,7 +14,7 @@ import zoo
 from zoo.solve import make_solver
 from zoo.solvers import SOLVERS
 from zoo.solvers.base import Affine, Result, Solver, SolverModule
-from zoo.solvers.loop import iterate
+from zoo.solvers.iterate import iterate
 
 NONLINEAR = SOLVERS.names(kind="fixed_point")
 LINEAR = SOLVERS.names(kind="linear")

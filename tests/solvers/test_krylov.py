@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from zoo.solvers.base import Affine
+from zoo.solvers.iterate import iterate
 from zoo.solvers.krylov import GMRES
-from zoo.solvers.loop import iterate
 
 
 def solve(matrix: Tensor, b: Tensor, **options: float):

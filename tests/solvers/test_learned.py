@@ -13,8 +13,8 @@ from zoo.solve import make_solver
 from zoo.solvers.anderson import Anderson
 from zoo.solvers.base import SolverModule
 from zoo.solvers.learned import Learned, Proposer, Residual
-from zoo.solvers.learning import Solved, loss, train
 from zoo.solvers.picard import State
+from zoo.solvers.train_learned import Solved, loss, train
 
 TIGHT = {"rtol": 1e-11, "atol": 1e-12, "max_steps": 200}
 

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from zoo.adjoints.base import Adjoint, refuse_second_order
 from zoo.adjoints.rng import recall_autocast
+from zoo.solvers.autograd import leaves
 from zoo.solvers.base import Map, Result
-from zoo.solvers.graph import leaves
-from zoo.solvers.ode import ODESolver, ODEStats, integrate
-from zoo.solvers.one_step import OneStep
+from zoo.solvers.ode.base import ODESolver, ODEStats
+from zoo.solvers.ode.integrate import integrate
+from zoo.solvers.ode.one_step import OneStep
 from zoo.solvers.packing import Packed
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.solvers import graph
+from zoo.solvers import autograd
 from zoo.solvers.base import Map, Solution, Solver
 
 
@@ -33,7 +33,7 @@ class Adjoint(ABC):  # noqa: B024 (each serves one entry point or both)
         event: Any = None,
         dense: bool = False,
     ) -> Any:
-        """The states of ``dy/dt = f(t, y)`` at the times ``ts``, differentiable. See `zoo.solvers.ode.integrate`."""
+        """Solve ``dy/dt = f(t, y)`` through the times ``ts``, differentiably. See `zoo.solvers.ode.integrate`."""
         raise wrong_pair(self, "an ODE", solver, "unroll, checkpoint or backsolve")
 
 
@@ -48,7 +48,7 @@ def wrong_pair(adjoint: Adjoint, problem: str, solver: Any, instead: str) -> Typ
 class FirstOrder(torch.autograd.Function):
     """The identity, whose gradient refuses to be differentiated again.
 
-    A gradient that was cut short at the fixed point is right once, as `zoo.solvers.graph` explains.
+    A gradient that was cut short at the fixed point is right once, as `zoo.solvers.autograd` explains.
     """
 
     @staticmethod
@@ -64,6 +64,6 @@ class FirstOrder(torch.autograd.Function):
 
 def refuse_second_order(name: str) -> None:
     """Raise where the backward pass of the adjoint ``name`` is itself being recorded."""
-    graph.refuse_second_order(
+    autograd.refuse_second_order(
         f"The adjoint {name}", "the adjoint 'unroll', which can be differentiated any number of times"
     )

@@ -12,8 +12,9 @@ from zoo.adjoints.base import Adjoint, wrong_pair
 from zoo.adjoints.recompute import Frame
 from zoo.adjoints.rng import recall_autocast
 from zoo.solvers.base import Map
-from zoo.solvers.ode import Attempt, Field, Step, integrate
-from zoo.solvers.one_step import OneStep
+from zoo.solvers.ode.base import Attempt, Field, Step
+from zoo.solvers.ode.integrate import integrate
+from zoo.solvers.ode.one_step import OneStep
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from zoo.adjoints.base import Adjoint, refuse_second_order
+from zoo.solvers.autograd import Attach, needs_grad
 from zoo.solvers.base import Affine, Map, Solution, Solver
-from zoo.solvers.graph import Attach, needs_grad
+from zoo.solvers.iterate import iterate
 from zoo.solvers.krylov import GMRES, Neumann
-from zoo.solvers.loop import iterate
 from zoo.solvers.packing import resolution
-from zoo.solvers.phases import phase
+from zoo.solvers.profiler import phase
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from zoo.adjoints.base import Adjoint, FirstOrder
 from zoo.solvers.base import Map, Solution, Solver
-from zoo.solvers.loop import iterate
+from zoo.solvers.iterate import iterate
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from zoo.adjoints.base import Adjoint, wrong_pair
 from zoo.adjoints.recompute import Frame
 from zoo.adjoints.rng import Draws, recall_autocast
 from zoo.solvers.base import Map, Solution, Solver
-from zoo.solvers.loop import iterate
+from zoo.solvers.iterate import iterate
 from zoo.solvers.packing import resolution
 from zoo.solvers.reversible import Reversible as ReversibleSolver
 

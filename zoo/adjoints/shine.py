@@ -12,8 +12,8 @@ from zoo.adjoints.base import Adjoint, wrong_pair
 from zoo.adjoints.implicit import attach
 from zoo.solvers.base import Map, Solution, Solver
 from zoo.solvers.broyden import Broyden, State
+from zoo.solvers.iterate import iterate
 from zoo.solvers.krylov import GMRES
-from zoo.solvers.loop import iterate
 from zoo.solvers.packing import resolution
 
 

@@ -15,7 +15,7 @@ from zoo.adjoints import ADJOINTS
 from zoo.callbacks.telemetry import measures
 from zoo.implicit import implicit_modules
 from zoo.solvers import SOLVERS
-from zoo.solvers.ode import ODESolver
+from zoo.solvers.ode.base import ODESolver
 
 
 class SolverWarning(UserWarning):

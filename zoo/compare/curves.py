@@ -20,8 +20,8 @@ from zoo.compare.count import held_bytes
 from zoo.implicit import implicit_modules
 from zoo.solve import make_adjoint
 from zoo.solvers.krylov import Neumann
-from zoo.solvers.ode import ODESolver
-from zoo.solvers.one_step import OneStep
+from zoo.solvers.ode.base import ODESolver
+from zoo.solvers.ode.one_step import OneStep
 
 if TYPE_CHECKING:
     from zoo.compare.measure import Bench

@@ -6,7 +6,7 @@ The trace is exact, or Hutchinson's estimate ``e . (df/dz e)`` with one random `
 Both are Jacobian-vector products in forward mode, taken along with f itself: nothing is stored for a backward pass of
 their own, so that every adjoint can differentiate them. Two integrals that regularise the path come along on request:
 the kinetic energy ``int |f|^2 dt`` and the Jacobian's norm ``int |df/dz e|^2 dt``; and an estimate of the error that
-the solver makes along the path, taken at one random time (`zoo.solvers.runge_kutta.local_error`).
+the solver makes along the path, taken at one random time (`zoo.solvers.ode.runge_kutta.local_error`).
 
 The same field can be trained without a solve: `CNF.velocity_loss` is flow matching (`zoo.node.flow_matching`).
 
@@ -34,7 +34,7 @@ from zoo.implicit import ImplicitMixin
 from zoo.node.derivatives import jvp
 from zoo.node.fields import MLPField, Time
 from zoo.node.flow_matching import Coupling, velocity_loss
-from zoo.solvers.runge_kutta import RungeKutta, local_error
+from zoo.solvers.ode.runge_kutta import RungeKutta, local_error
 
 Trace = Literal["exact", "hutchinson"]
 

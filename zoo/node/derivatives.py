@@ -8,7 +8,7 @@ import torch
 import torch.autograd.forward_ad as fw
 from torch import Tensor
 
-from zoo.solvers.inference import derivatives
+from zoo.solvers.inference_mode import derivatives
 
 
 def jvp(field: Callable[[Tensor, Tensor], Tensor], t: Tensor, z: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:

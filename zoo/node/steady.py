@@ -34,7 +34,7 @@ from zoo.node.fields import activation, norm
 from zoo.penalties import observe
 from zoo.solve import fixed_point
 from zoo.solvers.base import Result, Solution
-from zoo.solvers.ode import ODESolver
+from zoo.solvers.ode.base import ODESolver
 
 
 class Contraction(nn.Module):

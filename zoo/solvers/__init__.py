@@ -21,7 +21,7 @@ def _torchdiffeq() -> list[Entry]:
     ]
     names = [k.value for table in tables for k in table.keys if isinstance(k, ast.Constant)]
     return [
-        Entry(f"torchdiffeq:{n}", f"zoo.solvers.torchdiffeq:method_{n}", f"torchdiffeq's {n}", "ode") for n in names
+        Entry(f"torchdiffeq:{n}", f"zoo.solvers.ode.torchdiffeq:method_{n}", f"torchdiffeq's {n}", "ode") for n in names
     ]
 
 
@@ -37,19 +37,23 @@ SOLVERS: Registry = Registry(
     Entry("bicgstab", "zoo.solvers.krylov:BiCGStab", "stabilised bi-conjugate gradients, short recurrence", "linear"),
     Entry("cg", "zoo.solvers.krylov:CG", "conjugate gradients (normal equations, or symmetric)", "linear"),
     Entry("neumann", "zoo.solvers.krylov:Neumann", "the Neumann series, term by term", "linear"),
-    Entry("euler", "zoo.solvers.runge_kutta:Euler", "explicit Euler, order 1, fixed steps", "ode"),
-    Entry("midpoint", "zoo.solvers.runge_kutta:Midpoint", "explicit midpoint rule, order 2, fixed steps", "ode"),
-    Entry("heun", "zoo.solvers.runge_kutta:Heun", "Heun-Euler 2(1), adaptive", "ode"),
-    Entry("bosh3", "zoo.solvers.runge_kutta:Bosh3", "Bogacki-Shampine 3(2), adaptive", "ode"),
-    Entry("rk4", "zoo.solvers.runge_kutta:ClassicRK4", "classical Runge-Kutta, order 4, fixed steps", "ode"),
-    Entry("dopri5", "zoo.solvers.runge_kutta:Dopri5", "Dormand-Prince 5(4), adaptive", "ode"),
-    Entry("tsit5", "zoo.solvers.runge_kutta:Tsit5", "Tsitouras 5(4), adaptive", "ode"),
-    Entry("dopri8", "zoo.solvers.runge_kutta:Dopri8", "Dormand-Prince 8(7), adaptive, tight tolerances", "ode"),
-    Entry("implicit_euler", "zoo.solvers.implicit_rk:ImplicitEuler", "implicit Euler, order 1, stiff fields", "ode"),
-    Entry("implicit_midpoint", "zoo.solvers.implicit_rk:ImplicitMidpoint", "implicit midpoint rule, order 2", "ode"),
-    Entry("trapezoid", "zoo.solvers.implicit_rk:Trapezoid", "trapezoidal rule, order 2, stiff fields", "ode"),
-    Entry("leapfrog", "zoo.solvers.symplectic:Leapfrog", "Stoermer-Verlet, order 2, separable [q, p]", "ode"),
-    Entry("yoshida4", "zoo.solvers.symplectic:Yoshida4", "Yoshida's order 4, separable [q, p], symplectic", "ode"),
+    Entry("euler", "zoo.solvers.ode.runge_kutta:Euler", "explicit Euler, order 1, fixed steps", "ode"),
+    Entry("midpoint", "zoo.solvers.ode.runge_kutta:Midpoint", "explicit midpoint rule, order 2, fixed steps", "ode"),
+    Entry("heun", "zoo.solvers.ode.runge_kutta:Heun", "Heun-Euler 2(1), adaptive", "ode"),
+    Entry("bosh3", "zoo.solvers.ode.runge_kutta:Bosh3", "Bogacki-Shampine 3(2), adaptive", "ode"),
+    Entry("rk4", "zoo.solvers.ode.runge_kutta:ClassicRK4", "classical Runge-Kutta, order 4, fixed steps", "ode"),
+    Entry("dopri5", "zoo.solvers.ode.runge_kutta:Dopri5", "Dormand-Prince 5(4), adaptive", "ode"),
+    Entry("tsit5", "zoo.solvers.ode.runge_kutta:Tsit5", "Tsitouras 5(4), adaptive", "ode"),
+    Entry("dopri8", "zoo.solvers.ode.runge_kutta:Dopri8", "Dormand-Prince 8(7), adaptive, tight tolerances", "ode"),
+    Entry(
+        "implicit_euler", "zoo.solvers.ode.implicit_rk:ImplicitEuler", "implicit Euler, order 1, stiff fields", "ode"
+    ),
+    Entry(
+        "implicit_midpoint", "zoo.solvers.ode.implicit_rk:ImplicitMidpoint", "implicit midpoint rule, order 2", "ode"
+    ),
+    Entry("trapezoid", "zoo.solvers.ode.implicit_rk:Trapezoid", "trapezoidal rule, order 2, stiff fields", "ode"),
+    Entry("leapfrog", "zoo.solvers.ode.symplectic:Leapfrog", "Stoermer-Verlet, order 2, separable [q, p]", "ode"),
+    Entry("yoshida4", "zoo.solvers.ode.symplectic:Yoshida4", "Yoshida's order 4, separable [q, p], symplectic", "ode"),
     *_torchdiffeq(),
 )
 

@@ -233,7 +233,7 @@ class Learned(FixedPointSolver):
     Anderson from then on, so that a network that is untrained, or trained for another model, costs evaluations and not
     convergence.
 
-    Without a network this is `anderson`. `zoo.solvers.learning.train` trains one.
+    Without a network this is `anderson`. `zoo.solvers.train_learned.train` trains one.
 
     Args:
         weights: a file that `Proposer.save` wrote, or the name of weights that ship with the package
@@ -324,6 +324,6 @@ def _load(weights: str) -> Proposer:
         known = ", ".join(sorted(p.parent.name for p in SHIPPED.glob("*/solver.safetensors"))) or "none"
         raise ValueError(
             f"Learned: no weights {weights!r}: it is neither a file nor shipped with the package (those are: {known}). "
-            "Train a network by zoo.solvers.learning.train and save it by Proposer.save."
+            "Train a network by zoo.solvers.train_learned.train and save it by Proposer.save."
         )
     return Proposer.load(file)

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from zoo.solvers.base import Affine, Map, Solver
-from zoo.solvers.inference import derivatives
+from zoo.solvers.inference_mode import derivatives
+from zoo.solvers.iterate import iterate
 from zoo.solvers.krylov import GMRES
-from zoo.solvers.loop import iterate
 
 
 class State(NamedTuple):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from zoo import penalties
-from zoo.solvers.graph import leaves
+from zoo.solvers.autograd import leaves
 from zoo.solvers.packing import Packing, Tensors
 
 

@@ -4,9 +4,7 @@ A method of ``S`` stages goes from ``y`` at ``t`` to ``y_next`` at ``t + dt`` by
 
     k_i = f(t + c_i dt, y + dt sum_{j<i} a_ij k_j),    y_next = y + dt sum_i b_i k_i,    error = dt sum_i e_i k_i
 
-where ``e`` is ``b`` less the weights of an embedded method of lower order. Stages stay separate contiguous tensors and
-are summed by ``add_(k, alpha=a dt)`` with ``a dt`` a Python float: such a sum saves nothing for the backward pass, so
-that a discrete gradient keeps what ``f`` keeps, and nothing of the method.
+where ``e`` is ``b`` less the weights of an embedded method of lower order.
 """
 
 from __future__ import annotations
@@ -17,31 +15,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from zoo.solvers.ode import Attempt, Field, Norm, Problem, Step, VectorField, scaled, tolerance
-from zoo.solvers.one_step import OneStep
-from zoo.solvers.tableaus import BOSH3, DOPRI5, DOPRI8, EULER, HEUN, MIDPOINT, RK4, TSIT5, Tableau, Terms
-
-
-def combine(y: Tensor, dt: float | Tensor, terms: Terms, ks: list[Tensor]) -> Tensor:
-    """``y + dt sum_i w_i k_i`` in one fresh tensor."""
-    if dt.__class__ is not float:
-        return y + weighted(1.0, terms, ks) * dt
-    i, w = terms[0]
-    out = torch.add(y, ks[i], alpha=w * dt)
-    for i, w in terms[1:]:
-        out.add_(ks[i], alpha=w * dt)
-    return out
-
-
-def weighted(dt: float | Tensor, terms: Terms, ks: list[Tensor]) -> Tensor:
-    """``dt sum_i w_i k_i`` in one fresh tensor."""
-    if dt.__class__ is not float:
-        return weighted(1.0, terms, ks) * dt
-    i, w = terms[0]
-    out = ks[i] * (w * dt)
-    for i, w in terms[1:]:
-        out.add_(ks[i], alpha=w * dt)
-    return out
+from zoo.solvers.ode.base import Attempt, Norm, Problem, Step, VectorField, tolerance
+from zoo.solvers.ode.compiled import compiled_stepper
+from zoo.solvers.ode.one_step import OneStep
+from zoo.solvers.ode.stages import attempt, combine, weighted
+from zoo.solvers.ode.tableaus import BOSH3, DOPRI5, DOPRI8, EULER, HEUN, MIDPOINT, RK4, TSIT5, Tableau
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,37 +59,7 @@ class RungeKutta(OneStep):
 
         if not self.compile:
             return step
-        from zoo.solvers.compiled import compiled_stepper
-
-        return compiled_stepper(self, problem, norm, step)
-
-
-def attempt(
-    tableau: Tableau,
-    adaptive: bool,
-    rtol: float,
-    atol: float,
-    norm: Norm,
-    f: Field | VectorField,
-    times: tuple[Tensor, ...],
-    dt: float | Tensor,
-    y: Tensor,
-    k: Tensor,
-    bend: bool,
-) -> Attempt:
-    """One step of a tableau, with its error over tolerance."""
-    ks = [k]
-    z = y
-    for time, terms in zip(times, tableau.stages, strict=True):
-        z = combine(y, dt, terms, ks)
-        ks.append(f(time, z))
-    y1 = z if tableau.fsal else combine(y, dt, tableau.solution, ks)
-    ratio = None
-    if adaptive:
-        with torch.no_grad():
-            ratio = norm(scaled(weighted(dt, tableau.error, ks), y, y1, rtol, atol))
-    quartic = weighted(dt, tableau.quartic, ks) if bend and tableau.bend else None
-    return Attempt(y1, ks[-1] if tableau.fsal else None, ratio, quartic)
+        return compiled_stepper(tableau, adaptive, rtol, atol, problem, step)
 
 
 def local_error(solver: RungeKutta, f: VectorField, t: float, dt: float, y: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 from zoo.solvers.base import Affine, Map, Result, Solution, Solver, Stats, hold, take
 from zoo.solvers.history import release
 from zoo.solvers.packing import resolution
-from zoo.solvers.phases import phase
+from zoo.solvers.profiler import phase
 
 
 class Counted:

@@ -18,12 +18,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from zoo.solvers.ode import Field, ODESolution, ODESolver, Problem
-from zoo.solvers.ode_loops import Ledger
+from zoo.solvers.ode.base import Field, ODESolution, Problem, WholeSolver
+from zoo.solvers.ode.loops import Ledger
 
 
 @dataclass(frozen=True, kw_only=True)
-class TorchDiffEq(ODESolver):
+class TorchDiffEq(WholeSolver):
     """One method of torchdiffeq.
 
     Args:

@@ -9,29 +9,26 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
-from zoo.solvers.ode import Attempt, Norm, Problem, Step, VectorField, sample_norm, tolerance
+from zoo.solvers.ode.base import Attempt, Problem, Step, VectorField, sample_norm
+from zoo.solvers.ode.stages import attempt
+from zoo.solvers.ode.tableaus import Tableau
 from zoo.solvers.packing import Packed
-
-if TYPE_CHECKING:
-    from zoo.solvers.runge_kutta import RungeKutta
-    from zoo.solvers.tableaus import Tableau
 
 _functions: WeakKeyDictionary[Any, dict[Any, Callable[..., Any]]] = WeakKeyDictionary()
 
 
-def compiled_stepper(solver: RungeKutta, problem: Problem, norm: Norm, eager: Step) -> Step:
-    """The compiled step, or ``eager`` where this step cannot be compiled: said once, in a warning."""
+def compiled_stepper(tableau: Tableau, adaptive: bool, rtol: float, atol: float, problem: Problem, eager: Step) -> Step:
+    """Compile a method's step, or return ``eager`` where this step cannot be compiled: one warning says so."""
     if problem.norm is not None:
         return eager
-    field, stages = problem.field, len(solver.tableau.a)
-    rtol, atol = tolerance(solver, field.f, problem.y0)
-    function: Callable[..., Any] | None = _function(field.f, solver.tableau, solver.adaptive, rtol, atol)
+    field, stages = problem.field, len(tableau.a)
+    function: Callable[..., Any] | None = _function(field.f, tableau, adaptive, rtol, atol)
 
     def step(t: float | Tensor, dt: float | Tensor, y: Tensor, k: Tensor, bend: bool) -> Attempt:
         nonlocal function
@@ -46,7 +43,7 @@ def compiled_stepper(solver: RungeKutta, problem: Problem, norm: Norm, eager: St
             y1, k1, ratio = function(field.f, time, length, y, k, field.args)
         except Exception as error:  # whatever is wrong with f itself is raised again by the eager step
             warnings.warn(
-                f"compile=True was left: the step of {type(solver).__name__} could not be compiled for this field "
+                f"compile=True has no effect: the step of {tableau.name} cannot be compiled for this field "
                 f"({type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}); "
                 f"continuing with the eager step. Set compile=False, or make f traceable (torch.compile(f, "
                 f"fullgraph=True) tells where it is not).",
@@ -75,8 +72,6 @@ def _function(f: VectorField, tableau: Tableau, adaptive: bool, rtol: float, ato
 
 
 def _compile(tableau: Tableau, adaptive: bool, rtol: float, atol: float) -> Callable[..., Any]:
-    from zoo.solvers.runge_kutta import attempt
-
     def step(f: VectorField, t: Tensor, dt: Tensor, y: Tensor, k: Tensor, args: tuple[Tensor, ...]) -> tuple[Any, ...]:
         def field(time: Tensor, z: Tensor) -> Tensor:
             return f(time, z, *args).to(y.dtype)

@@ -33,6 +33,6 @@ def test_what_cannot_be_compiled_is_said_and_solved_all_the_same():
         torch._dynamo.graph_break()
         return -y
 
-    with pytest.warns(UserWarning, match="compile=True was left"):
+    with pytest.warns(UserWarning, match="compile=True has no effect"):
         solution = odeint(f, torch.ones(2, 2), [0.0, 1.0], {"name": "dopri5", "compile": True})
     assert torch.allclose(solution.value[-1], torch.full((2, 2), math.exp(-1)), atol=1e-4)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import zoo
-from zoo.solvers.tableaus import BOSH3, DOPRI5, DOPRI8, HEUN, TSIT5
+from zoo.solvers.ode.tableaus import BOSH3, DOPRI5, DOPRI8, HEUN, TSIT5
 
 METHODS = {t.name: t for t in (HEUN, BOSH3, DOPRI5, TSIT5, DOPRI8)}
 

@@ -12,9 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from zoo.solve import odeint
 from zoo.solvers import SOLVERS
 from zoo.solvers.base import Result, SolveError
-from zoo.solvers.ode import integrate
-from zoo.solvers.one_step import Controller
-from zoo.solvers.runge_kutta import RungeKutta
+from zoo.solvers.ode.integrate import integrate
+from zoo.solvers.ode.one_step import Controller
+from zoo.solvers.ode.runge_kutta import RungeKutta
 
 # explicit_adams of torchdiffeq 0.2.5 diverges on y' = -y with 32 steps: theirs, and kept out of what must be accurate.
 # Methods for separable equations of motion refuse the others; tests/solvers/test_symplectic.py is their contract.

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from zoo.solvers.graph import Once, refuse_second_order
+from zoo.solvers.autograd import Once, refuse_second_order
 
 Event = Callable[..., Tensor]  # (t, y, *args) -> (B,)
 

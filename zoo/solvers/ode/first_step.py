@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.solvers.ode import Field, Norm, tolerance
+from zoo.solvers.ode.base import Field, Norm, tolerance
+from zoo.solvers.ode.one_step import OneStep
 from zoo.solvers.packing import resolution
-
-if TYPE_CHECKING:
-    from zoo.solvers.one_step import OneStep
 
 STILL = 1e-5  # in tolerances: a state, or a field, of next to nothing
 

@@ -11,8 +11,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from zoo.registry import check_options
-from zoo.solvers.ode import Norm, ODESolution, ODESolver, Problem, Step
-from zoo.solvers.ode_loops import each, together
+from zoo.solvers.ode.base import Norm, ODESolver, Problem, Step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,9 +99,6 @@ class OneStep(ODESolver):
     @abstractmethod
     def stepper(self, problem: Problem, norm: Norm) -> Step:
         """The step function for one solve; what is constant over the solve is prepared here."""
-
-    def run(self, problem: Problem) -> ODESolution:
-        return (each if self.per_sample else together)(self, problem)
 
     def substeps(self, length: float, span: float) -> int:
         """Fixed steps over an interval of this length."""

@@ -9,19 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from zoo.solvers.base import Result, take
-from zoo.solvers.dense import Interpolant, Segment, locate
-from zoo.solvers.first_step import first_step
-from zoo.solvers.ode import Attempt, Field, Norm, ODESolution, ODEStats, Problem, Step, sample_norm
-
-if TYPE_CHECKING:
-    from zoo.solvers.one_step import OneStep
+from zoo.solvers.ode.base import Attempt, Field, Norm, ODESolution, ODEStats, Problem, Step, sample_norm
+from zoo.solvers.ode.dense import Interpolant, Segment, locate
+from zoo.solvers.ode.first_step import first_step
+from zoo.solvers.ode.one_step import OneStep
 
 LAND = 1.05  # a step that would end up to 5 % short of a requested time is stretched to it: safety leaves 10 %
 

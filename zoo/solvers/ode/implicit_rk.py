@@ -19,13 +19,13 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from zoo.solvers.autograd import Attach, needs_grad, refuse_second_order
 from zoo.solvers.base import Affine, Solver
-from zoo.solvers.graph import Attach, needs_grad, refuse_second_order
+from zoo.solvers.iterate import iterate
 from zoo.solvers.krylov import GMRES
-from zoo.solvers.loop import iterate
 from zoo.solvers.newton import Newton
-from zoo.solvers.ode import Attempt, Norm, Problem, Step
-from zoo.solvers.one_step import OneStep
+from zoo.solvers.ode.base import Attempt, Norm, Problem, Step
+from zoo.solvers.ode.one_step import OneStep
 from zoo.solvers.packing import resolution
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from zoo.solvers.base import Map
+from zoo.solvers.iterate import iterate
 from zoo.solvers.learned import Learned, Proposer
-from zoo.solvers.loop import iterate
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from zoo.solvers.ode import Attempt, Norm, Problem, Step, tolerance
-from zoo.solvers.one_step import OneStep
+from zoo.solvers.ode.base import Attempt, Norm, Problem, Step, tolerance
+from zoo.solvers.ode.one_step import OneStep
 
 
 @dataclass(frozen=True, kw_only=True)

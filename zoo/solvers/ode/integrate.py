@@ -1,0 +1,100 @@
+"""The one entry to the time loops: checks a problem, and hands it to the loop that its solver asks for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zoo.solvers.ode.base import Around, Field, Norm, ODESolution, ODESolver, Problem, VectorField, WholeSolver
+from zoo.solvers.ode.dense import Event
+from zoo.solvers.ode.loops import each, together
+from zoo.solvers.ode.one_step import OneStep
+
+
+def integrate(
+    f: VectorField,
+    y0: Tensor,
+    ts: Tensor | Sequence[float],
+    solver: OneStep | WholeSolver,
+    *,
+    args: tuple[Tensor, ...] | None = None,
+    event: Event | None = None,
+    dense: bool = False,
+    norm: Norm | None = None,
+    around: Around | None = None,
+) -> ODESolution:
+    """Integrate ``dy/dt = f(t, y)`` from ``ts[0]`` through every time of ``ts``.
+
+    Args:
+        f: the field, called as ``f(t, y, *args)``; ``t`` broadcasts against ``y`` (see the head of this file).
+        y0: (B, ...), floating point and finite.
+        ts: at least two times, increasing or decreasing; (B, T) for times of each sample (``per_sample`` solvers).
+        solver: the method with its tolerances.
+        args: batch-first tensors that ``f`` needs for its samples. None: ``f`` may hold such tensors itself, and no
+            sample leaves the batch.
+        event: ``(t, y, *args) -> (B,)``; a sample ends where its sign changes. ``t`` broadcasts against ``y``.
+        dense: keep what `ODESolution.evaluate` needs.
+        norm: replaces the per-sample norm of the error (for states whose first dimension is no batch).
+        around: wraps the step function, for adjoints that decide what the graph of a step keeps.
+
+    Returns:
+        the solution, with a value of shape (T, B, ...); ``value[0]`` is ``y0``.
+
+    Raises:
+        TypeError, ValueError: a state or times that cannot be integrated, or a field that changes shape or dtype.
+    """
+    if not isinstance(y0, Tensor) or not y0.is_floating_point():
+        got = f"a tensor of {y0.dtype}" if isinstance(y0, Tensor) else type(y0).__name__
+        raise TypeError(f"The state must be a floating-point tensor; got {got}. Use y0.float().")
+    if y0.dim() == 0 or y0.numel() == 0:
+        raise ValueError(f"Nothing to integrate: y0 has the shape {tuple(y0.shape)}; expected (B, ...) with B >= 1.")
+    if not isinstance(solver, ODESolver):
+        raise TypeError(f"{type(solver).__name__} solves fixed points; integrate needs an ODE solver, such as dopri5.")
+    times = _times(ts, y0.shape[0])
+    if times.ndim == 2 and not getattr(solver, "per_sample", False):
+        raise ValueError(
+            "ts of shape (B, T) gives every sample its own times; that needs a solver with per_sample=True."
+        )
+    if not math.isfinite(y0.detach().sum().item()):  # one pass; a sum may also have overflowed
+        bad = (~torch.isfinite(y0.detach())).reshape(len(y0), -1).any(1).nonzero().flatten().tolist()
+        if bad:
+            raise ValueError(f"y0 is not finite in samples {bad[:5]}; check the input for NaN.")
+    for i, a in enumerate(args or ()):
+        if not isinstance(a, Tensor) or a.dim() == 0 or a.shape[0] != y0.shape[0]:
+            shape = tuple(a.shape) if isinstance(a, Tensor) else type(a).__name__
+            raise ValueError(
+                f"args must be tensors of batch {y0.shape[0]}, cut with the samples; args[{i}] is {shape}."
+            )
+    field = Field(f, args)
+    problem = Problem(field, y0, times, event, dense, norm, around, compact=args is not None)
+    if isinstance(solver, OneStep):
+        return (each if solver.per_sample else together)(solver, problem)
+    return solver.run(problem)
+
+
+def _times(ts: Tensor | Sequence[float], batch: int) -> np.ndarray:
+    if isinstance(ts, Tensor):
+        if ts.requires_grad:
+            raise ValueError(
+                "ts requires grad, but gradients to the times are not computed. Scale time inside f instead: "
+                "with a learned duration T, integrate lambda s, y: T * f(s * T, y) over s in [0, 1]."
+            )
+        times = ts.detach().double().cpu().numpy()
+    else:
+        times = np.asarray(ts, dtype=np.float64)
+    if times.ndim not in (1, 2) or times.shape[-1] < 2:
+        raise ValueError(f"ts must hold at least two times, the start and an end; got the shape {times.shape}.")
+    if times.ndim == 2 and len(times) != batch:
+        raise ValueError(f"ts of shape (B, T) must have one row a sample; got {times.shape} for a batch of {batch}.")
+    gaps = np.diff(times, axis=-1)
+    if not (np.isfinite(times).all() and (bool((gaps > 0).all()) or bool((gaps < 0).all()))):
+        raise ValueError(f"ts must be finite and strictly increasing, or strictly decreasing; got {_short(times)}.")
+    return times
+
+
+def _short(times: np.ndarray) -> str:
+    return np.array2string(times, threshold=8, precision=6, separator=", ")
