@@ -25,7 +25,7 @@ from torch.nn.functional import cross_entropy
 from benchmarks.odenet import interleaved
 from benchmarks.record import ROOT, write_record
 from zoo.compile import compile_maps
-from zoo.hub import create_model
+from zoo.hub.factory import create_model
 from zoo.implicit import implicit_modules
 
 SEED = 0

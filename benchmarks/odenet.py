@@ -23,7 +23,7 @@ import torchdiffeq
 from torch import Tensor, nn
 
 from benchmarks.record import ROOT, write_record
-from zoo.hub import create_model
+from zoo.hub.factory import create_model
 from zoo.node.fields import MLPField
 from zoo.node.odenet import ODEBlock
 from zoo.solve import make_adjoint

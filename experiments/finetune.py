@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from zoo.cli import fit
-from zoo.run import environment, read_metrics, write_json
+from zoo.run import environment, read_metrics
+from zoo.storage.files import write_json
 
 OUT = Path(__file__).parent / "results" / "finetune.json"
 WEIGHTS, MODEL, DATA = "mdeq_tiny.fashion_mnist", "mdeq_tiny", "mnist"

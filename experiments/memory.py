@@ -24,10 +24,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import zoo
-from zoo import hub
 from zoo.compare.count import held_bytes
 from zoo.compare.draw import legend, panels, style
-from zoo.run import environment, write_json
+from zoo.hub import cards
+from zoo.run import environment
+from zoo.storage.files import write_json
 
 HERE = Path(__file__).parent / "results"
 ITERATIONS = (5, 20, 80)
@@ -62,7 +63,7 @@ def measure(name: str, iterations: tuple[int, ...] = ITERATIONS, batch: int = 1)
     options, dtype, loss = MODELS[name]
     out: dict[str, Any] = {"batch": batch, "dtype": str(dtype).removeprefix("torch."), "iterations": list(iterations)}
     out |= {"implicit": [], "unrolled": [], "nfe": []}
-    card = hub.card(name)
+    card = cards.card(name)
     for steps in iterations:
         for way, solver, adjoint in (
             ("implicit", {**card.solver, **NEVER}, dict(card.adjoint)),

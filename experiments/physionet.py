@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from zoo.cli import fit
-from zoo.run import environment, write_json
+from zoo.run import environment
+from zoo.storage.files import write_json
 
 FILE = Path(__file__).parent / "results" / "physionet.json"
 EPOCHS = {  # as many as lower the validation error

@@ -28,7 +28,8 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 import zoo
-from zoo.run import environment, write_json
+from zoo.run import environment
+from zoo.storage.files import write_json
 from zoo.tasks.classification import Classification
 from zoo.tasks.sharding import shard
 

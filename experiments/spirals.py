@@ -25,7 +25,8 @@ from torch import Tensor, nn
 
 from zoo.cli import fit, load_run
 from zoo.data.series import Series, Spirals
-from zoo.run import environment, write_json
+from zoo.run import environment
+from zoo.storage.files import write_json
 
 HERE = Path(__file__).parent / "results"
 MODELS = {  # arguments for equal numbers of parameters

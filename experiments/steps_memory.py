@@ -23,7 +23,8 @@ from lightning import Callback, LightningModule, Trainer
 
 from zoo import cli
 from zoo.fit import resolve
-from zoo.run import environment, write_json
+from zoo.run import environment
+from zoo.storage.files import write_json
 
 RESULT = Path(__file__).parent / "results" / "steps_memory.json"
 GOAL = 0.01  # of the memory at half time, at most

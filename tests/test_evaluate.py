@@ -10,11 +10,12 @@ import sys
 import pytest
 from trained import run as train
 
-from zoo import evaluate, hub
-from zoo.folder import WeightsError
+from zoo import evaluate
+from zoo.hub import cards
 from zoo.registry import UnknownName
+from zoo.storage.model_folder import WeightsError
 
-DIGITS = [n for n in hub.list_models(pretrained=True) if n.endswith(".digits")]
+DIGITS = [n for n in cards.list_models(pretrained=True) if n.endswith(".digits")]
 
 # what the recipes reach with cells whose convergence, or whose steady state, is guaranteed; all others reach 98 %
 FLOORS = {"concave_small": 0.85, "monotone_small": 0.94, "steady_small": 0.95}
@@ -24,7 +25,7 @@ FLOORS = {"concave_small": 0.85, "monotone_small": 0.94, "steady_small": 0.95}
 def test_the_number_of_a_shipped_model_holds(name):
     row = evaluate.evaluate(name)
     assert row["holds"] is True, row
-    assert row["card"] == hub.card(name).measured["digits"]["accuracy"]
+    assert row["card"] == cards.card(name).measured["digits"]["accuracy"]
     assert row["samples"] == 359
     assert row["test"].get("converged", 1.0) == 1.0  # an explicit model solves nothing
     assert row["source"].endswith(".yaml")
@@ -37,7 +38,7 @@ def test_batches_do_not_decide_the_number():
 
 
 def test_a_folder_is_compared_with_its_own_number():
-    row = evaluate.evaluate(str(hub.HERE / "weights" / "mdeq_tiny.digits"))
+    row = evaluate.evaluate(str(cards.HERE / "weights" / "mdeq_tiny.digits"))
     assert (row["holds"], row["source"]) == (True, "config.json")
 
 
@@ -59,9 +60,9 @@ def test_data_that_do_not_fit_are_refused():
 
 
 def test_a_wrong_number_fails(monkeypatch, capsys):
-    card = hub.card("mdeq_tiny")
+    card = cards.card("mdeq_tiny")
     wrong = {"digits": {**card.measured["digits"], "accuracy": 0.5}}
-    monkeypatch.setitem(hub._cards, "mdeq_tiny", dataclasses.replace(card, measured=wrong))
+    monkeypatch.setitem(cards._cards, "mdeq_tiny", dataclasses.replace(card, measured=wrong))
     assert evaluate.main(["--model", "mdeq_tiny.digits"]) == 1
     said = capsys.readouterr()
     assert "NO" in said.out
@@ -70,7 +71,7 @@ def test_a_wrong_number_fails(monkeypatch, capsys):
 
 
 def test_the_table_and_the_report(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(hub, "list_models", lambda pattern="*", pretrained=False: DIGITS)
+    monkeypatch.setattr(cards, "list_models", lambda pattern="*", pretrained=False: DIGITS)
     assert evaluate.main(["--all", "--json", str(tmp_path / "report.json")]) == 0
     out = capsys.readouterr().out
     assert all(name in out for name in DIGITS)
@@ -82,7 +83,7 @@ def test_the_table_and_the_report(monkeypatch, tmp_path, capsys):
 
 
 def test_one_that_cannot_be_measured_costs_one_row(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(hub, "list_models", lambda pattern="*", pretrained=False: [str(tmp_path), DIGITS[0]])
+    monkeypatch.setattr(cards, "list_models", lambda pattern="*", pretrained=False: [str(tmp_path), DIGITS[0]])
     assert evaluate.main(["--all", "--json", str(tmp_path / "report.json")]) == 1
     rows = json.loads((tmp_path / "report.json").read_text())["rows"]
     assert "is no model folder" in rows[0]["error"]

@@ -9,15 +9,16 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 import zoo
-from zoo import cli, hub
+from zoo import cli
 from zoo.compare.measure import Bench
 from zoo.fit import resolve
+from zoo.hub import cards
 from zoo.implicit import implicit_modules
 from zoo.options import Options
 from zoo.record import generated
 from zoo.tasks.metrics import headline
 
-NAMES = [n for n in zoo.list_models("test_*") if "classification" not in hub.card(n).task]
+NAMES = [n for n in zoo.list_models("test_*") if "classification" not in cards.card(n).task]
 SHORT = {
     "max_epochs": 1, "limit_train_batches": 2, "limit_val_batches": 1, "limit_test_batches": 1, "accelerator": "cpu",
     "devices": 1, "log_every_n_steps": 1, "enable_progress_bar": False,
@@ -29,8 +30,8 @@ def run(request, tmp_path_factory):
     """The results of two training steps on the card's default data, which need no download; and their folder."""
     folder = tmp_path_factory.mktemp(request.param) / "run"
     options = {}
-    if hub.card(request.param).task.endswith("Continual"):  # an epoch at least for each of its five tasks in turn
-        options = {"data": {"name": hub.card(request.param).data[0], "epochs_per_task": 1}}
+    if cards.card(request.param).task.endswith("Continual"):  # an epoch at least for each of its five tasks in turn
+        options = {"data": {"name": cards.card(request.param).data[0], "epochs_per_task": 1}}
     trainer = SHORT | ({"max_epochs": 5} if options else {})
     return request.param, cli.fit(request.param, out=folder, trainer=trainer, **options), folder
 

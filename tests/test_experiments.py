@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from zoo import hub
 from zoo.fit import resolve
+from zoo.hub import cards
 from zoo.options import Options
 
 FOLDER = Path(__file__).resolve().parents[1] / "experiments"
@@ -25,7 +25,7 @@ def test_there_are_experiments():
 def test_an_experiment_is_a_complete_configuration(path):
     options = Options(resolve(["-c", str(path)]))
     config = options.config()
-    card = hub.card(config["model"]["name"])
+    card = cards.card(config["model"]["name"])
     assert path.stem == f"{card.name}_{config['data']['name']}"
     assert config["data"]["name"] in card.data
 

@@ -14,10 +14,12 @@ import yaml
 from trained import run as train
 
 import zoo
-from zoo import export, folder, hub
+from zoo import export
 from zoo.fit import resolve
-from zoo.folder import WeightsError
+from zoo.hub import cards
 from zoo.options import Options
+from zoo.storage import model_folder
+from zoo.storage.model_folder import WeightsError
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +35,7 @@ def made(trained, tmp_path_factory):
 def test_the_folder_holds_the_runs_best_weights_and_facts(trained, made):
     assert sorted(p.name for p in made.place.iterdir()) == ["README.md", "config.json", "model.safetensors"]
     results = json.loads((trained / "results.json").read_text())
-    saved = folder.read(made.place)
+    saved = model_folder.read(made.place)
     assert saved == made.config
     assert saved.name == "test_mdeq.digits"
     assert saved.metrics["accuracy"] == pytest.approx(results["test"]["accuracy"], abs=1e-6)
@@ -41,7 +43,7 @@ def test_the_folder_holds_the_runs_best_weights_and_facts(trained, made):
     assert saved.training["seed"] == results["seed"]
     assert saved.training["recipe"]["trainer"]["max_epochs"] == 1
     assert "root" not in saved.training["recipe"]["data"]
-    assert saved.licence == hub.card("test_mdeq").licence
+    assert saved.licence == cards.card("test_mdeq").licence
     assert saved.versions["torch"]
     x = torch.randn(3, 1, 8, 8)
     assert torch.equal(zoo.load(made.place)(x), zoo.load(trained)(x))
@@ -55,7 +57,7 @@ def test_the_model_card_is_one_that_hubs_read(made):
     result = front["model-index"][0]["results"][0]
     assert result["metrics"][0] == {"type": "accuracy", "value": round(made.config.metrics["accuracy"], 5)}
     assert "python -m zoo.evaluate --model test_mdeq.digits" in body
-    assert hub.card("test_mdeq").paper["url"] in body
+    assert cards.card("test_mdeq").paper["url"] in body
 
 
 def test_the_lines_for_the_card_are_a_card(made, tmp_path):
@@ -105,13 +107,13 @@ def test_what_cannot_be_exported_says_so(made, trained, tmp_path):
         export.export(made.place, tmp_path / "a")
     with pytest.raises(WeightsError, match="holds 'mdeq_tiny.digits', not 'test_mdeq.digits'"):
         state = zoo.create_model("test_mdeq").state_dict()
-        folder.write(hub.HERE / "weights" / "mdeq_tiny.digits", made.config, state)
+        model_folder.write(cards.HERE / "weights" / "mdeq_tiny.digits", made.config, state)
     with pytest.raises(WeightsError, match="NaN or infinity as float16"):
-        folder.write(tmp_path / "b", made.config, {"w": torch.full((2,), 1e6)}, half=True)
+        model_folder.write(tmp_path / "b", made.config, {"w": torch.full((2,), 1e6)}, half=True)
     assert not (tmp_path / "b").exists()
     with pytest.raises(WeightsError, match="is a file; choose a folder"):
         (tmp_path / "c").touch()
-        folder.write(tmp_path / "c", made.config, {})
+        model_folder.write(tmp_path / "c", made.config, {})
 
 
 def test_pushing_hands_over_three_files(made, monkeypatch):
@@ -151,25 +153,25 @@ def test_the_command(trained, tmp_path, capsys):
 
 def test_the_shipped_results_are_those_of_the_shipped_weights():
     """Numbers of cards come from results that a run wrote, with the hash of the weights that lie here."""
-    results = hub.HERE.parent / "experiments" / "results"
+    results = cards.HERE.parent / "experiments" / "results"
     if not results.is_dir():
         pytest.skip("an installed package has no experiments")
-    for name in hub.list_models(pretrained=True):
-        card, data = hub.card(name), name.partition(".")[2]
+    for name in cards.list_models(pretrained=True):
+        card, data = cards.card(name), name.partition(".")[2]
         measured = card.measured[data]
         run = json.loads((results / measured["results"]).read_text())
         assert run["weights"]["sha256"] == card.weights[data]["sha256"], name
-        metric = folder.read(hub.HERE / "weights" / name).metrics["metric"]
+        metric = model_folder.read(cards.HERE / "weights" / name).metrics["metric"]
         assert run["measured"][metric] == pytest.approx(measured[metric], abs=1e-5), name
         assert run["status"] == "finished"
         assert card.licence
 
 
-@pytest.mark.parametrize("name", hub.list_models(pretrained=True))
+@pytest.mark.parametrize("name", cards.list_models(pretrained=True))
 def test_the_command_of_a_folder_makes_its_recipe(name):
-    place = hub.HERE / "weights" / name
+    place = cards.HERE / "weights" / name
     line = next(x for x in (place / "README.md").read_text().splitlines() if x.startswith("python -m zoo.fit"))
-    saved = folder.read(place)
+    saved = model_folder.read(place)
     assert line == export.command(saved)
     options = Options(resolve(shlex.split(line)[3:]))
     made = {**export._leaves(options.values), "solver.name": options.names.get("solver")}

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from zoo.run import MetricsLog, Whole, read_metrics
+from zoo.run import MetricsLog, read_metrics
+from zoo.storage.files import Whole
 
 
 @pytest.fixture

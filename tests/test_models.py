@@ -12,12 +12,12 @@ import torch
 from torch.nn.functional import cross_entropy
 
 import zoo
-from zoo import hub
+from zoo.hub import cards
 from zoo.implicit import implicit_modules
 from zoo.solvers import SOLVERS
 
-CLASSIFIERS = [n for n in zoo.list_models("test_*") if "classification" in hub.card(n).task]
-IMPLICIT = [n for n in CLASSIFIERS if hub.card(n).solver]  # the others are explicit baselines
+CLASSIFIERS = [n for n in zoo.list_models("test_*") if "classification" in cards.card(n).task]
+IMPLICIT = [n for n in CLASSIFIERS if cards.card(n).solver]  # the others are explicit baselines
 
 
 def build(name: str, **options):
@@ -38,8 +38,8 @@ def other_solver(name: str) -> str:
 
 
 def test_every_family_has_a_variant_for_the_tests():
-    families = {hub.card(n).family for n in zoo.list_models()}
-    assert families == {hub.card(n).family for n in zoo.list_models("test_*")}
+    families = {cards.card(n).family for n in zoo.list_models()}
+    assert families == {cards.card(n).family for n in zoo.list_models("test_*")}
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
@@ -121,6 +121,6 @@ def test_one_batch_is_learned(name):
 
 @pytest.mark.parametrize("name", zoo.list_models())
 def test_every_card_says_what_it_must(name):
-    card = hub.card(name)
+    card = cards.card(name)
     assert card.summary and card.licence and card.data
     assert card.paper["year"] and card.paper["url"].startswith("https://")

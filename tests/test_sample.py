@@ -11,9 +11,9 @@ from zoo import cli, sample
 from zoo.data import DATA
 from zoo.data.files import DataError
 from zoo.export import export
+from zoo.hub.generate import choose, draw, read_prompt, tokenizer_of
+from zoo.storage.tokenizer import Characters, learn
 from zoo.tasks.language import LanguageModel
-from zoo.text import choose, draw, read_prompt, tokenizer_of
-from zoo.tokens import Characters, learn
 
 
 @pytest.fixture(scope="module")

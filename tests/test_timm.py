@@ -9,9 +9,9 @@ from timm.models import get_pretrained_cfg
 
 import zoo
 import zoo.timm as registered
-from zoo import hub
+from zoo.hub import cards
 
-SHIPPED = [n for n in hub.list_models(pretrained=True) if f"zoo_{n.partition('.')[0]}" in registered.names]
+SHIPPED = [n for n in cards.list_models(pretrained=True) if f"zoo_{n.partition('.')[0]}" in registered.names]
 SMALL = [n for n in registered.names if "imagenet" not in n and "large" not in n and "odenet_resnet" not in n]
 
 
@@ -79,7 +79,7 @@ def test_arguments_of_timm_and_of_the_model():
 
 
 def test_changed_weights_are_refused(monkeypatch):
-    card = hub.card("mdeq_tiny")
+    card = cards.card("mdeq_tiny")
     monkeypatch.setitem(card.weights["digits"], "sha256", "0" * 64)
     with pytest.raises(ValueError, match="damaged or was changed"):
         timm.create_model("zoo_mdeq_tiny.digits", pretrained=True)

@@ -21,17 +21,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zoo import penalties as penalties
     from zoo.compare import compare as compare
-    from zoo.hub import create_model as create_model
-    from zoo.hub import list_models as list_models
+    from zoo.hub.cards import list_models as list_models
+    from zoo.hub.factory import create_model as create_model
+    from zoo.hub.generate import generate as generate
+    from zoo.hub.predict import predict as predict
+    from zoo.hub.pretrained import load as load
     from zoo.implicit import ImplicitMixin as ImplicitMixin
-    from zoo.pretrained import load as load
-    from zoo.pretrained import predict as predict
     from zoo.solve import fixed_point as fixed_point
     from zoo.solve import odeint as odeint
     from zoo.solvers.base import Result as Result
     from zoo.solvers.base import Solution as Solution
     from zoo.solvers.base import SolveError as SolveError
-    from zoo.text import generate as generate
 
 __version__ = "0.1.0"
 
@@ -43,11 +43,11 @@ _HOME = {  # public name -> the module it lives in; a module without a name of i
     "SolveError": "zoo.solvers.base",
     "ImplicitMixin": "zoo.implicit",
     "compare": "zoo.compare",
-    "create_model": "zoo.hub",
-    "list_models": "zoo.hub",
-    "generate": "zoo.text",
-    "load": "zoo.pretrained",
-    "predict": "zoo.pretrained",
+    "create_model": "zoo.hub.factory",
+    "list_models": "zoo.hub.cards",
+    "generate": "zoo.hub.generate",
+    "load": "zoo.hub.pretrained",
+    "predict": "zoo.hub.predict",
     "penalties": "zoo.penalties",
 }
 

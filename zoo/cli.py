@@ -22,7 +22,6 @@ from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch._dynamo.exc import TorchDynamoException
 
-from zoo import hub
 from zoo.callbacks.checkpointing import Interrupted, Keeper
 from zoo.callbacks.console_progress import EpochLines
 from zoo.callbacks.convergence_monitor import ResidualGuard, SolverStopped
@@ -31,20 +30,21 @@ from zoo.callbacks.per_step_seed import StepSeed
 from zoo.callbacks.profile import Profile
 from zoo.callbacks.telemetry import SolverTelemetry
 from zoo.callbacks.warmup import UnrollWarmup
-from zoo.checkpoint import read_checkpoint
 from zoo.compile import compile_maps
 from zoo.data import DATA
 from zoo.data.files import DataError
 from zoo.fit import DERIVED, PROG, Request, UsageError, resolve
-from zoo.folder import WeightsError
+from zoo.hub.finetune import transfer
 from zoo.implicit import implicit_modules
 from zoo.options import Options
 from zoo.places import RUNS, rank
-from zoo.pretrained import transfer
 from zoo.record import REFUSED, Record, generated, metrics, sentence
 from zoo.registry import option_names
-from zoo.run import MetricsLog, dump_yaml, environment, new_folder, write_json, write_yaml
+from zoo.run import MetricsLog, environment, new_folder
 from zoo.solvers.base import SolveError
+from zoo.storage.checkpoint import read_checkpoint
+from zoo.storage.files import dump_yaml, write_json, write_yaml
+from zoo.storage.model_folder import WeightsError
 from zoo.tasks.base import NonFiniteError, Task
 from zoo.tasks.optim import Optim
 from zoo.tasks.regularization import Stability
@@ -188,7 +188,7 @@ def build(options: Options, seed: int, *, fresh: bool = True) -> tuple[Task, Any
     specs = {k: options.spec(k) for k in ("solver", "adjoint")}
     optim = Optim(**options.section("optim"))
     seed_everything(seed, verbose=False)
-    model = hub.create_model(options.names["model"], **specs, **arguments)
+    model = create_model(options.names["model"], **specs, **arguments)
     if options.pretrained and fresh:
         transfer(model, options.pretrained, data=options.names["data"])
     optim.build(model)  # an optimiser that does not exist is said now

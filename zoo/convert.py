@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zoo import hub
-from zoo.folder import CONFIG, Config, WeightsError, write
+from zoo.hub import cards
 from zoo.process import prepare
+from zoo.storage.model_folder import CONFIG, Config, WeightsError, write
 
 PROG = "zoo.convert"
 SMALL = {"dropout", "attention_dropout", "memory_length", "eval_memory_length", "global_pool"}  # they change no tensor
@@ -63,10 +63,10 @@ def convert(file: str | Path, to: str | Path, **options: Any) -> Made:
     """
     import torch
 
-    from zoo.checkpoint import read_pickle
     from zoo.deq.released import NotReleased
     from zoo.deq.released import convert as rename
-    from zoo.folder import check
+    from zoo.storage.checkpoint import read_pickle
+    from zoo.storage.model_folder import check
 
     content = read_pickle(file)
     try:
@@ -102,12 +102,12 @@ def convert(file: str | Path, to: str | Path, **options: Any) -> Made:
     return Made(Path(to), config, parameters, published, assumed)
 
 
-def _cards(path: str) -> list[hub.ModelCard]:
+def _cards(path: str) -> list[cards.ModelCard]:
     """The cards of a class, but for the tests' own."""
-    return [c for c in hub.cards().values() if c.path == path and not c.name.startswith("test_")]
+    return [c for c in cards.all_cards().values() if c.path == path and not c.name.startswith("test_")]
 
 
-def _usual(card: hub.ModelCard) -> dict[str, Any]:
+def _usual(card: cards.ModelCard) -> dict[str, Any]:
     """What the arguments of a card's class are unless they are given."""
     return {k: p.default for k, p in inspect.signature(card.load()).parameters.items()}
 
@@ -116,10 +116,10 @@ def _count(model: Any) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def _exact(path: str, arguments: dict[str, Any]) -> hub.ModelCard | None:
+def _exact(path: str, arguments: dict[str, Any]) -> cards.ModelCard | None:
     """The card of exactly these sizes, if there is one."""
-    cards = _cards(path)
-    usual = _usual(cards[0])
+    candidates = _cards(path)
+    usual = _usual(candidates[0])
 
     def sizes(given: Any) -> dict[str, Any]:
         whole = {**usual, **given}
@@ -127,14 +127,14 @@ def _exact(path: str, arguments: dict[str, Any]) -> hub.ModelCard | None:
         whole["embed_width"] = whole.get("embed_width") or whole.get("width")
         return {k: list(v) if isinstance(v, tuple | list) else v for k, v in whole.items() if k not in SMALL}
 
-    return next((c for c in cards if sizes(c.model) == sizes(arguments)), None)
+    return next((c for c in candidates if sizes(c.model) == sizes(arguments)), None)
 
 
-def _nearest(path: str, arguments: dict[str, Any], parameters: int) -> hub.ModelCard:
+def _nearest(path: str, arguments: dict[str, Any], parameters: int) -> cards.ModelCard:
     """The card whose solver suits: of as many classes, else of as many resolutions, and of the nearest size."""
     import torch
 
-    def distance(card: hub.ModelCard) -> tuple[Any, ...]:
+    def distance(card: cards.ModelCard) -> tuple[Any, ...]:
         ours, theirs = ({**_usual(card), **given} for given in (arguments, card.model))
         classes, halvings, order = (ours.get(k) != theirs.get(k) for k in ("num_classes", "downsample", "norm_first"))
         resolutions = len(ours.get("channels", ())) != len(theirs.get("channels", ()))

@@ -14,13 +14,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo import hub
 from zoo.data import DATA
 from zoo.fit import DERIVED
-from zoo.folder import WeightsError
+from zoo.hub import cards
 from zoo.process import prepare
 from zoo.registry import UnknownName, option_names, unknown
 from zoo.solvers import SOLVERS
+from zoo.storage.model_folder import WeightsError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,7 +31,7 @@ TOLERANCE = 0.002  # where neither the card nor the folder says one
 
 def parser() -> argparse.ArgumentParser:
     """The options; torch is not imported for them."""
-    have = hub.list_models(pretrained=True)
+    have = cards.list_models(pretrained=True)
     out = argparse.ArgumentParser(
         prog=f"python -m {PROG}",
         description="Measure a trained model on its test split and say whether its card's number holds.",
@@ -79,12 +79,12 @@ def evaluate(
         compare with), ``holds`` (True, False, or None), ``samples``, ``seconds``, ``parameters``, ``test`` (all numbers
         of the test) and ``source`` of the number compared with.
     """
-    from zoo.pretrained import load
+    from zoo.hub.pretrained import load
 
     model = load(name, solver=solver)
     saved = model.pretrained
     variant, _, trained_on = saved.name.partition(".")  # type: ignore[union-attr]
-    c = hub.card(variant)
+    c = cards.card(variant)
     test, seconds, samples, metric = measure(
         model,
         c,
@@ -96,7 +96,7 @@ def evaluate(
     )
     promised: Mapping[str, Any] = saved.metrics  # type: ignore[union-attr,assignment]
     source = "config.json"
-    shipped = hub.card(name.partition(".")[0]).name == variant if _is_name(name) else False
+    shipped = cards.card(name.partition(".")[0]).name == variant if _is_name(name) else False
     if shipped and trained_on in c.measured:
         promised, source = c.measured[trained_on], Path(c.source).name
     number = promised.get(metric) if data in (None, trained_on) and limit is None else None
@@ -119,7 +119,7 @@ def evaluate(
 
 def measure(
     model: nn.Module,
-    card: hub.ModelCard,
+    card: cards.ModelCard,
     data: str,
     *,
     root: str | Path | None = None,
@@ -209,14 +209,14 @@ def main(argv: Iterable[str] | None = None) -> int:
     try:
         if bool(given.model) == bool(given.all):
             raise UnknownName("say which: --model NAME, or --all for every set of weights that comes with the package")
-        names = hub.list_models(pretrained=True) if given.all else [given.model]
+        names = cards.list_models(pretrained=True) if given.all else [given.model]
         if given.data and given.data not in DATA:
             raise UnknownName(unknown("data set", given.data, DATA.names()))
         if given.solver and given.solver not in SOLVERS:
             raise UnknownName(unknown("solver", given.solver, SOLVERS.names()))
         if given.model and _is_name(given.model):
-            hub.weights_of(hub.card(given.model), given.model.partition(".")[2])
-    except (UnknownName, hub.CardError) as error:
+            cards.weights_of(cards.card(given.model), given.model.partition(".")[2])
+    except (UnknownName, cards.CardError) as error:
         print(f"{PROG}: error: {error}", file=sys.stderr)
         return 2
     prepare()  # before torch is loaded

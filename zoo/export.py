@@ -18,11 +18,11 @@ from typing import Any
 
 import yaml
 
-from zoo import hub
 from zoo.evaluate import TOLERANCE, measure
-from zoo.folder import MACHINE, WEIGHTS, Config, WeightsError, write
+from zoo.hub import cards
 from zoo.process import prepare
 from zoo.registry import UnknownName
+from zoo.storage.model_folder import MACHINE, WEIGHTS, Config, WeightsError, write
 from zoo.tasks.metrics import measure as measure_of
 
 PROG = "zoo.export"
@@ -77,8 +77,8 @@ def export(
     Raises:
         WeightsError: the run cannot be read, or its number does not hold; nothing is written.
     """
-    from zoo.modelcard import readme
-    from zoo.pretrained import load
+    from zoo.hub.pretrained import load
+    from zoo.hub.readme import readme
 
     model = load(run)
     saved: Config = model.pretrained  # type: ignore[assignment]
@@ -87,7 +87,7 @@ def export(
     folder = Path(run) if Path(run).is_dir() else Path(run).parents[1]
     results = _results(folder)
     variant, _, data = saved.name.partition(".")
-    card = hub.card(variant)
+    card = cards.card(variant)
     plain = model.state_dict()
     if half:
         model.load_state_dict({k: v.half() if v.is_floating_point() else v for k, v in plain.items()})
@@ -168,7 +168,7 @@ def _word(value: Any) -> str:
 
 def write_results(exported: Exported, folder: str | Path) -> Path:
     """``<variant>_<data>.json`` in a folder: what the run measured, with its curve, for the card and the figures."""
-    from zoo.run import write_json
+    from zoo.storage.files import write_json
 
     file = Path(folder) / f"{exported.config.name.replace('.', '_')}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -184,7 +184,7 @@ def push(place: str | Path, repository: str, *, private: bool = False) -> str:
     """
     import huggingface_hub
 
-    from zoo.folder import CONFIG, README, read, read_weights
+    from zoo.storage.model_folder import CONFIG, README, read, read_weights
 
     place = Path(place)
     saved = read(place)
@@ -242,7 +242,7 @@ def main(argv: Iterable[str] | None = None) -> int:
         if given.push:
             print(f"pushed          {push(made.place, given.push, private=given.private)}")
         print(f"\n# for the card of {made.config.name.partition('.')[0]}:\n{made.entry}")
-    except (WeightsError, UnknownName, hub.CardError, ValueError, OSError, RuntimeError) as error:
+    except (WeightsError, UnknownName, cards.CardError, ValueError, OSError, RuntimeError) as error:
         print(f"{PROG}: error: {error}", file=sys.stderr)
         return 1
     return 0

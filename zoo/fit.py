@@ -17,16 +17,16 @@ from typing import Any
 
 import yaml
 
-from zoo import hub
 from zoo.adjoints import ADJOINTS
 from zoo.data import DATA
+from zoo.hub import cards
 from zoo.places import AUTO, UsageError, check_out, find_checkpoint, rank
 from zoo.process import prepare
 from zoo.registry import Registry, UnknownName, unknown
 from zoo.solvers import SOLVERS
 
 PROG = "zoo.fit"
-SECTIONS = hub.SECTIONS
+SECTIONS = cards.SECTIONS
 DERIVED = ("num_classes", "in_chans", "vocab_size", "features", "targets")  # the data set decides these unless given
 NAMED = ("model", "data", "solver", "adjoint")  # --model NAME is short for --model.name NAME
 VALUES = {"resume": None, "out": None, "seed": 0, "pretrained": ""}  # plain options and what they are when left out
@@ -167,16 +167,18 @@ def resolve(argv: Sequence[str]) -> Request:
         checkpoint, run = find_checkpoint(words.values["resume"], out, names)
     files: dict[str, Any] = {}
     for file in ([run / "config.yaml"] if run else []) + [Path(f) for f in words.files]:
-        files = hub.overlay(files, read_config(file))
+        files = cards.overlay(files, read_config(file))
     was = files.get("data", {}).get("name")
-    files = hub.overlay(files, names)
+    files = cards.overlay(files, names)
     if was and files["data"]["name"] != was:  # another data set: what the old one decided no longer holds
         for key in DERIVED:
             files.get("model", {}).pop(key, None)
 
     if "name" not in files.get("model", {}):
-        raise UsageError(f"--model NAME is missing; the models are: {', '.join([*hub.aliases(), *hub.cards()])}")
-    card = hub.card(files["model"]["name"])
+        raise UsageError(
+            f"--model NAME is missing; the models are: {', '.join([*cards.aliases(), *cards.all_cards()])}"
+        )
+    card = cards.card(files["model"]["name"])
     data = files.get("data", {}).get("name") or card.data[0]
     _check_kind(card, data)
     for key in ("solver", "adjoint"):
@@ -188,8 +190,8 @@ def resolve(argv: Sequence[str]) -> Request:
         "trainer": dict(TRAINER),
     }
     base |= {k: dict(getattr(card, k)) for k in ("solver", "adjoint") if getattr(card, k)}
-    base = hub.overlay(base, hub.recipe(card.name, data))
-    config = hub.overlay(base, {k: v for k, v in files.items() if k in SECTIONS})
+    base = cards.overlay(base, cards.recipe(card.name, data))
+    config = cards.overlay(base, {k: v for k, v in files.items() if k in SECTIONS})
 
     out = out or run or (Path(files["out"]) if files.get("out") else None)
     if seed is None:
@@ -197,7 +199,7 @@ def resolve(argv: Sequence[str]) -> Request:
     pretrained = words.values.get("pretrained") or str(files.get("pretrained") or "")
     if pretrained == OWN:
         pretrained = f"{card.name}.{tag or next(iter(card.weights), data)}"
-        hub.weights_of(card, pretrained.partition(".")[2])
+        cards.weights_of(card, pretrained.partition(".")[2])
     if not isinstance(files.get("compile", False), bool):
         raise UsageError(f"compile must be true or false; got {files['compile']!r}")
     request = Request(
@@ -241,8 +243,8 @@ def read_config(file: Path) -> dict[str, Any]:
 def help_text() -> str:
     """The names that can be given, with one line each."""
     lines = [USAGE, "models:"]
-    short = hub.aliases()
-    for c in hub.cards().values():
+    short = cards.aliases()
+    for c in cards.all_cards().values():
         if c.name.startswith("test_"):
             continue
         also = "".join(f" (= {a})" for a, target in short.items() if target == c.name)
@@ -282,7 +284,7 @@ def main(argv: Iterable[str] | None = None) -> int:
         from zoo import cli  # torch and Lightning: only now
 
         return cli.main(request)
-    except (UsageError, UnknownName, hub.CardError) as error:
+    except (UsageError, UnknownName, cards.CardError) as error:
         print(f"{PROG}: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -293,14 +295,14 @@ def main(argv: Iterable[str] | None = None) -> int:
 def _known(kind: str, name: str) -> str:
     """The name itself (an alias resolved), or UnknownName with the nearest."""
     if kind == "model":
-        return hub.card(name).name
+        return cards.card(name).name
     table: Registry = {"data": DATA, "solver": SOLVERS, "adjoint": ADJOINTS}[kind]
     if name not in table:
         raise UnknownName(unknown(table.noun, name, table.names()))
     return name
 
 
-def _check_kind(card: hub.ModelCard, data: str) -> None:
+def _check_kind(card: cards.ModelCard, data: str) -> None:
     """Refuse the data set of another task. A task that another package brings may take what it likes."""
     module = card.task.partition(":")[0]
     if module.startswith("zoo.tasks."):
@@ -325,7 +327,7 @@ def _hints(key: str) -> list[str]:
     every |= {
         k: f"--trainer.{k}" for k in ("max_epochs", "accelerator", "devices", "strategy", "precision", "fast_dev_run")
     }
-    every |= {k: f"--solver.{k}" for k in hub.CARRIED} | {"epochs": "--trainer.max_epochs"}
+    every |= {k: f"--solver.{k}" for k in cards.CARRIED} | {"epochs": "--trainer.max_epochs"}
     return [every[key]] if key in every else []
 
 

@@ -20,10 +20,10 @@ from jsonargparse import set_parsing_settings
 from lightning import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
-from zoo import hub
 from zoo.adjoints import ADJOINTS
 from zoo.data import DATA
 from zoo.fit import NAMED, SECTIONS, Request, UsageError
+from zoo.hub import cards
 from zoo.registry import UnknownName, option_names, unknown
 from zoo.solvers import SOLVERS
 from zoo.tasks.optim import Optim
@@ -54,7 +54,7 @@ class Options:
     def __init__(self, request: Request) -> None:
         allowed = ["zoo", "lightning", "torch", *request.allow_import]
         set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=allowed)
-        self.card = hub.card(request.config["model"]["name"])
+        self.card = cards.card(request.config["model"]["name"])
         self.names = {
             k: request.config[k]["name"] for k in ("model", "data", "solver", "adjoint") if k in request.config
         }
@@ -188,7 +188,7 @@ class Options:
             if key in out:
                 known = option_names(table[self.names[key]])
                 keep = (*known, "solver") if key == "adjoint" and self.inner else known
-                out[key] = {k: v for k, v in out[key].items() if k in keep or k not in hub.CARRIED}
+                out[key] = {k: v for k, v in out[key].items() if k in keep or k not in cards.CARRIED}
         if "adjoint" in out:
             out["adjoint"].pop("solver", None)
             if self.inner and self._inner_defaults:

@@ -7,20 +7,21 @@ from typing import Any
 
 from lightning import Trainer
 
-from zoo import hub
 from zoo.callbacks.checkpointing import Keeper
 from zoo.data.files import DataError
 from zoo.figure import training_figure
 from zoo.fit import Request, UsageError
+from zoo.hub import cards
 from zoo.hypernet.compression import BatchSize, Compression, compression
 from zoo.options import Options
 from zoo.places import rank
 from zoo.registry import UnknownName
-from zoo.run import MetricsLog, closing, environment, hardware, write_json
+from zoo.run import MetricsLog, closing, environment, hardware
+from zoo.storage.files import write_json
 from zoo.tasks.base import NonFiniteError, Task
 from zoo.tasks.metrics import headline
 
-REFUSED = (UsageError, UnknownName, hub.CardError)
+REFUSED = (UsageError, UnknownName, cards.CardError)
 
 
 class Record:

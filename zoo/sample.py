@@ -10,17 +10,17 @@ import argparse
 import sys
 from collections.abc import Iterable
 
-from zoo import hub
-from zoo.folder import WeightsError
+from zoo.hub import cards
 from zoo.process import prepare
 from zoo.registry import UnknownName
+from zoo.storage.model_folder import WeightsError
 
 PROG = "zoo.sample"
 
 
 def parser() -> argparse.ArgumentParser:
     """The options; torch is not imported for them."""
-    models = [n for n in hub.list_models() if "language" in hub.card(n).task and not n.startswith("test_")]
+    models = [n for n in cards.list_models() if "language" in cards.card(n).task and not n.startswith("test_")]
     out = argparse.ArgumentParser(
         prog=f"python -m {PROG}",
         description="Let a trained language model write.",
@@ -41,8 +41,8 @@ def main(argv: Iterable[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     given = parser().parse_args(None if argv is None else list(argv))
     prepare()  # before torch is loaded
-    from zoo.pretrained import load
-    from zoo.text import generate
+    from zoo.hub.generate import generate
+    from zoo.hub.pretrained import load
 
     try:
         text = generate(
@@ -53,7 +53,7 @@ def main(argv: Iterable[str] | None = None) -> int:
             top_p=given.top_p,
             seed=given.seed,
         )
-    except (WeightsError, UnknownName, hub.CardError, ValueError, ImportError, OSError) as error:
+    except (WeightsError, UnknownName, cards.CardError, ValueError, ImportError, OSError) as error:
         print(f"{PROG}: error: {error}", file=sys.stderr)
         return 1
     print(text)

@@ -20,9 +20,12 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models._features import FeatureInfo
 from torch import Tensor, nn
 
-from zoo import folder, hub
 from zoo.deq.mdeq import Multiscale
+from zoo.hub import cards
+from zoo.hub.configure import configure
+from zoo.hub.factory import create_model
 from zoo.registry import option_names
+from zoo.storage import model_folder
 
 PREFIX = "zoo_"
 TASK = "zoo.tasks.classification:Classification"
@@ -74,7 +77,7 @@ class Features(nn.Module):
         return [maps[i] for i in self.indices]
 
 
-def _configurations(card: hub.ModelCard) -> dict[str, dict[str, Any]]:
+def _configurations(card: cards.ModelCard) -> dict[str, dict[str, Any]]:
     """Timm's configuration for each set of weights of a card, or one without weights."""
     common = {
         "first_conv": card.load().first_conv,
@@ -89,12 +92,12 @@ def _configurations(card: hub.ModelCard) -> dict[str, dict[str, Any]]:
     for tag, entry in card.weights.items():
         if "file" not in entry:  # on a hub: nothing is fetched by an import
             continue
-        place, _ = hub.weights_of(card, tag)
-        saved = json.loads((place / folder.CONFIG).read_text(encoding="utf-8"))
+        place, _ = cards.weights_of(card, tag)
+        saved = json.loads((place / model_folder.CONFIG).read_text(encoding="utf-8"))
         pictures, model = saved["preprocessing"], saved["model"]
         out[f"{PREFIX}{card.name}.{tag}"] = {
             **common,
-            "file": str(place / folder.WEIGHTS),
+            "file": str(place / model_folder.WEIGHTS),
             "input_size": (len(pictures["mean"]), pictures["size"], pictures["size"]),
             "mean": tuple(pictures["mean"]),
             "std": tuple(pictures["std"]),
@@ -109,7 +112,7 @@ def _configurations(card: hub.ModelCard) -> dict[str, dict[str, Any]]:
     return out
 
 
-def _entrypoint(card: hub.ModelCard) -> Callable[..., nn.Module]:
+def _entrypoint(card: cards.ModelCard) -> Callable[..., nn.Module]:
     """The function that timm calls to make a model of a card."""
 
     def make(
@@ -125,10 +128,10 @@ def _entrypoint(card: hub.ModelCard) -> Callable[..., nn.Module]:
         outside = isinstance(pretrained_cfg, dict) or bool(pretrained_cfg_overlay)  # a source that no card speaks for
         saved = None
         if tag in card.weights:
-            place, sha256 = hub.weights_of(card, tag)
-            saved = folder.read(place)
+            place, sha256 = cards.weights_of(card, tag)
+            saved = model_folder.read(place)
             if pretrained and not outside:
-                folder.read_weights(place, saved, sha256)  # refused here where its hash is wrong
+                model_folder.read_weights(place, saved, sha256)  # refused here where its hash is wrong
         features = {"feature_cls": Features, "out_indices": kwargs.pop("out_indices", None)}
 
         def build(**arguments: Any) -> nn.Module:
@@ -138,11 +141,11 @@ def _entrypoint(card: hub.ModelCard) -> Callable[..., nn.Module]:
                 arguments.setdefault("dropout", drop)
             arguments = {k: v for k, v in arguments.items() if k not in IGNORED}
             if saved is None:
-                return hub.create_model(card.name, **arguments)
+                return create_model(card.name, **arguments)
             specs = {k: arguments.pop(k, None) for k in ("solver", "adjoint")}
-            model = hub.create_model(card.name, **{**saved.model, **arguments})
-            hub.configure(model, {"solver": saved.solver, "adjoint": saved.adjoint})
-            hub.configure(model, {}, **specs)
+            model = create_model(card.name, **{**saved.model, **arguments})
+            configure(model, {"solver": saved.solver, "adjoint": saved.adjoint})
+            configure(model, {}, **specs)
             return model
 
         return build_model_with_cfg(
@@ -165,7 +168,7 @@ def _entrypoint(card: hub.ModelCard) -> Callable[..., nn.Module]:
 
 def register() -> list[str]:
     """Put every vision model of the cards into timm's registry, those of other packages too; returns their names."""
-    own = [c for c in hub.cards().values() if c.family != "timm"]  # that card makes timm's own models
+    own = [c for c in cards.all_cards().values() if c.family != "timm"]  # that card makes timm's own models
     vision = [c for c in own if c.task == TASK and not c.name.startswith("test_")]
     for card in vision:
         default_cfgs.update(generate_default_cfgs(_configurations(card)))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 import zoo
 from zoo.baselines.transformer import TransformerLM
-from zoo.hub import card
+from zoo.hub.cards import card
 
 SIZES: dict[str, Any] = {"vocab_size": 11, "width": 8, "heads": 2, "inner": 12, "depth": 3, "memory_length": 16}
 KINDS: dict[str, dict[str, Any]] = {

@@ -12,7 +12,7 @@ from zoo.data import DATA
 from zoo.data.corpora import without_gutenberg
 from zoo.data.files import DataError
 from zoo.data.text import cut
-from zoo.tokens import tokenizer
+from zoo.storage.tokenizer import tokenizer
 
 TEXTS = [e.name for e in DATA.entries(kind="language")]
 

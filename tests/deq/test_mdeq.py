@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from zoo.compare.count import held_bytes
 from zoo.deq.mdeq import MDEQ, Cell
-from zoo.hub import card, create_model
+from zoo.hub.cards import card
+from zoo.hub.factory import create_model
 
 # Counted by instantiating the code that the paper's authors released (github.com/locuslab/deq), per configuration.
 RELEASED = {

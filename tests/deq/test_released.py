@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 import zoo
-from zoo import hub
 from zoo.convert import PREPROCESSING, convert, main
 from zoo.deq.released import NotReleased
 from zoo.deq.released import convert as rename
-from zoo.folder import WeightsError
-from zoo.preprocess import Preprocessing
+from zoo.hub import cards
+from zoo.storage.model_folder import WeightsError
+from zoo.storage.preprocessing import Preprocessing
 
 FACTS = dict(np.load(Path(__file__).parent / "released.npz"))
 SHAPES: dict[str, dict[str, list[int]]] = json.loads(zlib.decompress(FACTS["shapes"].tobytes()))
@@ -127,7 +127,7 @@ def test_published_sizes_are_recognised_with_their_preprocessing(tmp_path: Path)
     made = convert(saved(tmp_path, weights("tiny")), tmp_path / "to")
     assert made.published and made.config.name == "mdeq_tiny.cifar10" and made.config.preprocessing["size"] == 32
     assert made.parameters == 158_890
-    assert made.config.solver == hub.card("mdeq_tiny").solver
+    assert made.config.solver == cards.card("mdeq_tiny").solver
     assert zoo.load(tmp_path / "to")(torch.randn(1, 3, 8, 8)).shape == (1, 10)
 
 
@@ -144,7 +144,7 @@ def test_other_sizes_are_named_by_the_family_and_solved_as_the_nearest_card(
     case: str, nearest: str, name: str, tmp_path: Path
 ) -> None:
     made = convert(saved(tmp_path, weights(case)), tmp_path / "to", **OPTIONS.get(case, {}))
-    assert made.config.name == name and made.config.solver == hub.card(nearest).solver
+    assert made.config.name == name and made.config.solver == cards.card(nearest).solver
     assert nearest in made.assumed["solver"]
     readme = (tmp_path / "to" / "README.md").read_text()
     assert readme.startswith(f"# {name}\n") and "of sizes that no card has" in readme and "published" not in readme
@@ -167,7 +167,7 @@ def test_an_option_of_another_architecture_is_refused(case: str, options: dict[s
 
 
 def test_every_published_set_of_pictures_has_its_preprocessing() -> None:
-    tags = {tag for c in hub.cards().values() if c.family in ("mdeq", "mdeq_segmentation") for tag in c.published}
+    tags = {tag for c in cards.all_cards().values() if c.family in ("mdeq", "mdeq_segmentation") for tag in c.published}
     assert tags == set(PREPROCESSING) == {"cifar10", "imagenet", "cityscapes"}
     streets = Preprocessing.read(PREPROCESSING["cityscapes"])
     assert streets(torch.zeros(3, 8, 16)).shape == (1, 3, 1024, 2048)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from zoo.deq.segmentation import MDEQSegmentation
-from zoo.hub import create_model
+from zoo.hub.factory import create_model
 
 # Counted by instantiating the code that the paper's authors released, in its Cityscapes configurations.
 RELEASED = {

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 import zoo
-from zoo import hub
 from zoo.compare.count import held_bytes
+from zoo.hub import cards
 from zoo.hypernet import Generator, HyperNetwork, HyperTarget
 from zoo.hypernet.compression import BatchSize, compression
 from zoo.hypernet.target import TargetError
@@ -20,7 +20,7 @@ from zoo.hypernet.target import TargetError
 WRITTEN = [
     n
     for n in zoo.list_models("test_*")
-    if (path := hub.card(n).path).startswith("zoo.hypernet.") and not path.endswith(":MetaLearner")
+    if (path := cards.card(n).path).startswith("zoo.hypernet.") and not path.endswith(":MetaLearner")
 ]
 
 

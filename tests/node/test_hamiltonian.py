@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.data import DATA
-from zoo.hub import create_model
+from zoo.hub.factory import create_model
 from zoo.node.hamiltonian import Energy, HamiltonianField, MotionNet, Separable
 from zoo.solve import odeint
 from zoo.tasks.motion import Motion

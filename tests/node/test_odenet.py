@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from zoo.hub import card, create_model, list_models
+from zoo.hub.cards import card, list_models
+from zoo.hub.factory import create_model
 from zoo.implicit import implicit_modules
 from zoo.node.odenet import ODENet
 

@@ -6,14 +6,14 @@ import pytest
 import torch
 
 import zoo
-from zoo import hub
+from zoo.hub import cards
 from zoo.implicit import implicit_modules, recorded
 from zoo.node.latent_ode import LatentODE
 from zoo.node.ode_rnn import ODERNN
 from zoo.node.piecewise import together
 
 MODELS = ["test_gru", "test_latent_ode", "test_latent_ode_rule", "test_neural_cde", "test_ode_rnn"]
-IMPLICIT = [n for n in MODELS if hub.card(n).solver]
+IMPLICIT = [n for n in MODELS if cards.card(n).solver]
 FIXED = {"name": "rk4", "steps": 2}  # the same steps for every batch: an answer then depends on its own series alone
 
 

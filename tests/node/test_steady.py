@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from zoo.hub import create_model
+from zoo.hub.factory import create_model
 from zoo.implicit import recorded
 from zoo.node.steady import Contraction, SteadyNet
 from zoo.solvers.base import Result, SolveError

@@ -87,7 +87,7 @@ def test_a_budget_that_ends_before_the_last_time_is_warned_of():
     import torch
     from lightning import Trainer
 
-    from zoo.hub import create_model
+    from zoo.hub.factory import create_model
 
     model = create_model("test_odenet", solver={"name": "dopri5", "rtol": 1e-9, "atol": 1e-9, "max_steps": 2})
     data = torch.utils.data.TensorDataset(torch.randn(12, 1, 8, 8), torch.arange(12) % 4)

@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from zoo.hub import card, create_model
+from zoo.hub.cards import card
+from zoo.hub.factory import create_model
 from zoo.tasks.density import Density
 
 

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from zoo import hub
 from zoo.data import DATA
 from zoo.fit import UsageError
+from zoo.hub import cards
 from zoo.process import prepare
 from zoo.registry import UnknownName
 
@@ -28,7 +28,7 @@ where it was stopped, and tries again what failed."""
 
 def parser() -> argparse.ArgumentParser:
     """The options; torch is not imported for them."""
-    names = [n for n in hub.cards() if not n.startswith("test_")]
+    names = [n for n in cards.all_cards() if not n.startswith("test_")]
     out = argparse.ArgumentParser(
         prog=f"python -m {PROG}",
         description="Train and measure models side by side, or measure the theory behind them.",
@@ -67,7 +67,7 @@ def main(argv: Iterable[str] | None = None) -> int:
     prepare()  # before torch is loaded
     try:
         return theory(given) if given.theory else models(given)
-    except (UsageError, UnknownName, hub.CardError, OSError) as error:
+    except (UsageError, UnknownName, cards.CardError, OSError) as error:
         print(f"{PROG}: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -9,7 +9,7 @@ from typing import Any
 from zoo.compare.figures import draw
 from zoo.compare.page import Page, markdown, terminal
 from zoo.compare.table import cells, commit, hardware, label, meanings, notes, to_csv
-from zoo.run import write_json
+from zoo.storage.files import write_json
 
 Row = Mapping[str, Any]
 

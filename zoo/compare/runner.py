@@ -20,9 +20,9 @@ from typing import Any
 
 import yaml
 
-from zoo import hub
 from zoo.data import DATA
 from zoo.fit import UsageError
+from zoo.hub import cards
 from zoo.registry import UnknownName, unknown
 
 HALVINGS = 3  # of the batch, where memory runs out
@@ -118,7 +118,7 @@ def jobs_of(
             raise UnknownName(unknown("section of options", section, SECTIONS))
     if data is None:
         known = [m for m in models if not _problem(m, None)]
-        data = hub.card(_card_name(known[0])).data[0] if known else DATA.names()[0]
+        data = cards.card(_card_name(known[0])).data[0] if known else DATA.names()[0]
     if data not in DATA:
         raise UnknownName(unknown("data set", data, DATA.names()))
     options = {k: dict(v) for k, v in options.items()}
@@ -128,7 +128,7 @@ def jobs_of(
     for seed in seeds:
         for model in models:
             error = _problem(model, data)
-            implicit = not error and bool(hub.card(_card_name(model)).solver)
+            implicit = not error and bool(cards.card(_card_name(model)).solver)
             for solver in solvers if solvers and implicit else [None]:
                 for adjoint in adjoints if adjoints and implicit else [None]:
                     jobs.append(Job(model, data, int(seed), solver, adjoint, options, error))
@@ -274,8 +274,8 @@ def _process(job: Job, folder: Path, patience: float | None) -> dict[str, Any]:
 def _problem(model: str, data: str | None) -> str:
     """Why a model cannot be compared on a data set; empty where it can."""
     try:
-        card = hub.card(_card_name(model))
-    except (UnknownName, hub.CardError) as error:
+        card = cards.card(_card_name(model))
+    except (UnknownName, cards.CardError) as error:
         return str(error)
     kind = card.task.partition(":")[0].rpartition(".")[2]
     if data in DATA and DATA.entries(data)[0].kind != kind:
@@ -288,7 +288,7 @@ def _card_name(model: str) -> str:
 
 
 def _batch_size(job: Job) -> int:
-    usual = hub.recipe(job.card_name, job.data).get("data", {}).get("batch_size", 64)
+    usual = cards.recipe(job.card_name, job.data).get("data", {}).get("batch_size", 64)
     return int(job.options.get("data", {}).get("batch_size", usual))
 
 

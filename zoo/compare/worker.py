@@ -11,18 +11,21 @@ from typing import Any
 
 import torch
 
-from zoo import cli, hub
+from zoo import cli
 from zoo.compare.measure import measure, training_curves
 from zoo.compare.runner import LOADED, Job, failure, recipe, run_folder
 from zoo.fit import Request, resolve
+from zoo.hub import cards
+from zoo.hub.factory import create_model
 from zoo.options import Options
 from zoo.process import prepare
-from zoo.run import environment, new_folder, write_json
+from zoo.run import environment, new_folder
+from zoo.storage.files import write_json
 
 
 def work(job: Job, folder: Path) -> dict[str, Any]:
     """Train (or load the weights that ``name.tag`` stands for) and measure; the row of a comparison."""
-    trained = job.model in hub.list_models(pretrained=True)
+    trained = job.model in cards.list_models(pretrained=True)
     request = request_of(job)
     options = Options(request)
     curves: dict[str, Any] = {}
@@ -31,9 +34,9 @@ def work(job: Job, folder: Path) -> dict[str, Any]:
 
         task, data, _ = cli.build(options, job.seed)
         specs = {k: getattr(job, k) for k in ("solver", "adjoint") if getattr(job, k)}
-        task.model = hub.create_model(job.model, pretrained=True, **specs)
+        task.model = create_model(job.model, pretrained=True, **specs)
         trained_by = task.model.pretrained.training.get("recipe", {})  # type: ignore[union-attr]
-        test, _, _, _ = tested(task.model, hub.card(job.model), job.data, root=None, batch_size=256, limit=None)
+        test, _, _, _ = tested(task.model, cards.card(job.model), job.data, root=None, batch_size=256, limit=None)
         values: dict[str, Any] = {}
         reasons = dict.fromkeys(("seconds", "epochs"), LOADED)
     else:

@@ -14,10 +14,10 @@ from zoo.data.base import data_root
 from zoo.data.files import DataError
 from zoo.data.loader import distributed
 from zoo.data.stream import Segments
-from zoo.folder import WeightsError
-from zoo.preprocess import TextPreprocessing
 from zoo.registry import unknown
-from zoo.tokens import LEVELS, Tokenizer, learn
+from zoo.storage.model_folder import WeightsError
+from zoo.storage.text_preprocessing import TextPreprocessing
+from zoo.storage.tokenizer import LEVELS, Tokenizer, learn
 
 
 class Corpus(NamedTuple):
@@ -146,7 +146,7 @@ class TextData(L.LightningDataModule, ABC):
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """Plain values from which `zoo.preprocess.TextPreprocessing` turns text into this data set's numbers."""
+        """Plain values from which `TextPreprocessing` turns text into this data set's numbers."""
         return {"kind": "text", "tokenizer": self.tokenizer.as_dict()}
 
     def fingerprint(self) -> str:

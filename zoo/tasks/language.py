@@ -10,7 +10,7 @@ from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from zoo.folder import Config
+from zoo.storage.model_folder import Config
 from zoo.tasks.base import Scored, Task
 from zoo.tasks.optim import Optim
 from zoo.tasks.regularization import Stability

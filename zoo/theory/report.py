@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from zoo.compare.page import Page, markdown, terminal
-from zoo.run import environment, write_json
+from zoo.run import environment
+from zoo.storage.files import write_json
 from zoo.theory import EXPERIMENTS, Scale
 from zoo.theory.figures import draw
 from zoo.theory.lipschitz import FLOW, FREE, HELD

@@ -7,8 +7,9 @@ import torch
 import yaml
 
 import zoo
-from zoo import folder, hub
+from zoo.hub import cards
 from zoo.registry import UnknownName
+from zoo.storage import model_folder
 
 CARD = {
     "family": "toy",
@@ -35,10 +36,10 @@ SERIES = [torch.tensor([[0.0, 0.5, 1.0]]), torch.ones(1, 3, 2), torch.ones(1, 3,
 
 @pytest.fixture
 def write(tmp_path, monkeypatch):
-    hub.cards()  # the package's own, before the tables are copied
-    monkeypatch.setattr(hub, "_cards", dict(hub._cards))
-    monkeypatch.setattr(hub, "_aliases", dict(hub._aliases))
-    monkeypatch.setattr(hub, "HERE", tmp_path)
+    cards.all_cards()  # the package's own, before the tables are copied
+    monkeypatch.setattr(cards, "_cards", dict(cards._cards))
+    monkeypatch.setattr(cards, "_aliases", dict(cards._aliases))
+    monkeypatch.setattr(cards, "HERE", tmp_path)
 
     def put(**changes):
         card = {k: v for k, v in {**CARD, **changes}.items() if v is not None}
@@ -50,24 +51,24 @@ def write(tmp_path, monkeypatch):
 
 
 def test_a_registered_card_is_known_by_name_and_alias(write):
-    hub.register_card(write())
+    cards.register_card(write())
     assert "toy_small" in zoo.list_models("toy*")
-    assert hub.card("toy") is hub.card("toy_small")
-    assert hub.card("toy.mnist").name == "toy_small"
-    assert hub.card("toy").aliases == ("toy",)
+    assert cards.card("toy") is cards.card("toy_small")
+    assert cards.card("toy.mnist").name == "toy_small"
+    assert cards.card("toy").aliases == ("toy",)
     with pytest.raises(UnknownName, match="No model named 'toy_smal'. Did you mean 'toy_small'"):
-        hub.card("toy_smal")
+        cards.card("toy_smal")
 
 
 def test_the_more_specific_recipe_wins(write):
-    hub.register_card(write())
-    assert hub.recipe("toy") == {"optim": {"lr": 3.0, "name": "sgd"}, "data": {"batch_size": 8}}
-    assert hub.recipe("toy", "mnist")["optim"]["lr"] == 2.0
-    assert hub.recipe("toy.mnist")["optim"]["lr"] == 2.0
+    cards.register_card(write())
+    assert cards.recipe("toy") == {"optim": {"lr": 3.0, "name": "sgd"}, "data": {"batch_size": 8}}
+    assert cards.recipe("toy", "mnist")["optim"]["lr"] == 2.0
+    assert cards.recipe("toy.mnist")["optim"]["lr"] == 2.0
 
 
 def test_a_model_gets_the_cards_solver_or_the_given_one(write):
-    hub.register_card(write())
+    cards.register_card(write())
     model = zoo.create_model("toy")
     assert type(model.solver).__name__ == "Broyden"
     assert (model.solver.max_steps, model.solver.rtol) == (7, 0.5)
@@ -81,7 +82,7 @@ def test_a_model_gets_the_cards_solver_or_the_given_one(write):
 
 
 def test_a_wrong_argument_or_solver_names_the_nearest(write):
-    hub.register_card(write())
+    cards.register_card(write())
     with pytest.raises(UnknownName, match="Did you mean 'dropout'"):
         zoo.create_model("toy", dropot=0.1)
     with pytest.raises(UnknownName, match="Did you mean 'broyden'"):
@@ -131,21 +132,21 @@ def test_weights_may_be_loaded_to_raise_and_explicit_models_never_do():
 
 
 def test_weights_are_checked_and_loaded(write, tmp_path):
-    hub.register_card(write())
+    cards.register_card(write())
     source = zoo.create_model("toy")
     with pytest.raises(UnknownName, match="'toy_small' has no trained weights"):
         zoo.create_model("toy", pretrained=True)
     place = tmp_path / "weights" / "toy_small.digits"
     arguments = {**CARD["variants"]["toy_small"]["model"], "num_classes": 10}
     specs = {"solver": CARD["solver"], "adjoint": CARD["adjoint"]}
-    saved = folder.write(
-        place, folder.Config(name="toy_small.digits", model=arguments, weights={}, **specs), source.state_dict()
+    saved = model_folder.write(
+        place, model_folder.Config(name="toy_small.digits", model=arguments, weights={}, **specs), source.state_dict()
     )
-    file = place / folder.WEIGHTS
+    file = place / model_folder.WEIGHTS
     entry = {"file": "toy_small.digits/model.safetensors", "sha256": saved.weights["sha256"]}
-    hub._cards.clear()
-    hub._aliases.clear()
-    hub.register_card(write(weights={"toy_small": {"digits": entry}}))
+    cards._cards.clear()
+    cards._aliases.clear()
+    cards.register_card(write(weights={"toy_small": {"digits": entry}}))
     assert zoo.list_models("toy*", pretrained=True) == ["toy_small.digits"]
     for name in ("toy", "toy.digits"):
         loaded = zoo.create_model(name, pretrained=True)
@@ -175,15 +176,15 @@ def test_large_weights_come_from_a_hub(write, tmp_path, monkeypatch):
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
-    hub.register_card(write(weights={"toy_small": {"digits": {"hub": "someone/toy@v2", "sha256": "0"}}}))
-    assert hub.weights_of(hub.card("toy")) == (tmp_path, "0")
+    cards.register_card(write(weights={"toy_small": {"digits": {"hub": "someone/toy@v2", "sha256": "0"}}}))
+    assert cards.weights_of(cards.card("toy")) == (tmp_path, "0")
     assert asked == [("someone/toy", "v2")]
 
 
 def test_weights_lie_below_the_folder_of_weights(write):
     entry = {"file": "../elsewhere/model.safetensors", "sha256": "0"}
-    hub.register_card(write(weights={"toy_small": {"digits": entry}}))
-    with pytest.raises(hub.CardError, match="must be FOLDER/model.safetensors below"):
+    cards.register_card(write(weights={"toy_small": {"digits": entry}}))
+    with pytest.raises(cards.CardError, match="must be FOLDER/model.safetensors below"):
         zoo.create_model("toy", pretrained=True)
 
 
@@ -210,40 +211,40 @@ def test_a_wrong_card_is_named_by_file_and_key(write, changes, said):
     if "variants" in changes:
         changes = {**changes, "aliases": {}, "recipes": {}}
     file = write(**changes)
-    with pytest.raises(hub.CardError) as error:
-        hub.register_card(file)
+    with pytest.raises(cards.CardError) as error:
+        cards.register_card(file)
     assert str(file) in str(error.value)
     assert said in str(error.value)
 
 
 def test_a_file_that_is_no_card(tmp_path):
-    with pytest.raises(hub.CardError, match="cannot be read"):
-        hub.register_card(tmp_path / "none.yaml")
+    with pytest.raises(cards.CardError, match="cannot be read"):
+        cards.register_card(tmp_path / "none.yaml")
     (tmp_path / "bad.yaml").write_text("a: [")
-    with pytest.raises(hub.CardError, match="is not valid YAML"):
-        hub.register_card(tmp_path / "bad.yaml")
+    with pytest.raises(cards.CardError, match="is not valid YAML"):
+        cards.register_card(tmp_path / "bad.yaml")
     (tmp_path / "list.yaml").write_text("- a")
-    with pytest.raises(hub.CardError, match="a card is a mapping"):
-        hub.register_card(tmp_path / "list.yaml")
+    with pytest.raises(cards.CardError, match="a card is a mapping"):
+        cards.register_card(tmp_path / "list.yaml")
 
 
 def test_entry_points_may_be_packages_paths_or_functions(write, tmp_path, monkeypatch):
     write()
-    assert hub._files(str(tmp_path)) == sorted(tmp_path.glob("*.yaml"))
-    assert hub._files([tmp_path / "0.yaml"]) == [tmp_path / "0.yaml"]
+    assert cards._files(str(tmp_path)) == sorted(tmp_path.glob("*.yaml"))
+    assert cards._files([tmp_path / "0.yaml"]) == [tmp_path / "0.yaml"]
     package = type(zoo)("package")
     package.__file__ = str(tmp_path / "__init__.py")
-    assert hub._files(package) == sorted(tmp_path.glob("*.yaml"))
+    assert cards._files(package) == sorted(tmp_path.glob("*.yaml"))
 
 
-@pytest.mark.parametrize("name", hub.list_models())
+@pytest.mark.parametrize("name", cards.list_models())
 def test_every_card_of_the_package_names_things_that_exist(name):
     from zoo.adjoints import ADJOINTS
     from zoo.data import DATA
     from zoo.registry import check_options
     from zoo.solvers import SOLVERS
 
-    card = hub.card(name)
+    card = cards.card(name)
     check_options("argument", card.load(), card.model)
     assert card.load_task() is not None
     assert bool(card.solver) == bool(card.adjoint)  # an explicit model has neither

@@ -8,10 +8,10 @@ import torch
 import zoo
 from zoo import cli
 from zoo.fit import resolve
-from zoo.folder import WeightsError
+from zoo.hub.finetune import transfer
 from zoo.options import Options
-from zoo.pretrained import transfer
 from zoo.registry import UnknownName
+from zoo.storage.model_folder import WeightsError
 
 ONE_STEP = {
     "max_steps": 1, "max_epochs": 1, "limit_val_batches": 1, "limit_test_batches": 1, "accelerator": "cpu",

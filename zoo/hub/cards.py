@@ -1,4 +1,4 @@
-"""Named models: the cards, and building a model from one.
+"""Named models as data: read, check and look up the cards.
 
 A card is data: which class, which configuration, which solver and adjoint, which recipe for which data set, what was
 measured and what the paper reports. The cards that ship with the package lie in ``zoo/cards/<family>.yaml``; other
@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from zoo import folder
-from zoo.registry import UnknownName, check_options, unknown
+from zoo.registry import UnknownName, unknown
 from zoo.solvers import SOLVERS
+from zoo.storage import model_folder
 
 if TYPE_CHECKING:
-    from torch import nn
+    pass
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parents[1]
 SECTIONS = ("model", "solver", "adjoint", "data", "optim", "task", "trainer")  # what a recipe may set
 CARRIED = ("rtol", "atol", "max_steps")  # of a solver that is replaced by another one
 
@@ -103,7 +103,7 @@ _aliases: dict[str, str] = {}
 _scanned = False
 
 
-def cards() -> dict[str, ModelCard]:
+def all_cards() -> dict[str, ModelCard]:
     """All cards by name: the package's own, those of other packages, and the registered ones."""
     global _scanned
     if not _scanned:
@@ -119,7 +119,7 @@ def cards() -> dict[str, ModelCard]:
 
 def aliases() -> dict[str, str]:
     """Short names: alias -> the card's name."""
-    cards()
+    all_cards()
     return dict(_aliases)
 
 
@@ -143,7 +143,7 @@ def register_card(path: str | Path) -> list[ModelCard]:
 def card(name: str) -> ModelCard:
     """The card of a name; a tag after a dot ("mdeq_tiny.fashion_mnist") is left aside."""
     base = name.partition(".")[0]
-    known = cards()
+    known = all_cards()
     base = _aliases.get(base, base)
     if base not in known:
         raise UnknownName(unknown("model", name, [*known, *_aliases]))
@@ -183,74 +183,12 @@ def overlay(base: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
 
 def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
     """Names of the models that match a shell pattern; with ``pretrained``, ``name.data`` of each set of weights."""
-    names = [n for n in cards() if fnmatch.fnmatchcase(n, pattern)]
+    names = [n for n in all_cards() if fnmatch.fnmatchcase(n, pattern)]
     if not pretrained:
         return names
-    return [f"{n}.{tag}" for n, c in cards().items() for tag in c.weights if fnmatch.fnmatchcase(f"{n}.{tag}", pattern)]
-
-
-def create_model(
-    name: str,
-    *,
-    pretrained: bool = False,
-    solver: str | Mapping[str, Any] | Any = None,
-    adjoint: str | Mapping[str, Any] | Any = None,
-    throw: bool = False,
-    **overrides: Any,
-) -> nn.Module:
-    """Build the model of a card.
-
-    Args:
-        name: a name of `list_models`, or with a data set behind a dot: "mdeq_tiny.fashion_mnist".
-        pretrained: load the weights that were trained on that data set (the first that has weights, if none is named).
-        solver: replaces the card's; its ``rtol``, ``atol`` and ``max_steps`` carry over where they are left open.
-        adjoint: replaces the card's.
-        throw: raise `zoo.SolveError` where a solve does not reach its end, instead of saying so in ``last``.
-        **overrides: arguments of the model's class.
-
-    Raises:
-        UnknownName: no such model, option, solver, adjoint or weights; the nearest is named.
-        ValueError: a solver, an adjoint or ``throw`` for an explicit model, or those that do not fit the model.
-        WeightsError: the weights are damaged, or do not fit the overridden model.
-    """
-    c = card(name)
-    tag = name.partition(".")[2]
-    if tag and tag not in c.weights and tag not in c.data:
-        raise UnknownName(unknown(f"data set of {c.name!r}", tag, [*c.data, *c.weights]))
-    if pretrained:
-        from zoo.restore import restore
-
-        place, sha256 = weights_of(c, tag)
-        return restore(place, sha256=sha256, solver=solver, adjoint=adjoint, throw=throw, **overrides)
-    factory = c.load()
-    specs = recipe(c.name, tag) if tag else {}
-    config = {**c.model, **specs.get("model", {})}
-    check_options(f"argument of {c.name!r}", factory, overrides)
-    model = factory(**config | overrides)
-    configure(model, overlay({"solver": c.solver, "adjoint": c.adjoint}, specs), solver, adjoint, throw=throw)
-    return model
-
-
-def configure(
-    model: nn.Module, defaults: Mapping[str, Any], solver: Any = None, adjoint: Any = None, *, throw: bool = False
-) -> None:
-    """Give an implicit model its solver and adjoint: the card's, or what replaces them. Explicit models refuse both.
-
-    With ``throw`` each of its implicit modules raises where a solve does not reach its end.
-    """
-    specs = {"solver": solver, "adjoint": adjoint}
-    if not hasattr(model, "configure_implicit"):
-        given = [k for k, v in {**specs, "throw": throw or None}.items() if v is not None]
-        if given:
-            raise ValueError(f"{type(model).__name__} is an explicit model: it takes no {' and no '.join(given)}.")
-        return
-    model.configure_implicit(**{k: defaults.get(k) or None for k in specs})
-    model.configure_implicit(**specs)  # which carries the tolerances over
-    if throw:
-        from zoo.implicit import implicit_modules
-
-        for _, module in implicit_modules(model):
-            module.throw = True
+    return [
+        f"{n}.{tag}" for n, c in all_cards().items() for tag in c.weights if fnmatch.fnmatchcase(f"{n}.{tag}", pattern)
+    ]
 
 
 def weights_of(c: ModelCard, tag: str = "") -> tuple[Path, str]:
@@ -263,14 +201,14 @@ def weights_of(c: ModelCard, tag: str = "") -> tuple[Path, str]:
         raise UnknownName(unknown(f"weights of {c.name!r}", tag, c.weights))
     entry = c.weights[tag]
     if "hub" in entry:  # too large to come with the package
-        from zoo.download import download
+        from zoo.storage.huggingface import download
 
         return download(entry["hub"]), entry["sha256"]
     root = (HERE / "weights").resolve()
     file = (root / entry["file"]).resolve()
-    if not file.is_relative_to(root) or file.name != folder.WEIGHTS:
+    if not file.is_relative_to(root) or file.name != model_folder.WEIGHTS:
         raise CardError(
-            f"{c.source}: weights.{c.name}.{tag}.file must be FOLDER/{folder.WEIGHTS} below {root}; "
+            f"{c.source}: weights.{c.name}.{tag}.file must be FOLDER/{model_folder.WEIGHTS} below {root}; "
             f"got {entry['file']!r}."
         )
     return file.parent, entry["sha256"]

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import zoo
-from zoo import hub
+from zoo.hub import cards
 from zoo.implicit import implicit_modules
 
-MODELS = [n for n in zoo.list_models("test_*") if "language" in hub.card(n).task]
+MODELS = [n for n in zoo.list_models("test_*") if "language" in cards.card(n).task]
 SYMBOLS = 11
 
 

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.folder import Config
-from zoo.preprocess import TextPreprocessing
-from zoo.pretrained import load
-from zoo.tokens import Tokenizer
+from zoo.hub.pretrained import load
+from zoo.storage.model_folder import Config
+from zoo.storage.text_preprocessing import TextPreprocessing
+from zoo.storage.tokenizer import Tokenizer
 
 
 def generate(

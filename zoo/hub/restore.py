@@ -10,24 +10,29 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo import folder, hub
-from zoo.folder import Config, WeightsError
+from zoo.hub import cards
+from zoo.hub.configure import configure
 from zoo.registry import UnknownName, check_options, unknown
+from zoo.storage import model_folder
+from zoo.storage.model_folder import Config, WeightsError
 
 
 def restore(
     place: Path, *, sha256: str = "", solver: Any = None, adjoint: Any = None, throw: bool = False, **overrides: Any
 ) -> nn.Module:
-    """The model of a folder of `zoo.folder`, with its weights; ``sha256`` is what a card says of them.
+    """The model of a folder of `zoo.storage.model_folder`, with its weights; ``sha256`` is what a card says of them.
 
     Raises:
         WeightsError: the folder is damaged, of a newer format, or made for another model; nothing is loaded.
     """
-    saved = folder.read(place)
-    known = [*hub.cards(), *hub.aliases()]  # converted weights of sizes that no card has are named by their family
+    saved = model_folder.read(place)
+    known = [
+        *cards.all_cards(),
+        *cards.aliases(),
+    ]  # converted weights of sizes that no card has are named by their family
     if saved.name.partition(".")[0] not in known:
-        raise WeightsError(f"{place / folder.CONFIG}: name: {unknown('model', saved.name, known)}")
-    state = folder.read_weights(place, saved, sha256)
+        raise WeightsError(f"{place / model_folder.CONFIG}: name: {unknown('model', saved.name, known)}")
+    state = model_folder.read_weights(place, saved, sha256)
     return build(saved, state, str(place), solver=solver, adjoint=adjoint, throw=throw, **overrides)
 
 
@@ -45,24 +50,26 @@ def build(
 
     The model's ``pretrained`` is ``saved``, which holds its preprocessing and its measured numbers.
     """
-    c = hub.card(saved.name)
+    c = cards.card(saved.name)
     factory = c.load()
     check_options(f"argument of {c.name!r}", factory, overrides)
     classes = overrides.pop("num_classes", None)
     arguments = {**saved.model, **overrides}
     try:
         check_options(f"argument of {c.name!r}", factory, saved.model)
-        folder.check(_shapes(factory, arguments), state, what)  # before memory is taken for what the file asks for
+        model_folder.check(
+            _shapes(factory, arguments), state, what
+        )  # before memory is taken for what the file asks for
         model = factory(**arguments)
-        hub.configure(model, {"solver": saved.solver, "adjoint": saved.adjoint})
+        configure(model, {"solver": saved.solver, "adjoint": saved.adjoint})
     except WeightsError:
         raise
     except (UnknownName, TypeError, ValueError, RuntimeError, OverflowError, MemoryError) as error:
         if overrides:
             raise
         raise WeightsError(f"{what}: the configuration cannot be built: {error}") from error
-    folder.fill(model, state, what)
-    hub.configure(model, {}, solver, adjoint, throw=throw)
+    model_folder.fill(model, state, what)
+    configure(model, {}, solver, adjoint, throw=throw)
     if classes is not None and classes != saved.model.get("num_classes"):
         if not hasattr(model, "reset_classifier"):
             raise ValueError(f"{type(model).__name__} has no classifier, so num_classes={classes} says nothing.")

@@ -40,7 +40,7 @@ class Config:
         name: card and data set, "mdeq_tiny.digits".
         model: all arguments of the model's class.
         solver, adjoint: specs as `Registry.build` takes them; empty for an explicit model.
-        preprocessing: what `zoo.preprocess.Preprocessing` takes.
+        preprocessing: what `zoo.storage.preprocessing.Preprocessing` takes.
         metrics: measured on the test split with these weights, and the number of ``samples``.
         weights: ``sha256``, ``bytes`` and ``dtype`` of the weights as stored.
         training: seed, commit, epochs, seconds, hardware, ... of the run.

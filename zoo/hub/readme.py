@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
-from zoo.folder import Config
-from zoo.hub import ModelCard
+from zoo.hub.cards import ModelCard
+from zoo.storage.model_folder import Config
 
 
 def readme(config: Config, card: ModelCard, parameters: int, command: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from zoo.folder import CONFIG, README, WEIGHTS, WeightsError
+from zoo.storage.model_folder import CONFIG, README, WEIGHTS, WeightsError
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 

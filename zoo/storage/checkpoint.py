@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from zoo.folder import WeightsError
+from zoo.storage.model_folder import WeightsError
 
 FORCED = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"  # torch then unpickles anything, whatever the caller says
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zoo.tokens import Characters, Words, learn, tokenizer
+from zoo.storage.tokenizer import Characters, Words, learn, tokenizer
 
 PLAY = "ROMEO:\nHe jests at scars, that never felt a wound.\n"
 

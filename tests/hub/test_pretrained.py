@@ -20,13 +20,15 @@ from safetensors.torch import save
 from trained import run as train
 
 import zoo
-from zoo import cli, folder, hub
-from zoo.checkpoint import read_checkpoint
-from zoo.folder import WeightsError
-from zoo.preprocess import Preprocessing
+from zoo import cli
+from zoo.hub import cards
 from zoo.registry import UnknownName
+from zoo.storage import model_folder
+from zoo.storage.checkpoint import read_checkpoint
+from zoo.storage.model_folder import WeightsError
+from zoo.storage.preprocessing import Preprocessing
 
-SHIPPED = hub.list_models(pretrained=True)
+SHIPPED = cards.list_models(pretrained=True)
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +39,12 @@ def trained(tmp_path_factory):
 @pytest.fixture
 def place(tmp_path):
     """A copy of a shipped folder, to be damaged."""
-    return Path(shutil.copytree(hub.HERE / "weights" / "mdeq_tiny.digits", tmp_path / "mine"))
+    return Path(shutil.copytree(cards.HERE / "weights" / "mdeq_tiny.digits", tmp_path / "mine"))
 
 
 def change(place, **keys):
-    raw = json.loads((place / folder.CONFIG).read_text())
-    (place / folder.CONFIG).write_text(json.dumps({**raw, **keys}))
+    raw = json.loads((place / model_folder.CONFIG).read_text())
+    (place / model_folder.CONFIG).write_text(json.dumps({**raw, **keys}))
 
 
 class Payload:
@@ -61,7 +63,7 @@ class Payload:
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_shipped_model_loads_by_name_and_by_folder(name):
     one = zoo.create_model(name, pretrained=True)
-    two = zoo.load(hub.HERE / "weights" / name)
+    two = zoo.load(cards.HERE / "weights" / name)
     assert one.training
     assert not two.training
     assert one.pretrained == two.pretrained
@@ -164,7 +166,7 @@ def test_without_a_network_the_cache_and_the_command_are_named(monkeypatch):
 
 
 def test_a_flipped_bit_and_a_short_file(place):
-    file = place / folder.WEIGHTS
+    file = place / model_folder.WEIGHTS
     whole = bytearray(file.read_bytes())
     whole[len(whole) // 2] ^= 1
     file.write_bytes(whole)
@@ -181,7 +183,7 @@ def test_a_flipped_bit_and_a_short_file(place):
 def test_what_is_no_safetensors_file_though_its_hash_is_right(place, data):
     import hashlib
 
-    (place / folder.WEIGHTS).write_bytes(data)
+    (place / model_folder.WEIGHTS).write_bytes(data)
     change(place, weights={"sha256": hashlib.sha256(data).hexdigest()})
     with pytest.raises(WeightsError, match="is no whole safetensors file"):
         zoo.load(place)
@@ -191,14 +193,14 @@ def test_weights_of_another_architecture_are_refused_whole(place):
     import hashlib
 
     data = save({"stem.0.weight": torch.zeros(1)})
-    (place / folder.WEIGHTS).write_bytes(data)
+    (place / model_folder.WEIGHTS).write_bytes(data)
     change(place, weights={"sha256": hashlib.sha256(data).hexdigest()})
     with pytest.raises(WeightsError, match=r"do not fit the model: .* is missing \(and \d+ more\)"):
         zoo.load(place)
     model = zoo.create_model("test_mdeq")
     before = {k: v.clone() for k, v in model.state_dict().items()}
     with pytest.raises(WeightsError, match="is unknown to the model"):
-        folder.fill(model, {**before, "more": torch.zeros(1)}, "it")
+        model_folder.fill(model, {**before, "more": torch.zeros(1)}, "it")
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
@@ -208,17 +210,17 @@ def test_the_cards_hash_goes_before_the_folders(monkeypatch, tmp_path, place):
 
     weights = tmp_path / "weights" / "mdeq_tiny.digits"
     shutil.copytree(place, weights)
-    state = folder.read_weights(weights, folder.read(weights))
+    state = model_folder.read_weights(weights, model_folder.read(weights))
     data = save({k: v + 1 for k, v in state.items()})
-    (weights / folder.WEIGHTS).write_bytes(data)
+    (weights / model_folder.WEIGHTS).write_bytes(data)
     change(weights, weights={"sha256": hashlib.sha256(data).hexdigest()})
-    monkeypatch.setattr(hub, "HERE", tmp_path)
+    monkeypatch.setattr(cards, "HERE", tmp_path)
     with pytest.raises(WeightsError, match="the card says"):
         zoo.create_model("mdeq_tiny.digits", pretrained=True)
 
 
 def test_a_configuration_that_asks_for_terabytes_takes_no_memory(place):
-    saved = folder.read(place)
+    saved = model_folder.read(place)
     for channels in ([8_000_000, 8_000_000], [8 * 10**12, 8], [10**30, 8]):
         change(place, model={**saved.model, "channels": channels})
         with pytest.raises(WeightsError, match="do not fit the model|cannot be built"):
@@ -249,13 +251,13 @@ def test_a_wrong_configuration_is_named_by_file_and_key(place, keys, said):
 
 
 def test_what_is_no_configuration(place, tmp_path):
-    (place / folder.CONFIG).write_text("{")
+    (place / model_folder.CONFIG).write_text("{")
     with pytest.raises(WeightsError, match="is not valid JSON"):
         zoo.load(place)
-    (place / folder.CONFIG).write_text("[" * 100_000)
+    (place / model_folder.CONFIG).write_text("[" * 100_000)
     with pytest.raises(WeightsError, match="is not valid JSON"):
         zoo.load(place)
-    (place / folder.CONFIG).write_text(" " * (folder.LIMIT + 1))
+    (place / model_folder.CONFIG).write_text(" " * (model_folder.LIMIT + 1))
     with pytest.raises(WeightsError, match="a configuration has at most"):
         zoo.load(place)
     (tmp_path / "empty").mkdir()
@@ -329,7 +331,7 @@ def test_digits_are_read(name, digits):
     x, y = digits
     model = zoo.load(name)
     answers = zoo.predict(model, x[:60])
-    expected = round(60 * hub.card(name).measured["digits"]["accuracy"])
+    expected = round(60 * cards.card(name).measured["digits"]["accuracy"])
     assert sum(a.label == str(int(t)) for a, t in zip(answers, y, strict=False)) >= expected - 3
     one = zoo.predict(model, x[0])
     assert one.label == answers[0].label
