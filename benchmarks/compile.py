@@ -24,9 +24,9 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks.odenet import interleaved
 from benchmarks.record import ROOT, write_record
-from zoo.compile import compile_maps
 from zoo.hub.factory import create_model
 from zoo.implicit import implicit_modules
+from zoo.training.compile import compile_maps
 
 SEED = 0
 OUT = ROOT / "experiments" / "results" / "bench_compile.json"

@@ -23,8 +23,8 @@ import torchdiffeq
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from zoo.run import environment
 from zoo.solve import make_adjoint, make_solver, odeint
+from zoo.training.environment import environment
 
 SEED = 0
 ROOT = Path(__file__).resolve().parents[1]

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from zoo.run import environment
+from zoo.training.environment import environment
 
 ROOT = Path(__file__).resolve().parents[1]
 

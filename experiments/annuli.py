@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from zoo.node.fields import MLPField
 from zoo.node.odenet import ODEBlock
-from zoo.run import environment
+from zoo.training.environment import environment
 
 HERE = Path(__file__).parent / "results"
 DISC, RING = 0.5, (1.0, 1.5)

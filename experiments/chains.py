@@ -16,8 +16,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from zoo.cli import fit
-from zoo.run import environment
+import zoo
+from zoo.training.environment import environment
 
 RESULT = Path(__file__).parent / "results" / "chains.json"
 
@@ -34,7 +34,7 @@ def main() -> None:
         for name in ("ignn_small", "gcn_small"):
             data = {"name": "chains", "length": length}
             trainer = {"enable_progress_bar": False}
-            run = fit(name, data, trainer=trainer, seed=given.seed, out=work / f"{name}_{length}")
+            run = zoo.train(name, data, trainer=trainer, seed=given.seed, out=work / f"{name}_{length}")
             rows.append(
                 {
                     "name": name,

@@ -13,9 +13,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from zoo.cli import fit
-from zoo.run import environment, read_metrics
+import zoo
 from zoo.storage.files import write_json
+from zoo.training.environment import environment
+from zoo.training.metrics_log import read_metrics
 
 OUT = Path(__file__).parent / "results" / "finetune.json"
 WEIGHTS, MODEL, DATA = "mdeq_tiny.fashion_mnist", "mdeq_tiny", "mnist"
@@ -32,7 +33,7 @@ def curve(folder: Path, pretrained: str | None, rate: float, seed: int) -> dict[
         }  # fmt: skip
         # without the unrolled warm-up of a long recipe: equilibria from the first step on both sides
         kit = {"task": {"warmup_steps": 0}, "optim": {"lr": rate}, "trainer": trainer}
-        fit(MODEL, DATA, out=folder, seed=seed, pretrained=pretrained, **kit)
+        zoo.train(MODEL, DATA, out=folder, seed=seed, pretrained=pretrained, **kit)
     rows = [r for r in read_metrics(folder / "metrics.csv") if "val/accuracy" in r]
     return {"step": [int(r["step"]) + 1 for r in rows], "accuracy": [r["val/accuracy"] for r in rows]}
 

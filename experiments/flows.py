@@ -21,10 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.cli import fit, load_run
+import zoo
 from zoo.data import DATA
 from zoo.data.density import grid
-from zoo.run import environment
+from zoo.training.build import load_run
+from zoo.training.environment import environment
 
 HERE = Path(__file__).parent / "results"
 MODELS = {"maximum likelihood": "cnf_ffjord", "flow matching": "cnf_flow_matching"}
@@ -41,7 +42,7 @@ def one(card: str, data: str, folder: Path, seed: int, epochs: int | None) -> tu
     """Train and measure one flow; returns its numbers, and what the figure shows."""
     out = folder / f"{card}_{data}"
     options = {} if epochs is None else {"trainer": {"max_epochs": epochs, "check_val_every_n_epoch": 1}}
-    run = fit(card, data, out=out, seed=seed, **options)
+    run = zoo.train(card, data, out=out, seed=seed, **options)
     model: Any = load_run(out).model
     model.configure_implicit(TIGHT)
     nll = -log_prob(model, DATA[data]().split("test")[0]).double()

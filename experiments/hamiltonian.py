@@ -20,9 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.cli import fit, load_run
+import zoo
 from zoo.data import DATA
-from zoo.run import environment
+from zoo.training.build import load_run
+from zoo.training.environment import environment
 
 HERE = Path(__file__).parent / "results"
 MODELS = {
@@ -72,7 +73,7 @@ def main() -> None:
             out = Path(folder) / card
             if not out.exists():
                 options = {} if args.epochs is None else {"trainer": {"max_epochs": args.epochs}}
-                run = fit(card, "ideal_pendulum", out=out, seed=args.seed, **options)
+                run = zoo.train(card, "ideal_pendulum", out=out, seed=args.seed, **options)
             model: Any = load_run(out).model
             model.configure_implicit(solver)
             with torch.no_grad():

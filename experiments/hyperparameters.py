@@ -30,8 +30,8 @@ from torch import Tensor
 
 from zoo.data import DATA
 from zoo.hypernet.hyperparameters import minimise
-from zoo.run import environment
 from zoo.storage.files import write_json
+from zoo.training.environment import environment
 
 HERE = Path(__file__).parent / "results"
 CLASSES = 10

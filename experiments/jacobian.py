@@ -23,9 +23,10 @@ from typing import Any
 
 import torch
 
-from zoo.cli import fit, load_run
+import zoo
 from zoo.data.vision import Digits
-from zoo.run import environment
+from zoo.training.build import load_run
+from zoo.training.environment import environment
 
 RESULT = Path(__file__).parent / "results" / "jacobian.json"
 BUDGETS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 16, 18, 24)
@@ -50,7 +51,7 @@ def measure(model: Any, budget: int) -> dict[str, float]:
 def train(weight: float | None, epochs: int, seed: int, folder: Path) -> dict[str, Any]:
     """One run of the recipe; ``weight`` None: with the recipe's own penalty."""
     task = {} if weight is None else {"jacobian_weight": weight}
-    results = fit(
+    results = zoo.train(
         "mdeq_tiny",
         "digits",
         task=task,

@@ -34,11 +34,11 @@ from torch import Tensor, nn
 import zoo
 from zoo import penalties
 from zoo.data import DATA
-from zoo.run import environment
 from zoo.solvers.learned import SHIPPED, Proposer
 from zoo.solvers.packing import Packing
 from zoo.solvers.train_learned import Solved, train
 from zoo.storage.files import write_json
+from zoo.training.environment import environment
 
 HERE = Path(__file__).parent / "results"
 TIGHT = {"name": "anderson", "rtol": 1e-6, "atol": 1e-9, "max_steps": 100}

@@ -27,8 +27,8 @@ import zoo
 from zoo.compare.count import held_bytes
 from zoo.compare.draw import legend, panels, style
 from zoo.hub import cards
-from zoo.run import environment
 from zoo.storage.files import write_json
+from zoo.training.environment import environment
 
 HERE = Path(__file__).parent / "results"
 ITERATIONS = (5, 20, 80)

@@ -18,11 +18,11 @@ from typing import Any
 
 import torch
 
-from zoo.cli import load_run
 from zoo.data.omniglot import Omniglot
 from zoo.layers.conv4 import Conv4
-from zoo.run import environment
 from zoo.storage.files import write_json
+from zoo.training.build import load_run
+from zoo.training.environment import environment
 
 OUT = Path(__file__).parent / "results" / "omniglot.json"
 ASKED = ((5, 1), (20, 1), (5, 5))  # ways and shots

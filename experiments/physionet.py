@@ -21,9 +21,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from zoo.cli import fit
-from zoo.run import environment
+import zoo
 from zoo.storage.files import write_json
+from zoo.training.environment import environment
 
 FILE = Path(__file__).parent / "results" / "physionet.json"
 EPOCHS = {  # as many as lower the validation error
@@ -46,7 +46,7 @@ def measure(name: str, aim: str, folder: Path, seed: int) -> dict[str, Any]:
         data = {"name": "physionet", "aim": aim} | ({"scale": "range"} if aim == "interpolation" else {})
         task = {"noise": 0.05} if aim == "interpolation" else {}
         trainer = {"max_epochs": EPOCHS[aim][name], "accelerator": "cpu", "enable_progress_bar": False}
-        fit(name, data, out=folder, seed=seed, task=task, trainer=trainer)
+        zoo.train(name, data, out=folder, seed=seed, task=task, trainer=trainer)
     results = json.loads(file.read_text())
     key = "auc" if aim == "mortality" else "mse"
     return {

@@ -22,8 +22,8 @@ from torch.nn.functional import cross_entropy
 import zoo
 from zoo.data.vision import Digits
 from zoo.implicit import implicit_modules
-from zoo.run import environment
 from zoo.storage.files import write_json
+from zoo.training.environment import environment
 
 RESULT = Path(__file__).parent / "results" / "precision.json"
 MODELS = ("mdeq_tiny.digits", "odenet_mnist.digits")

@@ -28,10 +28,10 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 import zoo
-from zoo.run import environment
 from zoo.storage.files import write_json
 from zoo.tasks.classification import Classification
 from zoo.tasks.sharding import shard
+from zoo.training.environment import environment
 
 RESULT = Path(__file__).parent / "results" / "ranks_memory.json"
 PROCESSES = 2

@@ -23,10 +23,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.cli import fit, load_run
+import zoo
 from zoo.data.series import Series, Spirals
-from zoo.run import environment
 from zoo.storage.files import write_json
+from zoo.training.build import load_run
+from zoo.training.environment import environment
 
 HERE = Path(__file__).parent / "results"
 MODELS = {  # arguments for equal numbers of parameters
@@ -71,7 +72,7 @@ def measure(name: str, folder: Path, epochs: int, series: int, seed: int) -> tup
     """Train a model, unless its run is there, and measure it."""
     file = folder / "results.json"
     if not file.is_file():
-        fit({"name": name, **MODELS[name]}, {"name": "spirals", "train_size": series}, out=folder, seed=seed,
+        zoo.train({"name": name, **MODELS[name]}, {"name": "spirals", "train_size": series}, out=folder, seed=seed,
             **RECIPE,
             trainer={"max_epochs": epochs, "accelerator": "cpu", "enable_progress_bar": False})  # fmt: skip
     results = json.loads(file.read_text())

@@ -21,10 +21,11 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from zoo import cli
-from zoo.fit import resolve
-from zoo.run import environment
 from zoo.storage.files import write_json
+from zoo.training import run
+from zoo.training.environment import environment
+from zoo.training.request import resolve
+from zoo.training.run import run_training
 
 RESULT = Path(__file__).parent / "results" / "steps_memory.json"
 GOAL = 0.01  # of the memory at half time, at most
@@ -51,7 +52,7 @@ def resident() -> int:
 
 
 def measure(steps: int, every: int, folder: Path) -> list[tuple[int, int]]:
-    watch, made = Resident(every), cli._trainer
+    watch, made = Resident(every), run._trainer
 
     def watched(*arguments: Any) -> Trainer:
         trainer = made(*arguments)
@@ -59,11 +60,13 @@ def measure(steps: int, every: int, folder: Path) -> list[tuple[int, int]]:
         return trainer
 
     flags = [f"--out={folder}", f"--trainer.max_steps={steps}", "--trainer.max_epochs=-1", "--trainer.accelerator=cpu"]
-    cli._trainer = watched
+    run._trainer = watched
     try:
-        cli.run(resolve(["--model", "test_mdeq", "--data", "digits", *flags, "--trainer.enable_progress_bar=false"]))
+        run_training(
+            resolve(["--model", "test_mdeq", "--data", "digits", *flags, "--trainer.enable_progress_bar=false"])
+        )
     finally:
-        cli._trainer = made
+        run._trainer = made
     return watch.seen
 
 

@@ -49,8 +49,8 @@ TORCH_FREE = [
     "zoo.storage.model_folder",
     "zoo.convert",
     "zoo.tasks.metrics",
-    "zoo.places",
-    "zoo.process",
+    "zoo.training.run_folder",
+    "zoo.training.process",
     "zoo.compare.command",
     "zoo.sample",
 ]

@@ -20,9 +20,9 @@ from zoo.compare.count import Flops, evaluations, held_bytes
 from zoo.compare.report import write_report
 from zoo.compare.runner import Job, budget_options, jobs_of, run_all
 from zoo.compare.table import DRAWN, cells, notes, spell, summarise, to_csv
-from zoo.fit import UsageError
 from zoo.implicit import ImplicitMixin
 from zoo.registry import UnknownName
+from zoo.training.errors import UsageError
 
 
 class Layer(ImplicitMixin, nn.Module):

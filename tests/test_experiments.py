@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from zoo.fit import resolve
 from zoo.hub import cards
-from zoo.options import Options
+from zoo.training.options import Options
+from zoo.training.request import resolve
 
 FOLDER = Path(__file__).resolve().parents[1] / "experiments"
 EXPERIMENTS = sorted(FOLDER.glob("*.yaml"))

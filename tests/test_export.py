@@ -15,11 +15,11 @@ from trained import run as train
 
 import zoo
 from zoo import export
-from zoo.fit import resolve
 from zoo.hub import cards
-from zoo.options import Options
 from zoo.storage import model_folder
 from zoo.storage.model_folder import WeightsError
+from zoo.training.options import Options
+from zoo.training.request import resolve
 
 
 @pytest.fixture(scope="module")

@@ -46,8 +46,8 @@ def test_readmes_tables_are_those_of_the_results():
 
 def test_readmes_commands_are_understood():
     """Every ``python -m zoo.fit`` of README parses against the real options; training is tested elsewhere."""
-    from zoo.fit import resolve
-    from zoo.options import Options
+    from zoo.training.options import Options
+    from zoo.training.request import resolve
 
     lines = re.findall(r"^python -m zoo\.fit (.*?)(?:\s{2,}#.*)?$", "\n".join(blocks("sh")), flags=re.MULTILINE)
     assert len(lines) >= 3

@@ -7,13 +7,14 @@ import pytest
 import torch
 
 import zoo
-from zoo import cli, sample
+from zoo import sample
 from zoo.data import DATA
 from zoo.data.files import DataError
 from zoo.export import export
 from zoo.hub.generate import choose, draw, read_prompt, tokenizer_of
 from zoo.storage.tokenizer import Characters, learn
 from zoo.tasks.language import LanguageModel
+from zoo.training.train import train
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,7 @@ def run(tmp_path_factory):
     """A run of a few steps over a text of few symbols."""
     folder = tmp_path_factory.mktemp("run")
     (folder / "text.txt").write_text("abc abc cab.\n" * 100)
-    cli.fit(
+    train(
         "test_lstm",
         {"name": "text", "path": str(folder / "text.txt"), "batch_size": 4, "length": 32},
         out=folder / "out",
@@ -159,12 +160,12 @@ def test_trained_weights_go_on_with_another_text_in_their_own_symbols(run, tmp_p
     with pytest.raises(
         ValueError, match=r"do not fit the model: .* is \(7, .* has \(8,"
     ):  # z would need a row of weights
-        cli.fit("test_lstm", data, **options)
-    cli.fit("test_lstm", {**data, "vocabulary": str(run)}, **options | {"out": tmp_path / "again"})
+        train("test_lstm", data, **options)
+    train("test_lstm", {**data, "vocabulary": str(run)}, **options | {"out": tmp_path / "again"})
     assert tokenizer_of(zoo.load(tmp_path / "again")).as_dict() == tokenizer_of(zoo.load(run)).as_dict()
     file.write_text("xyz xyz zyx.\n" * 60)  # as many symbols, but other ones
     with pytest.raises(ValueError, match="--data.vocabulary"):
-        cli.fit("test_lstm", data, **options | {"out": tmp_path / "other"})
+        train("test_lstm", data, **options | {"out": tmp_path / "other"})
 
 
 def test_a_vocabulary_that_is_none_is_refused(run, tmp_path):

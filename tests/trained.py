@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from zoo import cli
+from zoo.training.train import train
 
 ARGUMENTS = {
     "task": {"warmup_steps": 2},
@@ -14,5 +14,5 @@ ARGUMENTS = {
 
 def run(folder: Path, model: str = "test_mdeq") -> Path:
     """Train a tiny model on digits for six steps; returns the run folder."""
-    cli.fit(model, "digits", out=folder, **ARGUMENTS)
+    train(model, "digits", out=folder, **ARGUMENTS)
     return folder

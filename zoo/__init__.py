@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from zoo import penalties as penalties
     from zoo.compare import compare as compare
     from zoo.hub.cards import list_models as list_models
+    from zoo.hub.cards import register_card as register_card
     from zoo.hub.factory import create_model as create_model
     from zoo.hub.generate import generate as generate
     from zoo.hub.predict import predict as predict
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from zoo.solvers.base import Result as Result
     from zoo.solvers.base import Solution as Solution
     from zoo.solvers.base import SolveError as SolveError
+    from zoo.training.train import train as train
 
 __version__ = "0.1.0"
 
@@ -49,6 +51,8 @@ _HOME = {  # public name -> the module it lives in; a module without a name of i
     "load": "zoo.hub.pretrained",
     "predict": "zoo.hub.predict",
     "penalties": "zoo.penalties",
+    "register_card": "zoo.hub.cards",
+    "train": "zoo.training.train",
 }
 
 __all__ = sorted([*_HOME, "__version__", "list_adjoints", "list_solvers"])

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from zoo.hub import cards
-from zoo.process import prepare
 from zoo.storage.model_folder import CONFIG, Config, WeightsError, write
+from zoo.training.process import prepare
 
 PROG = "zoo.convert"
 SMALL = {"dropout", "attention_dropout", "memory_length", "eval_memory_length", "global_pool"}  # they change no tensor

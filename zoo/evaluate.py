@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.data import DATA
-from zoo.fit import DERIVED
 from zoo.hub import cards
-from zoo.process import prepare
 from zoo.registry import UnknownName, option_names, unknown
 from zoo.solvers import SOLVERS
 from zoo.storage.model_folder import WeightsError
+from zoo.training.process import prepare
+from zoo.training.request import DERIVED
 
 if TYPE_CHECKING:
     from torch import nn
@@ -138,7 +138,7 @@ def measure(
     from lightning import Trainer
 
     from zoo.callbacks.telemetry import SolverTelemetry
-    from zoo.terminal import quiet
+    from zoo.training.console import quiet
 
     if data not in DATA:
         raise UnknownName(unknown("data set", data, DATA.names()))
@@ -230,7 +230,7 @@ def main(argv: Iterable[str] | None = None) -> int:
         except (WeightsError, UnknownName, ValueError, OSError, RuntimeError) as error:
             print(f"{PROG}: error: {name}: {error}", file=sys.stderr)
             rows.append({"name": name, "error": str(error), "holds": False})
-    from zoo.run import environment
+    from zoo.training.environment import environment
 
     report = {"rows": rows, "environment": environment()}
     if given.json == "-":

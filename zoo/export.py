@@ -20,10 +20,10 @@ import yaml
 
 from zoo.evaluate import TOLERANCE, measure
 from zoo.hub import cards
-from zoo.process import prepare
 from zoo.registry import UnknownName
 from zoo.storage.model_folder import MACHINE, WEIGHTS, Config, WeightsError, write
 from zoo.tasks.metrics import measure as measure_of
+from zoo.training.process import prepare
 
 PROG = "zoo.export"
 HERE = ("enable_progress_bar", "accelerator", "devices")  # options of the Trainer that are of the machine, too
@@ -123,8 +123,8 @@ def export(
 
 def command(config: Config) -> str:
     """The command line that trains a model again as it was trained: flags say what its recipe of today does not."""
-    from zoo.fit import DERIVED, resolve
-    from zoo.options import Options
+    from zoo.training.options import Options
+    from zoo.training.request import DERIVED, resolve
 
     variant, _, data = config.name.partition(".")
     training = config.training

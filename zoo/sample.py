@@ -11,9 +11,9 @@ import sys
 from collections.abc import Iterable
 
 from zoo.hub import cards
-from zoo.process import prepare
 from zoo.registry import UnknownName
 from zoo.storage.model_folder import WeightsError
+from zoo.training.process import prepare
 
 PROG = "zoo.sample"
 

@@ -11,8 +11,8 @@ from zoo.data.files import DataError
 from zoo.data.masks import IGNORE, SceneTransform
 from zoo.data.segmentation import VOC, Cityscapes
 from zoo.data.shapes import Shapes, outline, scenes
-from zoo.fit import resolve
-from zoo.options import Options
+from zoo.training.options import Options
+from zoo.training.request import resolve
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 

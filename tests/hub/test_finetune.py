@@ -6,12 +6,13 @@ import pytest
 import torch
 
 import zoo
-from zoo import cli
-from zoo.fit import resolve
 from zoo.hub.finetune import transfer
-from zoo.options import Options
 from zoo.registry import UnknownName
 from zoo.storage.model_folder import WeightsError
+from zoo.training.build import build_run, load_run
+from zoo.training.options import Options
+from zoo.training.request import resolve
+from zoo.training.train import train
 
 ONE_STEP = {
     "max_steps": 1, "max_epochs": 1, "limit_val_batches": 1, "limit_test_batches": 1, "accelerator": "cpu",
@@ -21,7 +22,7 @@ ONE_STEP = {
 
 def built(*argv):
     options = Options(resolve(argv))
-    return cli.build(options, 0)[0].model
+    return build_run(options, 0)[0].model
 
 
 def test_the_weights_are_those_of_the_name():
@@ -32,16 +33,14 @@ def test_the_weights_are_those_of_the_name():
 
 def test_a_run_says_where_it_started_and_can_be_repeated(tmp_path, capsys):
     out = tmp_path / "run"
-    results = cli.fit(
-        "mdeq_tiny", "digits", pretrained="mdeq_tiny.digits", out=out, trainer=ONE_STEP, optim={"lr": 1e-9}
-    )
+    results = train("mdeq_tiny", "digits", pretrained="mdeq_tiny.digits", out=out, trainer=ONE_STEP, optim={"lr": 1e-9})
     assert "It starts from the weights of mdeq_tiny.digits" in capsys.readouterr().out
     assert results["test"]["accuracy"] > 0.95  # untrained: a tenth
     assert resolve(["-c", str(out / "config.yaml")]).pretrained == "mdeq_tiny.digits"
 
 
 def test_a_run_of_ones_own_is_a_source(tmp_path):
-    cli.fit("test_mdeq", "digits", out=tmp_path / "first", trainer=ONE_STEP)
+    train("test_mdeq", "digits", out=tmp_path / "first", trainer=ONE_STEP)
     model, trained = (
         built("--model", "test_mdeq", "--pretrained", str(tmp_path / "first")),
         zoo.load(tmp_path / "first"),
@@ -52,11 +51,11 @@ def test_a_run_of_ones_own_is_a_source(tmp_path):
 
 def test_a_run_goes_on_without_the_weights_it_started_from(tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
-    cli.fit("test_mdeq", "digits", out=first, trainer=ONE_STEP)
-    cli.fit("test_mdeq", "digits", pretrained=first, out=second, trainer=ONE_STEP)
+    train("test_mdeq", "digits", out=first, trainer=ONE_STEP)
+    train("test_mdeq", "digits", pretrained=first, out=second, trainer=ONE_STEP)
     first.rename(tmp_path / "elsewhere")
-    assert cli.load_run(second)
-    assert cli.fit("test_mdeq", resume=second, trainer=ONE_STEP | {"max_steps": 2, "max_epochs": 2})["steps"] == 2
+    assert load_run(second)
+    assert train("test_mdeq", resume=second, trainer=ONE_STEP | {"max_steps": 2, "max_epochs": 2})["steps"] == 2
 
 
 def test_other_classes_get_a_new_classifier():

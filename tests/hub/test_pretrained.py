@@ -20,13 +20,13 @@ from safetensors.torch import save
 from trained import run as train
 
 import zoo
-from zoo import cli
 from zoo.hub import cards
 from zoo.registry import UnknownName
 from zoo.storage import model_folder
 from zoo.storage.checkpoint import read_checkpoint
 from zoo.storage.model_folder import WeightsError
 from zoo.storage.preprocessing import Preprocessing
+from zoo.training.build import load_run
 
 SHIPPED = cards.list_models(pretrained=True)
 
@@ -107,7 +107,7 @@ def test_another_number_of_classes_gets_a_new_head_and_keeps_the_rest():
 def test_a_run_loads_as_it_was_trained(trained):
     model = zoo.load(trained)
     same = zoo.load(trained / "checkpoints" / "best.ckpt")
-    task = cli.load_run(trained)
+    task = load_run(trained)
     x = torch.randn(2, 1, 8, 8)
     assert torch.equal(model(x), same(x))
     assert torch.equal(model(x), task.model(x))

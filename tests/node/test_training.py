@@ -9,10 +9,10 @@ import warnings
 
 import pytest
 
-from zoo import cli
 from zoo.callbacks.convergence_monitor import ResidualGuard, SolverWarning
-from zoo.fit import UsageError
 from zoo.tasks.classification import Classification
+from zoo.training.errors import UsageError
+from zoo.training.train import train
 
 TRAINER = {
     "max_epochs": 1,
@@ -29,7 +29,7 @@ TRAINER = {
     ("solver", "adjoint"), [("dopri5", None), ({"name": "rk4", "steps": 2}, "checkpoint"), ("tsit5", "backsolve")]
 )
 def test_an_ode_net_trains_and_its_solves_are_measured(tmp_path, solver, adjoint):
-    results = cli.fit("test_odenet", "digits", solver=solver, adjoint=adjoint, trainer=TRAINER, out=tmp_path / "run")
+    results = train("test_odenet", "digits", solver=solver, adjoint=adjoint, trainer=TRAINER, out=tmp_path / "run")
     assert results["status"] == "finished"
     for stage in ("train", "val", "test"):
         assert results[stage]["nfe_forward"] > 0 and results[stage]["accepted"] > 0
@@ -44,7 +44,7 @@ def test_an_ode_net_trains_and_its_solves_are_measured(tmp_path, solver, adjoint
 
 
 def test_what_to_try_next_is_another_ode_solver(tmp_path, capsys):
-    cli.fit("test_odenet", "digits", trainer=TRAINER, out=tmp_path / "run")
+    train("test_odenet", "digits", trainer=TRAINER, out=tmp_path / "run")
     said = capsys.readouterr().out
     assert "100% of the samples reached the last time" in said
     assert "--data digits --solver tsit5" in said
@@ -52,7 +52,7 @@ def test_what_to_try_next_is_another_ode_solver(tmp_path, capsys):
 
 @pytest.mark.parametrize("solver", ["anderson", "dopri5"])
 def test_the_bridge_trains_as_either(tmp_path, solver):
-    results = cli.fit("test_steady", "digits", solver=solver, trainer=TRAINER, out=tmp_path / "run")
+    results = train("test_steady", "digits", solver=solver, trainer=TRAINER, out=tmp_path / "run")
     assert results["train"]["nfe_forward"] > 0 and results["train"]["nfe_backward"] > 0
 
 
@@ -67,12 +67,12 @@ def test_the_bridge_trains_as_either(tmp_path, solver):
 )
 def test_what_does_not_fit_an_ode_is_refused_before_training(tmp_path, options, sentence):
     with pytest.raises(UsageError, match=sentence):
-        cli.fit("test_odenet", "digits", trainer=TRAINER, out=tmp_path / "run", **options)
+        train("test_odenet", "digits", trainer=TRAINER, out=tmp_path / "run", **options)
 
 
 def test_an_ode_solver_for_a_fixed_point_is_refused(tmp_path):
     with pytest.raises(UsageError, match="poses fixed points; the solver Dopri5 is for ODEs. Use one such as anderson"):
-        cli.fit("test_mdeq", "digits", solver="dopri5", trainer=TRAINER, out=tmp_path / "run")
+        train("test_mdeq", "digits", solver="dopri5", trainer=TRAINER, out=tmp_path / "run")
 
 
 def test_the_command_line_says_it_in_one_sentence(tmp_path):

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 import zoo
-from zoo.cli import fit
 from zoo.data.continual import SplitDigits
 from zoo.tasks.continual import Continual, TaskMean
 
@@ -79,7 +78,7 @@ def test_the_mean_over_tasks_does_not_weigh_them_by_size():
 def run(out, name="test_continual", **options):
     data = {"name": "split_digits", "epochs_per_task": 1, "batch_size": 64}
     trainer = {"max_epochs": 5, "enable_progress_bar": False, **options.pop("trainer", {})}
-    return fit(name, data, trainer=trainer, out=out, **options)
+    return zoo.train(name, data, trainer=trainer, out=out, **options)
 
 
 def last(folder):

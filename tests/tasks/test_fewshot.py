@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from zoo.cli import fit
+import zoo
 from zoo.tasks.fewshot import FewShot, Interval
 
 
@@ -55,5 +55,5 @@ def test_the_interval_adds_up_over_batches():
 def test_a_model_trains_by_its_card(name, tmp_path):
     small = {"train_episodes": 4, "val_episodes": 2, "test_episodes": 4, "batch_size": 2, "queries": 3}
     quiet = {"max_epochs": 1, "enable_progress_bar": False}
-    found = fit(name, {"name": "digit_episodes", **small}, trainer=quiet, out=tmp_path / "run")
+    found = zoo.train(name, {"name": "digit_episodes", **small}, trainer=quiet, out=tmp_path / "run")
     assert found["status"] == "finished" and 0 <= found["test"]["accuracy"] <= 1 and "interval" in found["test"]

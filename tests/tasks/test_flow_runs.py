@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from zoo import cli, fit
 from zoo.callbacks.checkpointing import Interrupted
-from zoo.cli import load_run
 from zoo.tasks.density import Density
 from zoo.tasks.motion import Motion
+from zoo.training.build import load_run
+from zoo.training.request import resolve
+from zoo.training.run import run_training
 
 RUNS = {
     "likelihood": (Density, "test_cnf", {"count": 128, "batch_size": 32}, {"steer": 0.2}),
@@ -26,7 +27,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(kind, tmp_path, monkeypatch):
     name = "two_moons" if task is Density else "ideal_pendulum"
     argv = [f"--{s}.{k}={v}" for s, o in (("data", data), ("task", options), ("trainer", QUICK)) for k, v in o.items()]
     argv += [f"--model={model}", f"--data={name}"]
-    results = cli.run(fit.resolve([*argv, f"--out={tmp_path / 'whole'}"]))
+    results = run_training(resolve([*argv, f"--out={tmp_path / 'whole'}"]))
     key = task.monitor.partition("/")[2]
     assert results["steps"] == 8 and results["test"][key] == pytest.approx(results["test"]["loss"], rel=1e-5)
     if task is Motion:
@@ -42,8 +43,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(kind, tmp_path, monkeypatch):
 
     monkeypatch.setattr(task, "score", stop)
     with pytest.raises(Interrupted):
-        cli.run(fit.resolve([*argv, f"--out={tmp_path / 'part'}"]))
+        run_training(resolve([*argv, f"--out={tmp_path / 'part'}"]))
     monkeypatch.undo()
-    cli.run(fit.resolve(["--resume", str(tmp_path / "part")]))
+    run_training(resolve(["--resume", str(tmp_path / "part")]))
     whole, part = (load_run(tmp_path / n, "last").state_dict() for n in ("whole", "part"))
     assert all(torch.equal(v, part[k]) for k, v in whole.items() if k.startswith("model."))

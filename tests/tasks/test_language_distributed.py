@@ -15,7 +15,7 @@ import json, sys
 import lightning as L
 import torch
 from zoo.baselines.lstm import LSTM
-from zoo.callbacks.keeper import Interrupted, Keeper
+from zoo.callbacks.checkpointing import Interrupted, Keeper
 from zoo.data import DATA
 from zoo.tasks.language import LanguageModel
 

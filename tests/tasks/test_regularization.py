@@ -16,7 +16,6 @@ from torch.utils.data import DataLoader, TensorDataset
 import zoo
 from zoo import penalties
 from zoo.callbacks.per_step_seed import StepSeed
-from zoo.cli import fit
 from zoo.implicit import limited
 from zoo.tasks.classification import Classification
 from zoo.tasks.regularization import Stability
@@ -120,7 +119,7 @@ def test_training_starts_from_a_contraction_if_asked():
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_every_part_by_flag(tmp_path, precision):
-    results = fit(
+    results = zoo.train(
         "test_mdeq",
         "digits",
         task={

@@ -16,9 +16,9 @@ import torch
 import zoo
 import zoo.data.shapes as shapes
 from lightning import Trainer
-from zoo.callbacks.seeding import StepSeed
+from zoo.callbacks.per_step_seed import StepSeed
 from zoo.tasks.segmentation import Segmentation
-from zoo.tasks.stability import Stability
+from zoo.tasks.regularization import Stability
 
 made = shapes.scenes
 shapes.scenes = lambda n, seed: made(n // 40, seed)

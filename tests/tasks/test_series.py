@@ -11,11 +11,11 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 import zoo
-from zoo import cli
 from zoo.data.series import Series, Spirals
 from zoo.layers.series import Outcome
 from zoo.tasks.base import NonFiniteError
 from zoo.tasks.series import TimeSeries, thinned, with_seen
+from zoo.training.train import train
 
 TRAINER = {
     "max_epochs": 1,
@@ -156,7 +156,7 @@ def test_batches_that_cannot_be_used_are_refused():
 def test_a_model_trains_by_name_and_its_solves_are_measured(tmp_path, name, aim):
     """The default aim is under the contract of `tests/test_every_task.py`."""
     data = {"name": "spirals", "aim": aim, "batch_size": 8}
-    results = cli.fit(name, data, trainer=TRAINER, out=tmp_path / "run")
+    results = train(name, data, trainer=TRAINER, out=tmp_path / "run")
     assert results["status"] == "finished"
     assert ("auc" if aim == "direction" else "mse") in results["test"]
     with (tmp_path / "run" / "metrics.csv").open() as stream:
@@ -167,9 +167,9 @@ def test_a_model_trains_by_name_and_its_solves_are_measured(tmp_path, name, aim)
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path):
     options = {"data": {"name": "spirals", "batch_size": 8}, "optim": {"schedule": "constant", "warmup": 0}}
     both = {**TRAINER, "max_epochs": 2}
-    whole = cli.fit("test_gru", trainer=both, out=tmp_path / "whole", **options)
-    cli.fit("test_gru", trainer=TRAINER, out=tmp_path / "part", **options)
-    resumed = cli.fit("test_gru", trainer=both, resume=tmp_path / "part", **options)
+    whole = train("test_gru", trainer=both, out=tmp_path / "whole", **options)
+    train("test_gru", trainer=TRAINER, out=tmp_path / "part", **options)
+    resumed = train("test_gru", trainer=both, resume=tmp_path / "part", **options)
     assert whole["steps"] == resumed["steps"] == 4 and whole["test"] == resumed["test"]
 
 

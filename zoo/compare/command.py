@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from zoo.data import DATA
-from zoo.fit import UsageError
 from zoo.hub import cards
-from zoo.process import prepare
 from zoo.registry import UnknownName
+from zoo.training.errors import UsageError
+from zoo.training.process import prepare
 
 PROG = "zoo.compare"
 SECTIONS = ("optim", "task", "trainer", "data")

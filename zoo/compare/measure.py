@@ -16,8 +16,8 @@ from torch.utils._pytree import tree_map
 from zoo.compare.count import Flops, evaluations, held_bytes
 from zoo.compare.curves import CURVES, reason
 from zoo.implicit import implicit_modules
-from zoo.run import read_metrics
 from zoo.tasks.base import Task
+from zoo.training.metrics_log import read_metrics
 
 EXPLICIT = "an explicit model solves nothing"
 SECONDS = 1.5  # spent on each timing, at least `LEAST` repetitions

@@ -21,9 +21,9 @@ from typing import Any
 import yaml
 
 from zoo.data import DATA
-from zoo.fit import UsageError
 from zoo.hub import cards
 from zoo.registry import UnknownName, unknown
+from zoo.training.errors import UsageError
 
 HALVINGS = 3  # of the batch, where memory runs out
 KILLED = -9  # what the kernel does to a process that takes too much memory

@@ -11,16 +11,18 @@ from typing import Any
 
 import torch
 
-from zoo import cli
 from zoo.compare.measure import measure, training_curves
 from zoo.compare.runner import LOADED, Job, failure, recipe, run_folder
-from zoo.fit import Request, resolve
 from zoo.hub import cards
 from zoo.hub.factory import create_model
-from zoo.options import Options
-from zoo.process import prepare
-from zoo.run import environment, new_folder
 from zoo.storage.files import write_json
+from zoo.training.build import build_run
+from zoo.training.environment import environment
+from zoo.training.options import Options
+from zoo.training.process import prepare
+from zoo.training.request import Request, resolve
+from zoo.training.run import run_training
+from zoo.training.run_folder import new_folder
 
 
 def work(job: Job, folder: Path) -> dict[str, Any]:
@@ -32,7 +34,7 @@ def work(job: Job, folder: Path) -> dict[str, Any]:
     if trained:
         from zoo.evaluate import measure as tested
 
-        task, data, _ = cli.build(options, job.seed)
+        task, data, _ = build_run(options, job.seed)
         specs = {k: getattr(job, k) for k in ("solver", "adjoint") if getattr(job, k)}
         task.model = create_model(job.model, pretrained=True, **specs)
         trained_by = task.model.pretrained.training.get("recipe", {})  # type: ignore[union-attr]
@@ -42,9 +44,9 @@ def work(job: Job, folder: Path) -> dict[str, Any]:
     else:
         place = run_folder(folder, job.model, job.key)
         run = new_folder(place.parent, place.name)
-        results = cli.run(replace(request, out=run))
+        results = run_training(replace(request, out=run))
         test, values, reasons = results["test"], {"seconds": results["seconds"], "epochs": results["epochs"]}, {}
-        task, data, _ = cli.build(options, job.seed)
+        task, data, _ = build_run(options, job.seed)
         best = run / "checkpoints" / "best.ckpt"
         saved = best if best.is_file() else run / "checkpoints" / "last.ckpt"
         if saved.is_file():

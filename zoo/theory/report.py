@@ -12,11 +12,11 @@ from typing import Any
 import torch
 
 from zoo.compare.page import Page, markdown, terminal
-from zoo.run import environment
 from zoo.storage.files import write_json
 from zoo.theory import EXPERIMENTS, Scale
 from zoo.theory.figures import draw
 from zoo.theory.lipschitz import FLOW, FREE, HELD
+from zoo.training.environment import environment
 
 HEAD = ("", "explicit, L layers", "Neural ODE", "DEQ")
 STATED = "by definition: "  # how a cell begins that holds what is so by definition; every other is measured and links

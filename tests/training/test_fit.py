@@ -13,10 +13,15 @@ import torch
 import yaml
 from lightning import Callback
 
-from zoo import cli, fit
+from zoo import fit
 from zoo.callbacks.checkpointing import Interrupted
-from zoo.run import read_metrics
 from zoo.tasks.base import NonFiniteError
+from zoo.training import run
+from zoo.training.build import load_run
+from zoo.training.metrics_log import read_metrics
+from zoo.training.request import resolve
+from zoo.training.run import run_training
+from zoo.training.train import train
 
 QUICK = {
     "trainer": {
@@ -35,7 +40,7 @@ QUICK = {
 
 
 def quick(out):
-    return cli.fit("test_mdeq", "digits", out=out, **QUICK)
+    return train("test_mdeq", "digits", out=out, **QUICK)
 
 
 def weights(folder, which="last"):
@@ -73,7 +78,7 @@ def poison(batch):
 @pytest.fixture
 def at(monkeypatch):
     """Have the next runs do something at a step; None: nothing any more."""
-    trainer = cli._trainer
+    trainer = run._trainer
     box = {}
 
     def with_callback(*args):
@@ -86,7 +91,7 @@ def at(monkeypatch):
         if step is not None:
             box[step] = act
 
-    monkeypatch.setattr(cli, "_trainer", with_callback)
+    monkeypatch.setattr(run, "_trainer", with_callback)
     return choose
 
 
@@ -128,7 +133,7 @@ def test_checkpoints_load_as_plain_data_and_rebuild_the_task_by_name(straight):
     folder, _ = straight
     saved = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
     assert saved["hyper_parameters"]["config"]["model"]["name"] == "test_mdeq"
-    task = cli.load_run(folder, "last")
+    task = load_run(folder, "last")
     assert same(task.state_dict(), weights(folder))
     assert not task.training
     assert task.model.solver.max_steps == 3
@@ -136,7 +141,7 @@ def test_checkpoints_load_as_plain_data_and_rebuild_the_task_by_name(straight):
 
 def test_the_saved_config_repeats_the_run(straight, tmp_path):
     folder, results = straight
-    again = cli.run(fit.resolve(["-c", str(folder / "config.yaml"), "--out", str(tmp_path / "again")]))
+    again = run_training(resolve(["-c", str(folder / "config.yaml"), "--out", str(tmp_path / "again")]))
     assert again["test"] == results["test"]
     assert same(weights(tmp_path / "again"), weights(folder))
     assert (tmp_path / "again" / "config.yaml").read_text() == (folder / "config.yaml").read_text()
@@ -153,7 +158,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(straight, tmp_path, at, step,
     assert json.loads((out / "results.json").read_text())["status"] == "interrupted"
     assert torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == step + 1
     assert f"--resume {out}" in capsys.readouterr().out
-    resumed = cli.run(fit.resolve(["--resume", str(out)]))
+    resumed = run_training(resolve(["--resume", str(out)]))
     assert same(weights(out), weights(folder))
     assert resumed["test"] == results["test"]
     with (out / "metrics.csv").open() as stream:
@@ -182,14 +187,14 @@ def test_sigterm_saves_and_ends_with_143(straight, tmp_path, at):
         quick(tmp_path / "run")
     assert stop.value.signum == signal.SIGTERM
     at(None)
-    cli.run(fit.resolve(["--resume", str(tmp_path / "run")]))
+    run_training(resolve(["--resume", str(tmp_path / "run")]))
     assert same(weights(tmp_path / "run"), weights(folder))
 
 
 def test_resuming_further_continues(straight, tmp_path):
     folder, _ = straight
     argv = ["--resume", str(folder), "--out", str(tmp_path / "more"), "--trainer.max_epochs", "3"]
-    results = cli.run(fit.resolve(argv))
+    results = run_training(resolve(argv))
     assert (results["epochs"], results["steps"]) == (3, 12)
     assert yaml.safe_load((tmp_path / "more" / "config.yaml").read_text())["optim"]["lr"] == 0.01
 
@@ -205,13 +210,13 @@ def test_nan_in_the_data_is_named_and_nothing_is_lost(straight, tmp_path, at):
     assert last["global_step"] == 5
     assert all(torch.isfinite(v).all() for v in last["state_dict"].values())
     at(None)
-    cli.run(fit.resolve(["--resume", str(out)]))  # the data were cleaned: nothing else is different
+    run_training(resolve(["--resume", str(out)]))  # the data were cleaned: nothing else is different
     assert same(weights(out), weights(folder))
 
 
 def test_a_step_with_nan_can_be_left_out(straight, tmp_path, at):
     at(5, poison)
-    results = cli.fit("test_mdeq", "digits", out=tmp_path / "run", task={"nonfinite": "skip"}, **QUICK)
+    results = train("test_mdeq", "digits", out=tmp_path / "run", task={"nonfinite": "skip"}, **QUICK)
     assert results["status"] == "finished" and results["steps"] == 8
     rows = read_metrics(tmp_path / "run" / "metrics.csv")
     assert [r["train/skipped"] for r in rows if "train/skipped" in r] == [0.0, 0.25]

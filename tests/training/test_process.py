@@ -11,7 +11,7 @@ import pytest
 
 PAGES = """
 import mmap, resource, sys
-from zoo.process import prepare
+from zoo.training.process import prepare
 prepare()
 import numpy
 for _ in range(20):
@@ -40,7 +40,7 @@ def test_a_setting_of_the_user_stands():
 
 
 def test_threads_sleep_while_they_wait_unless_told_otherwise(monkeypatch):
-    from zoo.process import prepare
+    from zoo.training.process import prepare
 
     monkeypatch.setenv("MALLOC_ARENA_MAX", "4")  # leaves the allocator of this process alone
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from zoo.run import MetricsLog, read_metrics
 from zoo.storage.files import Whole
+from zoo.training.metrics_log import MetricsLog, read_metrics
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from typing import Any
 
 from zoo.callbacks.checkpointing import Keeper
 from zoo.callbacks.convergence_monitor import SolverWarning
-from zoo.places import rank
+from zoo.training.run_folder import rank
 
 
 @contextlib.contextmanager

@@ -8,20 +8,17 @@ from typing import Any
 from lightning import Trainer
 
 from zoo.callbacks.checkpointing import Keeper
-from zoo.data.files import DataError
-from zoo.figure import training_figure
-from zoo.fit import Request, UsageError
-from zoo.hub import cards
-from zoo.hypernet.compression import BatchSize, Compression, compression
-from zoo.options import Options
-from zoo.places import rank
-from zoo.registry import UnknownName
-from zoo.run import MetricsLog, closing, environment, hardware
 from zoo.storage.files import write_json
-from zoo.tasks.base import NonFiniteError, Task
+from zoo.tasks.base import Task
 from zoo.tasks.metrics import headline
-
-REFUSED = (UsageError, UnknownName, cards.CardError)
+from zoo.training.environment import environment, hardware
+from zoo.training.failures import sentence
+from zoo.training.figure import training_figure
+from zoo.training.metrics_log import MetricsLog
+from zoo.training.options import Options
+from zoo.training.request import Request
+from zoo.training.run_folder import rank
+from zoo.training.summary import closing, generated
 
 
 class Record:
@@ -80,21 +77,5 @@ class Record:
         return results
 
 
-def generated(task: Task, data: Any) -> Compression | None:
-    """What a hypernetwork saves, and the memory of what it writes for a training batch of one process."""
-    size = {"samples": "batch_size", "steps": "length", "ways": "train_ways"}
-    batch = BatchSize(**{k: getattr(data, name, 1) for k, name in size.items()})
-    return compression(task.model, batch)
-
-
 def metrics(trainer: Trainer) -> dict[str, float]:
     return {k: float(v) for k, v in trainer.callback_metrics.items() if "/" in k}
-
-
-def sentence(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return (
-        " ".join(text.split())
-        if isinstance(error, (*REFUSED, DataError, NonFiniteError, OSError))
-        else text.splitlines()[0]
-    )

@@ -19,11 +19,11 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import zoo
-from zoo import cli
-from zoo.fit import resolve
 from zoo.implicit import implicit_modules
-from zoo.options import Options
 from zoo.solvers.ode.base import ODESolver
+from zoo.training.build import build_run
+from zoo.training.options import Options
+from zoo.training.request import resolve
 
 N, BATCH = 8, 3
 FAMILIES = zoo.list_models("test_*")
@@ -122,7 +122,7 @@ class Loss(nn.Module):
         super().__init__()
         options = Options(resolve(["--model", name]))
         torch.manual_seed(0)
-        self.task, data, _ = cli.build(options, 0)
+        self.task, data, _ = build_run(options, 0)
         data.prepare_data()
         data.setup()
         batches = iter(data.train_dataloader())

@@ -10,8 +10,10 @@ import time
 import pytest
 import yaml
 
-from zoo import cli, fit
-from zoo.options import Options, one_line
+from zoo import fit
+from zoo.training.build import build_run
+from zoo.training.options import Options, one_line
+from zoo.training.request import resolve
 
 
 def line(argv, capsys, code=2):
@@ -26,7 +28,7 @@ def line(argv, capsys, code=2):
 
 
 def resolved(*argv):
-    return Options(fit.resolve(list(argv))).config()
+    return Options(resolve(list(argv))).config()
 
 
 def test_help_lists_everything_at_once_without_torch():
@@ -130,7 +132,7 @@ def test_precedence_is_recipe_then_files_then_flags(tmp_path):
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(text))
     files = ["-c", str(tmp_path / "a.yaml"), "-c", str(tmp_path / "b.yaml")]
     assert resolved(*files)["optim"]["lr"] == 0.3
-    recipe = Options(fit.resolve(["--model", "mdeq_segmentation_small"])).section("optim")
+    recipe = Options(resolve(["--model", "mdeq_segmentation_small"])).section("optim")
     assert recipe["name"] == "sgd"  # a recipe's optimiser is an option, unlike the name of a model
     assert resolved(*files)["optim"]["weight_decay"] == 0.2
     assert resolved(*files, "--optim.lr", "0.4")["optim"]["lr"] == 0.4
@@ -166,8 +168,8 @@ def test_another_data_set_drops_what_the_first_decided(tmp_path):
         "data": {"name": "digits", "batch_size": 9},
     }
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(saved))
-    request = fit.resolve(["-c", str(tmp_path / "c.yaml"), "--data", "cifar10"])
-    task, data, derived = cli.build(Options(request), 0)
+    request = resolve(["-c", str(tmp_path / "c.yaml"), "--data", "cifar10"])
+    task, data, derived = build_run(Options(request), 0)
     assert derived["in_chans"] == 3
     assert data.batch_size != 9
     assert task.model.in_chans == 3
@@ -201,7 +203,7 @@ def test_a_package_that_was_allowed_may_be_named(tmp_path, monkeypatch):
     (tmp_path / "c.yaml").write_text(
         yaml.safe_dump({"model": "test_mdeq", "trainer": {"callbacks": [{"class_path": "friend.X"}]}})
     )
-    request = fit.resolve(["-c", str(tmp_path / "c.yaml"), "--allow-import", "friend"])
+    request = resolve(["-c", str(tmp_path / "c.yaml"), "--allow-import", "friend"])
     assert request.allow_import == ("friend",)
     (made,) = Options(request).trainer()["callbacks"]
     assert type(made).__name__ == "X"

@@ -22,12 +22,13 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from zoo.adjoints import ADJOINTS
 from zoo.data import DATA
-from zoo.fit import NAMED, SECTIONS, Request, UsageError
 from zoo.hub import cards
 from zoo.registry import UnknownName, option_names, unknown
 from zoo.solvers import SOLVERS
 from zoo.tasks.optim import Optim
 from zoo.tasks.regularization import Stability
+from zoo.training.errors import UsageError
+from zoo.training.request import NAMED, SECTIONS, Request
 
 USUAL = (  # of the Trainer, shown by --help
     "max_epochs", "max_steps", "max_time", "accelerator", "devices", "strategy", "precision", "gradient_clip_val",

@@ -7,25 +7,15 @@ import errno
 import io
 import math
 import os
-import platform
-import subprocess
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from zoo.data import DATA
-from zoo.solvers import SOLVERS
 from zoo.storage.files import Whole
-from zoo.tasks.metrics import headline
-
-PACKAGES = ("torch", "lightning", "torchmetrics", "timm", "torchdiffeq", "numpy", "jsonargparse")
 
 
 class MetricsLog(Logger):
@@ -165,129 +155,3 @@ def _cells(file: Path) -> Iterator[dict[str, str]]:
         return
     with file.open(newline="", encoding="utf-8") as stream:
         yield from csv.DictReader(line for line in stream if line.endswith("\n"))
-
-
-def new_folder(root: Path, name: str) -> Path:
-    """``root/name/<time>``, with a counter where that second is taken."""
-    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    folder = root / name / stamp
-    count = 1
-    while folder.exists():
-        count += 1
-        folder = root / name / f"{stamp}-{count}"
-    return folder
-
-
-def environment(*peers: str) -> dict[str, Any]:
-    """What a number was measured on: versions (of ``peers`` too, where they are installed), hardware, commit.
-
-    No word of the machine's folders: what this returns is kept beside published numbers.
-    """
-    from zoo import __version__
-
-    return {
-        "time": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "versions": {
-            "zoo": __version__,
-            **{name: _version(name) for name in PACKAGES},
-            **{name: v for name in peers if (v := _version(name))},
-        },
-        "hardware": hardware(),
-        "commit": commit(),
-    }
-
-
-def hardware() -> dict[str, Any]:
-    """CPU threads, and the CUDA devices if any."""
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {"cpu": _cpu(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpus": gpus}
-
-
-def commit() -> str | None:
-    """The commit of the package's checkout, with ``+changes`` where files differ from it; None outside of one."""
-    here = Path(__file__).resolve().parent
-
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, timeout=10, check=True)
-        return done.stdout.strip()
-
-    try:
-        if not git("ls-files", "--", str(here / "registry.py")):
-            return None  # installed below somebody else's checkout
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno", "--", str(here)) else "")
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-TWIN = "resnet_tiny"  # the explicit model that a classifier is best compared with
-
-
-def closing(results: Mapping[str, Any], folder: Path, short: str, others: Sequence[str], epochs: int) -> str:
-    """The last lines of a run: what it reached, what it took, where it lies, what to try next.
-
-    Args:
-        results: the content of ``results.json``.
-        folder: the run folder.
-        short: the name to call the model by.
-        others: other data sets that it trains on.
-        epochs: a number of epochs to continue to; below 1 where the clock ended the run.
-    """
-    test, train, data = results["test"], results["train"], results["data"]
-    lines = []
-    best, shown = results["best"], headline(results)
-    if shown.key in test:
-        score = best.get(f"val/{shown.key}")
-        note = f"weights of epoch {best['epoch']}"
-        if score is not None and math.isfinite(score):
-            note += f", validation {shown.write(score)}"
-        name = shown.key if len(shown.key) <= 10 else shown.short
-        lines.append((f"test {name}", f"{shown.write(test[shown.key])}   ({note})"))
-    lines.append(
-        ("training time", f"{spell(results['seconds'])}   ({results['epochs']} epochs, {results['steps']} steps)")
-    )
-    if "nfe_forward" in test:
-        ended = "reached the last time" if "accepted" in test and "residual" not in test else "converged"
-        text = f"{test['nfe_forward']:.1f} forward at the test, {test['converged']:.0%} of the samples {ended}"
-        if "nfe_forward" in train:
-            back = f" + {train['nfe_backward']:.1f} backward" if "nfe_backward" in train else ""
-            text = f"{train['nfe_forward']:.1f} forward{back} a training step; {text}"
-        lines.append(("evaluations", text))
-    lines.append(("run folder", f"{folder}   (training.png, results.json, metrics.csv, config.yaml, checkpoints/)"))
-    commands = [f"--model {short} --data {others[0]}"] if others else []
-    if results["solver"]:
-        name = results["solver"]["name"]
-        usual = ("dopri5", "tsit5") if name in SOLVERS.names(kind="ode") else ("anderson", "broyden")
-        other = usual[0] if name != usual[0] else usual[1]
-        commands.append(f"--model {short} --data {data} --solver {other}")
-    if epochs > 0:
-        commands.append(f"--resume {folder} --trainer.max_epochs {epochs}")
-    commands = [f"python -m zoo.fit {c}" for c in commands]
-    if DATA.entry(data).kind == "classification" and results["model"] != TWIN:
-        commands.append(f"python -m zoo.compare --models {results['model']} {TWIN} --data {data}")
-    lines += [("try next" if i == 0 else "", c) for i, c in enumerate(commands)]
-    return "\n" + "\n".join(f"{label:<16}{text}" for label, text in lines)
-
-
-def spell(seconds: float) -> str:
-    """A time as a person says it."""
-    whole = round(seconds)
-    if whole >= 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60} min"
-    return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{seconds:.1f} s"

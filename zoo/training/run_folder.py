@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
+
+from zoo.training.errors import UsageError
 
 RUNS = Path("runs")
 AUTO = "auto"
-
-
-class UsageError(ValueError):
-    """A command line that cannot be run; the message is the one sentence that is shown."""
 
 
 def find_checkpoint(
@@ -71,3 +70,14 @@ def rank() -> int:
     return next(
         (int(os.environ[k]) for k in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if os.environ.get(k, "").isdigit()), 0
     )
+
+
+def new_folder(root: Path, name: str) -> Path:
+    """``root/name/<time>``, with a counter where that second is taken."""
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    folder = root / name / stamp
+    count = 1
+    while folder.exists():
+        count += 1
+        folder = root / name / f"{stamp}-{count}"
+    return folder

@@ -16,10 +16,15 @@ import pytest
 import torch
 from lightning import Callback
 
-from zoo import cli, fit
+from zoo import fit
 from zoo.callbacks.checkpointing import Interrupted
 from zoo.data.loader import Batches
-from zoo.run import read_metrics
+from zoo.training import run
+from zoo.training.failures import torchrun_restarts
+from zoo.training.metrics_log import read_metrics
+from zoo.training.request import resolve
+from zoo.training.run import run_training
+from zoo.training.train import train
 
 QUICK = {
     "trainer": {
@@ -49,12 +54,12 @@ class At(Callback):
 
 
 def quick(out, step=-1, act=None, validating=False):
-    made = cli._trainer
+    made = run._trainer
     try:
-        cli._trainer = lambda *args: _with(made(*args), At(step, act, validating))
-        return cli.fit("test_mdeq", "digits", out=out, **QUICK)
+        run._trainer = lambda *args: _with(made(*args), At(step, act, validating))
+        return train("test_mdeq", "digits", out=out, **QUICK)
     finally:
-        cli._trainer = made
+        run._trainer = made
 
 
 def _with(trainer, callback):
@@ -88,7 +93,7 @@ def same(a, b):
 
 
 def resume(folder):
-    cli.run(fit.resolve(["--resume", str(folder)]))
+    run_training(resolve(["--resume", str(folder)]))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -157,15 +162,15 @@ def test_a_restart_by_the_same_command_begins_or_goes_on(straight, tmp_path):
     flags = [f"--trainer.{k}={v}" for k, v in QUICK["trainer"].items()]
     command = ["--model", "test_mdeq", "--out", str(out), "--optim.lr=0.01", "--solver=picard", "--solver.max_steps=3"]
     command += ["--adjoint", "phantom", "--resume", "auto", *flags]
-    request = fit.resolve(command)
+    request = resolve(command)
     assert request.resume is None
     forked(quick, out, 6, lambda: os.kill(os.getpid(), signal.SIGKILL))
-    request = fit.resolve(command)
+    request = resolve(command)
     assert request.resume == out / "checkpoints" / "last.ckpt"
-    cli.run(request)
+    run_training(request)
     assert same(weights(out), weights(straight))
     with pytest.raises(fit.UsageError, match="--out"):
-        fit.resolve(["--model", "test_mdeq", "--resume", "auto"])
+        resolve(["--model", "test_mdeq", "--resume", "auto"])
 
 
 class Crashing:
@@ -275,14 +280,14 @@ def test_torchrun_starts_a_killed_worker_again_and_the_run_goes_on(tmp_path):
 def test_restarts_that_may_hang_are_said_beforehand(monkeypatch):
     for name in ("TORCHELASTIC_USE_AGENT_STORE", "TORCHELASTIC_MAX_RESTARTS"):
         monkeypatch.delenv(name, raising=False)
-    assert not cli._restarts()
+    assert not torchrun_restarts()
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "0")
-    assert not cli._restarts()
+    assert not torchrun_restarts()
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
-    assert "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1" in cli._restarts()
+    assert "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1" in torchrun_restarts()
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")
-    assert not cli._restarts()
+    assert not torchrun_restarts()
 
 
 def children(pid):

@@ -9,14 +9,15 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 import zoo
-from zoo import cli
 from zoo.compare.measure import Bench
-from zoo.fit import resolve
 from zoo.hub import cards
 from zoo.implicit import implicit_modules
-from zoo.options import Options
-from zoo.record import generated
 from zoo.tasks.metrics import headline
+from zoo.training.build import build_run, load_run
+from zoo.training.options import Options
+from zoo.training.request import resolve
+from zoo.training.summary import generated
+from zoo.training.train import train
 
 NAMES = [n for n in zoo.list_models("test_*") if "classification" not in cards.card(n).task]
 SHORT = {
@@ -33,12 +34,12 @@ def run(request, tmp_path_factory):
     if cards.card(request.param).task.endswith("Continual"):  # an epoch at least for each of its five tasks in turn
         options = {"data": {"name": cards.card(request.param).data[0], "epochs_per_task": 1}}
     trainer = SHORT | ({"max_epochs": 5} if options else {})
-    return request.param, cli.fit(request.param, out=folder, trainer=trainer, **options), folder
+    return request.param, train(request.param, out=folder, trainer=trainer, **options), folder
 
 
 def built(name):
     options = Options(resolve(["--model", name]))
-    return cli.build(options, 0)[:2]
+    return build_run(options, 0)[:2]
 
 
 def test_a_run_ends_with_its_measure(run):
@@ -50,7 +51,7 @@ def test_a_run_ends_with_its_measure(run):
 
 
 def test_a_hypernetwork_says_what_it_saves(tmp_path, capsys):
-    results = cli.fit("test_hyper_cnn", out=tmp_path / "run", trainer=SHORT)
+    results = train("test_hyper_cnn", out=tmp_path / "run", trainer=SHORT)
     counted = json.loads((tmp_path / "run" / "results.json").read_text())["compression"]
     assert counted == results["compression"] and counted["sets"] == 1  # static: one kernel, whatever the batch
     assert counted["generators"] + counted["others"] == results["parameters"]
@@ -59,7 +60,7 @@ def test_a_hypernetwork_says_what_it_saves(tmp_path, capsys):
 
 def test_a_hypernetwork_says_what_the_weights_of_a_batch_take(tmp_path, capsys):
     data = {"name": "digit_episodes", "batch_size": 5, "train_ways": 3}
-    results = cli.fit("test_hyper_fewshot", data, out=tmp_path / "run", trainer=SHORT)
+    results = train("test_hyper_fewshot", data, out=tmp_path / "run", trainer=SHORT)
     counted = json.loads((tmp_path / "run" / "results.json").read_text())["compression"]
     assert counted == results["compression"] and counted["sets"] == 5  # a classifier for every task
     assert counted["bytes_a_batch"] == 5 * counted["bytes_a_set"] == 5 * 4 * (3 * (8 + 1) + 2 * 8)
@@ -70,7 +71,7 @@ def test_a_hypernetwork_says_what_the_weights_of_a_batch_take(tmp_path, capsys):
 def test_the_sets_of_a_batch_are_the_data_sets_too(name, sets):
     values = ["--data.batch_size", "6", *(["--data.length", "7"] if name == "test_hyperlstm" else [])]
     options = Options(resolve(["--model", name, *values]))
-    assert generated(*cli.build(options, 0)[:2]).sets == sets
+    assert generated(*build_run(options, 0)[:2]).sets == sets
 
 
 def test_nothing_is_said_to_be_generated_where_a_solve_finds_the_weights():
@@ -79,7 +80,7 @@ def test_nothing_is_said_to_be_generated_where_a_solve_finds_the_weights():
 
 def test_the_run_is_rebuilt_from_its_folder(run):
     _, _, folder = run
-    task = cli.load_run(folder, "last")
+    task = load_run(folder, "last")
     saved = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     for key, value in task.state_dict().items():
         torch.testing.assert_close(value, saved[key], rtol=0, atol=0)

@@ -10,8 +10,12 @@ import torch
 from torch import nn
 
 import zoo
-from zoo import cli, fit, penalties
-from zoo.compile import compile_maps
+from zoo import fit, penalties
+from zoo.training import run
+from zoo.training.build import load_run
+from zoo.training.compile import compile_maps
+from zoo.training.request import resolve
+from zoo.training.train import train
 
 BACKEND = "aot_eager"  # traces, differentiates and guards as the default backend does, without its minutes
 
@@ -83,17 +87,17 @@ def test_a_layer_that_is_left_is_named():
 
 def test_the_command_compiles_and_its_configuration_says_so(tmp_path, monkeypatch):
     made = []
-    monkeypatch.setattr(cli, "compile_maps", lambda model: made.append(compile_maps(model, BACKEND)))
+    monkeypatch.setattr(run, "compile_maps", lambda model: made.append(compile_maps(model, BACKEND)))
     trainer = {"max_epochs": 1, "limit_train_batches": 2, "limit_val_batches": 1, "limit_test_batches": 1}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        results = cli.fit("test_mdeq", "digits", out=tmp_path / "run", compile=True, trainer=trainer)
+        results = train("test_mdeq", "digits", out=tmp_path / "run", compile=True, trainer=trainer)
     assert results["status"] == "finished" and made == [["cell"]]
-    request = fit.resolve(["-c", str(tmp_path / "run" / "config.yaml")])  # so that a resumed run computes the same
+    request = resolve(["-c", str(tmp_path / "run" / "config.yaml")])  # so that a resumed run computes the same
     assert "compile" in request.switches
-    assert cli.load_run(tmp_path / "run").model.cell._compiled_call_impl is None
+    assert load_run(tmp_path / "run").model.cell._compiled_call_impl is None
 
 
 def test_a_switch_takes_no_value():
     with pytest.raises(fit.UsageError, match="--compile takes no value; got 'false'"):
-        fit.resolve(["--model", "mdeq", "--compile=false"])
+        resolve(["--model", "mdeq", "--compile=false"])
