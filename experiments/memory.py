@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import zoo
-from zoo.compare.count import held_bytes
-from zoo.compare.draw import legend, panels, style
 from zoo.hub import cards
+from zoo.reporting.counters import held_bytes
+from zoo.reporting.plots import legend, panels, style
 from zoo.storage.files import write_json
 from zoo.training.environment import environment
 

@@ -10,10 +10,10 @@ import zoo
 from zoo import sample
 from zoo.data import DATA
 from zoo.data.files import DataError
-from zoo.export import export
 from zoo.hub.generate import choose, draw, read_prompt, tokenizer_of
 from zoo.storage.tokenizer import Characters, learn
 from zoo.tasks.language import LanguageModel
+from zoo.training.export import export
 from zoo.training.train import train
 
 

@@ -9,7 +9,8 @@ imports no torch::
     zoo.load("mdeq_tiny.digits")                                       a trained one, by name, folder or hub
     zoo.predict("mdeq_tiny.digits", "two.png").label                   ... and what it says about a picture
     zoo.generate("runs/lstm_small_python_docs/...", "The ")            ... and what a language model writes
-    zoo.compare(["mdeq_tiny", "timm:resnet18"], "digits")              models side by side, every number measured
+    zoo.compare_models(["mdeq_tiny", "timm:resnet18"], "digits")       models side by side, every number measured
+    zoo.train("mdeq_tiny", "digits")                                   the training of ``python -m zoo.fit``
     zoo.list_models("mdeq*"), zoo.list_solvers(), zoo.list_adjoints()  what there is
 """
 
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zoo import penalties as penalties
-    from zoo.compare import compare as compare
+    from zoo.compare.comparison import compare_models as compare_models
     from zoo.hub.cards import list_models as list_models
     from zoo.hub.cards import register_card as register_card
     from zoo.hub.factory import create_model as create_model
@@ -44,7 +45,7 @@ _HOME = {  # public name -> the module it lives in; a module without a name of i
     "Result": "zoo.solvers.base",
     "SolveError": "zoo.solvers.base",
     "ImplicitMixin": "zoo.implicit",
-    "compare": "zoo.compare",
+    "compare_models": "zoo.compare.comparison",
     "create_model": "zoo.hub.factory",
     "list_models": "zoo.hub.cards",
     "generate": "zoo.hub.generate",

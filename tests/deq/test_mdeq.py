@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from zoo.compare.count import held_bytes
 from zoo.deq.mdeq import MDEQ, Cell
 from zoo.hub.cards import card
 from zoo.hub.factory import create_model
+from zoo.reporting.counters import held_bytes
 
 # Counted by instantiating the code that the paper's authors released (github.com/locuslab/deq), per configuration.
 RELEASED = {

@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 import zoo
-from zoo.convert import PREPROCESSING, convert, main
+from zoo.convert import main
 from zoo.deq.released import NotReleased
 from zoo.deq.released import convert as rename
 from zoo.hub import cards
+from zoo.hub.convert import PREPROCESSING, convert
 from zoo.storage.model_folder import WeightsError
 from zoo.storage.preprocessing import Preprocessing
 

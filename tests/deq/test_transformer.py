@@ -10,9 +10,9 @@ from torch import Tensor
 
 from zoo import penalties
 from zoo.baselines.transformer import TransformerLM
-from zoo.compare.count import held_bytes
 from zoo.deq.transformer import DEQTransformerLM
 from zoo.hub.factory import create_model
+from zoo.reporting.counters import held_bytes
 
 TIGHT = {"name": "anderson", "max_steps": 200, "rtol": 1e-13, "atol": 1e-14}
 EXACT = {"name": "implicit", "solver": {"name": "gmres", "max_steps": 200, "rtol": 1e-13, "atol": 0.0}}

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 import zoo
-from zoo.compare.count import held_bytes
 from zoo.hub import cards
 from zoo.hypernet import Generator, HyperNetwork, HyperTarget
 from zoo.hypernet.compression import BatchSize, compression
 from zoo.hypernet.target import TargetError
+from zoo.reporting.counters import held_bytes
 
 # a MetaLearner finds weights by a solve; all other models of the family generate them
 WRITTEN = [

@@ -9,7 +9,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 import zoo
-from zoo.compare.measure import Bench
+from zoo.compare.bench import Bench
 from zoo.hub import cards
 from zoo.implicit import implicit_modules
 from zoo.tasks.metrics import headline

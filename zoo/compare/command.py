@@ -77,14 +77,13 @@ def main(argv: Iterable[str] | None = None) -> int:
 
 def theory(given: argparse.Namespace) -> int:
     """Measure the theory, print its table, and write it where ``--out`` says."""
-    from zoo.theory import QUICK, run
+    from zoo.compare.theory.report import run_theory, show
+    from zoo.compare.theory.scale import QUICK
 
     if given.models:
         raise UsageError("--theory measures small problems of its own; leave --models out")
     out = Path(given.out) if given.out else Path("runs") / "theory"
-    results = run(out, scale=QUICK if given.quick else None, say=lambda line: print(line, flush=True))
-    from zoo.theory.report import show
-
+    results = run_theory(out, scale=QUICK if given.quick else None, say=lambda line: print(line, flush=True))
     show(results)
     print(f"written to {out}: theory.md, theory.html, theory.json, figures/")
     return 0

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from zoo.compare.draw import Picture, bars, legend, panels, style, write
 from zoo.compare.table import label, validated
+from zoo.reporting.plots import Picture, bars, legend, panels, style, write
 from zoo.tasks.metrics import measure
 
 Row = Mapping[str, Any]

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from zoo.compare.figures import draw
-from zoo.compare.page import Page, markdown, terminal
 from zoo.compare.table import cells, commit, hardware, label, meanings, notes, to_csv
+from zoo.reporting.html import Page, markdown, terminal
 from zoo.storage.files import write_json
 
 Row = Mapping[str, Any]

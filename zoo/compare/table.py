@@ -54,7 +54,7 @@ COLUMNS = (
     Column("epochs", "epochs"),
 )
 OPTIONAL = ("peak_bytes", "seconds_to_asked")  # left out where no model has one: no GPU, or no --level
-DRAWN = ("residuals", "anytime", "growth", "gradient")  # curves, see `zoo.compare.curves`
+DRAWN = ("residuals", "anytime", "growth", "gradient")  # curves, see `zoo.compare.solver_curves`
 SPREAD = (  # shown with +-
     "score", "nfe_forward", "nfe_backward", "seconds", "seconds_to_level", "seconds_to_asked", "residual",
 )  # fmt: skip

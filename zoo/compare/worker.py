@@ -32,7 +32,7 @@ def work(job: Job, folder: Path) -> dict[str, Any]:
     options = Options(request)
     curves: dict[str, Any] = {}
     if trained:
-        from zoo.evaluate import measure as tested
+        from zoo.training.evaluate import measure as tested
 
         task, data, _ = build_run(options, job.seed)
         specs = {k: getattr(job, k) for k in ("solver", "adjoint") if getattr(job, k)}

@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 
-from zoo.theory import Scale
-from zoo.theory.memory import ways
+from zoo.compare.theory.memory import ways
+from zoo.compare.theory.scale import Scale
 
 
 def measure(scale: Scale) -> dict[str, Any]:
-    """Milliseconds of a training step, the fastest of the repeats, by depth, for each way of `zoo.theory.memory`."""
+    """Milliseconds of a training step, the fastest of the repeats, by depth, for each way of `memory.ways`."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

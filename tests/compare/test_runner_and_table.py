@@ -16,12 +16,12 @@ from torch import nn
 
 import zoo
 from zoo.compare import command, runner
-from zoo.compare.count import Flops, evaluations, held_bytes
 from zoo.compare.report import write_report
 from zoo.compare.runner import Job, budget_options, jobs_of, run_all
 from zoo.compare.table import DRAWN, cells, notes, spell, summarise, to_csv
 from zoo.implicit import ImplicitMixin
 from zoo.registry import UnknownName
+from zoo.reporting.counters import Flops, evaluations, held_bytes
 from zoo.training.errors import UsageError
 
 
@@ -272,18 +272,18 @@ def test_loaded_weights_have_no_spread():
 
 @pytest.mark.parametrize("model, solver", [("test_mdeq", "anderson"), ("test_resnet_twin", None)])
 def test_a_row_from_end_to_end(tmp_path, monkeypatch, model, solver):
-    from zoo.compare import measure, worker
+    from zoo.compare import bench, worker
 
-    monkeypatch.setattr(measure, "SECONDS", 0.0)
-    monkeypatch.setattr(measure, "LEAST", 1)
+    monkeypatch.setattr(bench, "SECONDS", 0.0)
+    monkeypatch.setattr(bench, "LEAST", 1)
     quick = {"max_epochs": 1, "limit_train_batches": 2, "limit_val_batches": 1, "limit_test_batches": 1}
     quick |= {"accelerator": "cpu", "devices": 1, "log_every_n_steps": 1}
     options = {"trainer": quick, "data": {"batch_size": 8}}
     if solver:
         options["task"] = {"warmup_steps": 0}
     seen = []
-    whole = measure.Bench.restore
-    monkeypatch.setattr(measure.Bench, "restore", lambda self: whole(self) or seen.append(self))
+    whole = bench.Bench.restore
+    monkeypatch.setattr(bench.Bench, "restore", lambda self: whole(self) or seen.append(self))
     row = worker.work(Job(model, "digits", 0, solver, None, options), tmp_path)
     for name, buffer in seen[-1].model.named_buffers():  # running statistics are those of the training
         torch.testing.assert_close(buffer, seen[-1]._buffers[name], rtol=0, atol=0)
@@ -304,7 +304,7 @@ def test_a_row_from_end_to_end(tmp_path, monkeypatch, model, solver):
 def test_the_package_is_module_and_function(monkeypatch, tmp_path):
     assert isinstance(zoo.compare, ModuleType) and callable(zoo.compare) and zoo.compare is sys.modules["zoo.compare"]
     monkeypatch.setattr(runner, "run_one", lambda job, *rest: finished(job))
-    rows = zoo.compare(["resnet_tiny"], "digits", seeds=[0, 1], out=tmp_path, say=None)
+    rows = zoo.compare_models(["resnet_tiny"], "digits", seeds=[0, 1], out=tmp_path, say=None)
     assert rows[0]["seeds"] == [0, 1]
 
 

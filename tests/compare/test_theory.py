@@ -7,19 +7,18 @@ import json
 import pytest
 import torch
 
-from zoo import theory
-from zoo.compare.count import peak_bytes
-from zoo.theory import gradients, linear, lipschitz, memory
-from zoo.theory.annuli import digits, points
-from zoo.theory.report import STATED
+from zoo.compare.theory import gradients, linear, lipschitz, memory, scale
+from zoo.compare.theory.annuli import digits, points
+from zoo.compare.theory.report import STATED, run_theory
+from zoo.reporting.counters import peak_bytes
 
-SMALL = theory.Scale(depths=(4, 8, 16), width=16, batch=4, tolerances=(1e-2, 1e-4, 1e-6), repeats=1, steps=2, seeds=1)
+SMALL = scale.Scale(depths=(4, 8, 16), width=16, batch=4, tolerances=(1e-2, 1e-4, 1e-6), repeats=1, steps=2, seeds=1)
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     folder = tmp_path_factory.mktemp("theory")
-    return theory.run(folder, scale=SMALL), folder
+    return run_theory(folder, scale=SMALL), folder
 
 
 def test_memory_grows_with_depth_only_where_every_step_is_kept():
@@ -100,7 +99,7 @@ def test_the_constant_is_the_jacobians():
 
 
 def test_spectral_normalisation_holds_the_norm_in_training():
-    run = lipschitz.trained(theory.Scale(width=16, batch=4, steps=120), lipschitz.BOUND)
+    run = lipschitz.trained(scale.Scale(width=16, batch=4, steps=120), lipschitz.BOUND)
     assert all(0.9 * lipschitz.BOUND < row["norm"] < 1.01 * lipschitz.BOUND for row in run)
 
 

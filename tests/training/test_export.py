@@ -14,10 +14,11 @@ import yaml
 from trained import run as train
 
 import zoo
-from zoo import export
+from zoo import export as door
 from zoo.hub import cards
 from zoo.storage import model_folder
 from zoo.storage.model_folder import WeightsError
+from zoo.training.export import HERE, _curve, _leaves, command, export, push, write_results
 from zoo.training.options import Options
 from zoo.training.request import resolve
 
@@ -29,7 +30,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def made(trained, tmp_path_factory):
-    return export.export(trained, tmp_path_factory.mktemp("made") / "test_mdeq.digits")
+    return export(trained, tmp_path_factory.mktemp("made") / "test_mdeq.digits")
 
 
 def test_the_folder_holds_the_runs_best_weights_and_facts(trained, made):
@@ -70,7 +71,7 @@ def test_the_lines_for_the_card_are_a_card(made, tmp_path):
 
 
 def test_the_results_hold_the_curve(made, tmp_path, trained):
-    file = export.write_results(made, tmp_path / "results")
+    file = write_results(made, tmp_path / "results")
     assert file.name == "test_mdeq_digits.json"
     results = json.loads(file.read_text())
     assert results["weights"]["sha256"] == made.config.weights["sha256"]
@@ -79,13 +80,13 @@ def test_the_results_hold_the_curve(made, tmp_path, trained):
 
 
 def test_two_exports_are_the_same_bytes(trained, made, tmp_path):
-    again = export.export(trained / "checkpoints" / "best.ckpt", tmp_path / "again")
+    again = export(trained / "checkpoints" / "best.ckpt", tmp_path / "again")
     for name in ("model.safetensors", "config.json", "README.md"):
         assert (again.place / name).read_bytes() == (made.place / name).read_bytes()
 
 
 def test_float16_halves_the_file_and_keeps_the_number(trained, made, tmp_path):
-    half = export.export(trained, tmp_path / "half", half=True)
+    half = export(trained, tmp_path / "half", half=True)
     assert half.config.weights["dtype"] == "float16"
     assert half.config.weights["bytes"] < 0.7 * made.config.weights["bytes"]
     assert abs(half.config.metrics["accuracy"] - made.config.metrics["accuracy"]) <= half.config.metrics["tolerance"]
@@ -98,13 +99,13 @@ def test_a_number_that_does_not_hold_is_not_published(trained, tmp_path, monkeyp
     with pytest.raises(
         WeightsError, match="is 0.9990 stored as float16; its results.json says .* Export without --half"
     ):
-        export.export(trained, tmp_path / "no", half=True)
+        export(trained, tmp_path / "no", half=True)
     assert not (tmp_path / "no").exists()
 
 
 def test_what_cannot_be_exported_says_so(made, trained, tmp_path):
     with pytest.raises(WeightsError, match="is a model folder already"):
-        export.export(made.place, tmp_path / "a")
+        export(made.place, tmp_path / "a")
     with pytest.raises(WeightsError, match="holds 'mdeq_tiny.digits', not 'test_mdeq.digits'"):
         state = zoo.create_model("test_mdeq").state_dict()
         model_folder.write(cards.HERE / "weights" / "mdeq_tiny.digits", made.config, state)
@@ -127,7 +128,7 @@ def test_pushing_hands_over_three_files(made, monkeypatch):
             said.append(("upload", Path(options["folder_path"]), options["repo_id"], options["allow_patterns"]))
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
-    assert export.push(made.place, "someone/mdeq", private=True) == "hf-hub:someone/mdeq"
+    assert push(made.place, "someone/mdeq", private=True) == "hf-hub:someone/mdeq"
     assert said == [
         ("create", "someone/mdeq", {"private": True, "exist_ok": True}),
         ("upload", made.place, "someone/mdeq", ["model.safetensors", "config.json", "README.md"]),
@@ -136,16 +137,16 @@ def test_pushing_hands_over_three_files(made, monkeypatch):
 
 def test_a_push_without_a_network_says_what_to_do(made):
     with pytest.raises(WeightsError, match="was not pushed to someone/mdeq: .*hf auth login"):
-        export.push(made.place, "someone/mdeq")  # the tests are offline
+        push(made.place, "someone/mdeq")  # the tests are offline
 
 
 def test_the_command(trained, tmp_path, capsys):
     place = tmp_path / "x"
-    assert export.main(["--ckpt", str(trained), "--to", str(place), "--results", str(tmp_path)]) == 0
+    assert door.main(["--ckpt", str(trained), "--to", str(place), "--results", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "test_mdeq.digits: test accuracy" in out
     assert yaml.safe_load(out[out.index("measured:") :])["weights"]["test_mdeq"]["digits"]["sha256"]
-    assert export.main(["--ckpt", str(tmp_path / "none"), "--to", str(place)]) == 1
+    assert door.main(["--ckpt", str(tmp_path / "none"), "--to", str(place)]) == 1
     error = capsys.readouterr().err
     assert error.startswith("zoo.export: error: ")
     assert error.count("\n") == 1
@@ -172,12 +173,12 @@ def test_the_command_of_a_folder_makes_its_recipe(name):
     place = cards.HERE / "weights" / name
     line = next(x for x in (place / "README.md").read_text().splitlines() if x.startswith("python -m zoo.fit"))
     saved = model_folder.read(place)
-    assert line == export.command(saved)
+    assert line == command(saved)
     options = Options(resolve(shlex.split(line)[3:]))
-    made = {**export._leaves(options.values), "solver.name": options.names.get("solver")}
+    made = {**_leaves(options.values), "solver.name": options.names.get("solver")}
     then = {**saved.training["recipe"], "solver": saved.solver, "adjoint": saved.adjoint}
-    for key, value in export._leaves(then).items():
-        if key in made and key.removeprefix("trainer.") not in export.HERE:
+    for key, value in _leaves(then).items():
+        if key in made and key.removeprefix("trainer.") not in HERE:
             assert made[key] == value, key
 
 
@@ -186,5 +187,5 @@ def test_the_curve_reads_what_a_run_writes(tmp_path):
     with file.open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerows([["step", "train/loss", "val/accuracy"], [1, 2.0, ""], [2, 1.0, 0.5], [4, "", 0.75]])
-    assert export._curve(file) == {"step": [2, 4], "val/accuracy": [0.5, 0.75]}
-    assert export._curve(tmp_path / "none.csv") == {}
+    assert _curve(file) == {"step": [2, 4], "val/accuracy": [0.5, 0.75]}
+    assert _curve(tmp_path / "none.csv") == {}

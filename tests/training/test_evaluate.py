@@ -10,10 +10,11 @@ import sys
 import pytest
 from trained import run as train
 
-from zoo import evaluate
+from zoo import evaluate as door
 from zoo.hub import cards
 from zoo.registry import UnknownName
 from zoo.storage.model_folder import WeightsError
+from zoo.training.evaluate import evaluate
 
 DIGITS = [n for n in cards.list_models(pretrained=True) if n.endswith(".digits")]
 
@@ -23,7 +24,7 @@ FLOORS = {"concave_small": 0.85, "monotone_small": 0.94, "steady_small": 0.95}
 
 @pytest.mark.parametrize("name", DIGITS)
 def test_the_number_of_a_shipped_model_holds(name):
-    row = evaluate.evaluate(name)
+    row = evaluate(name)
     assert row["holds"] is True, row
     assert row["card"] == cards.card(name).measured["digits"]["accuracy"]
     assert row["samples"] == 359
@@ -33,37 +34,37 @@ def test_the_number_of_a_shipped_model_holds(name):
 
 
 def test_batches_do_not_decide_the_number():
-    one, many = (evaluate.evaluate("mdeq_tiny.digits", batch_size=b)["measured"] for b in (17, 359))
+    one, many = (evaluate("mdeq_tiny.digits", batch_size=b)["measured"] for b in (17, 359))
     assert one == many
 
 
 def test_a_folder_is_compared_with_its_own_number():
-    row = evaluate.evaluate(str(cards.HERE / "weights" / "mdeq_tiny.digits"))
+    row = evaluate(str(cards.HERE / "weights" / "mdeq_tiny.digits"))
     assert (row["holds"], row["source"]) == (True, "config.json")
 
 
 def test_a_run_is_compared_with_its_own_test(tmp_path):
-    row = evaluate.evaluate(str(train(tmp_path / "run")))
+    row = evaluate(str(train(tmp_path / "run")))
     assert (row["holds"], row["name"]) == (True, "test_mdeq.digits")
 
 
 def test_part_of_the_data_or_other_data_are_compared_with_nothing():
-    row = evaluate.evaluate("mdeq_tiny.digits", limit=2, batch_size=20)
+    row = evaluate("mdeq_tiny.digits", limit=2, batch_size=20)
     assert (row["holds"], row["card"], row["samples"]) == (None, None, 40)
 
 
 def test_data_that_do_not_fit_are_refused():
     with pytest.raises(WeightsError, match="The model has in_chans 1, cifar10 has 3"):
-        evaluate.evaluate("mdeq_tiny.digits", data="cifar10")
+        evaluate("mdeq_tiny.digits", data="cifar10")
     with pytest.raises(UnknownName, match="Did you mean 'digits'"):
-        evaluate.evaluate("mdeq_tiny.digits", data="digit")
+        evaluate("mdeq_tiny.digits", data="digit")
 
 
 def test_a_wrong_number_fails(monkeypatch, capsys):
     card = cards.card("mdeq_tiny")
     wrong = {"digits": {**card.measured["digits"], "accuracy": 0.5}}
     monkeypatch.setitem(cards._cards, "mdeq_tiny", dataclasses.replace(card, measured=wrong))
-    assert evaluate.main(["--model", "mdeq_tiny.digits"]) == 1
+    assert door.main(["--model", "mdeq_tiny.digits"]) == 1
     said = capsys.readouterr()
     assert "NO" in said.out
     assert "mdeq_tiny.digits: the accuracy is 0.98" in said.err
@@ -72,19 +73,19 @@ def test_a_wrong_number_fails(monkeypatch, capsys):
 
 def test_the_table_and_the_report(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(cards, "list_models", lambda pattern="*", pretrained=False: DIGITS)
-    assert evaluate.main(["--all", "--json", str(tmp_path / "report.json")]) == 0
+    assert door.main(["--all", "--json", str(tmp_path / "report.json")]) == 0
     out = capsys.readouterr().out
     assert all(name in out for name in DIGITS)
     report = json.loads((tmp_path / "report.json").read_text())
     assert [row["name"] for row in report["rows"]] == DIGITS
     assert report["environment"]["versions"]["torch"]
-    assert evaluate.main(["--model", DIGITS[0], "--json", "-"]) == 0
+    assert door.main(["--model", DIGITS[0], "--json", "-"]) == 0
     assert json.loads(capsys.readouterr().out)["rows"][0]["holds"] is True
 
 
 def test_one_that_cannot_be_measured_costs_one_row(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(cards, "list_models", lambda pattern="*", pretrained=False: [str(tmp_path), DIGITS[0]])
-    assert evaluate.main(["--all", "--json", str(tmp_path / "report.json")]) == 1
+    assert door.main(["--all", "--json", str(tmp_path / "report.json")]) == 1
     rows = json.loads((tmp_path / "report.json").read_text())["rows"]
     assert "is no model folder" in rows[0]["error"]
     assert rows[1]["holds"] is True
@@ -104,7 +105,7 @@ def test_one_that_cannot_be_measured_costs_one_row(monkeypatch, tmp_path, capsys
     ],
 )
 def test_a_wrong_command_is_one_sentence(argv, said, capsys):
-    assert evaluate.main(argv) == 2
+    assert door.main(argv) == 2
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1

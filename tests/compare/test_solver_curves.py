@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from zoo.compare import curves, figures
+from zoo.compare import figures, solver_curves
 from zoo.compare import measure as measuring
 from zoo.implicit import ImplicitMixin, implicit_modules
 
@@ -68,7 +68,7 @@ def bench(solver, adjoint):
 def test_memory_grows_with_the_solve_only_where_it_is_unrolled(solver, adjoint):
     b = bench(solver, adjoint)
     before = [(m.solver, m.adjoint) for m in b.modules]
-    own, other = curves.growth(b)["ways"]
+    own, other = solver_curves.growth(b)["ways"]
     flat, growing = (other, own) if adjoint == "unroll" else (own, other)
     assert own["adjoint"] == adjoint and {own["own"], other["own"]} == {True, False}
     assert flat["adjoint"] in ("implicit", "backsolve") and len(set(flat["bytes"][:3])) == 1
@@ -78,7 +78,7 @@ def test_memory_grows_with_the_solve_only_where_it_is_unrolled(solver, adjoint):
 
 
 def test_what_cannot_be_unrolled_leaves_the_models_own_curve():
-    own, other = curves.growth(bench("newton", "implicit"))["ways"]
+    own, other = solver_curves.growth(bench("newton", "implicit"))["ways"]
     assert own["bytes"] and other["adjoint"] == "unroll" and "Newton" in other["why"]
 
 
@@ -88,7 +88,7 @@ def test_exact_gradients_fall_with_the_tolerance(solver, adjoint):
     if solver == "dopri5":
         with torch.no_grad():
             b.model.w.weight.mul_(3)  # a field that bends within a step
-    found = curves.gradient(b)
+    found = solver_curves.gradient(b)
     assert found["reference"] == "float64" and found["adjoint"] == adjoint
     assert found["error"][-1] < min(2e-3, found["error"][0])
     assert found["cosine"][-1] == pytest.approx(1, abs=1e-5)
@@ -97,18 +97,18 @@ def test_exact_gradients_fall_with_the_tolerance(solver, adjoint):
 
 def test_a_biased_gradient_keeps_its_bias():
     b = bench("picard", "jfb")
-    assert curves.gradient(b)["error"][-1] > 1e-2
+    assert solver_curves.gradient(b)["error"][-1] > 1e-2
     b = bench("picard", {"name": "neumann", "terms": 1})
-    assert curves.gradient(b)["error"][-1] > 1e-2
+    assert solver_curves.gradient(b)["error"][-1] > 1e-2
 
 
 def test_no_gradient_curve_without_a_reference(monkeypatch):
     b = bench("picard", "implicit")
     with torch.no_grad():
         b.model.w.weight.mul_(30)  # no contraction: Picard's method goes nowhere
-    assert "no reference" in curves.gradient(b)
+    assert "no reference" in solver_curves.gradient(b)
     fixed = bench("rk4", "unroll")
-    assert curves.gradient(fixed) == "ClassicRK4 takes fixed steps, so that it has no tolerance"
+    assert solver_curves.gradient(fixed) == "ClassicRK4 takes fixed steps, so that it has no tolerance"
 
 
 def test_the_budget_is_of_the_solver_that_evaluates():
@@ -117,10 +117,10 @@ def test_the_budget_is_of_the_solver_that_evaluates():
     seen = []
     answer = b.task.answer
     b.task.answer = lambda batch: seen.append(b.model._present_solver("", "")) or answer(batch)
-    found = curves.anytime(b)
-    assert [type(s).__name__ for s in seen] == ["Anderson"] * len(curves.BUDGETS)
+    found = solver_curves.anytime(b)
+    assert [type(s).__name__ for s in seen] == ["Anderson"] * len(solver_curves.BUDGETS)
     assert [s.max_steps for s in seen] == found["budget"] and b.model.eval_solver.rtol == 1e-4
-    assert curves.anytime(bench("dopri5", "unroll")) == "an integration in time has no answer before its end"
+    assert solver_curves.anytime(bench("dopri5", "unroll")) == "an integration in time has no answer before its end"
 
 
 def test_a_curve_fails_alone():

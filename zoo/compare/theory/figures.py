@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from zoo.compare.draw import Picture, legend, panels, style, write
+from zoo.reporting.plots import Picture, legend, panels, style, write
 
 
 def memory(m: Mapping[str, Any], folder: Path) -> Picture:

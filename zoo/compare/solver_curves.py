@@ -16,15 +16,15 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from zoo.adjoints.implicit import Implicit
-from zoo.compare.count import held_bytes
 from zoo.implicit import implicit_modules
+from zoo.reporting.counters import held_bytes
 from zoo.solve import make_adjoint
 from zoo.solvers.krylov import Neumann
 from zoo.solvers.ode.base import ODESolver
 from zoo.solvers.ode.one_step import OneStep
 
 if TYPE_CHECKING:
-    from zoo.compare.measure import Bench
+    from zoo.compare.bench import Bench
 
 BUDGETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 DEPTHS = (2, 4, 8, 16)

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.compare.theory.scale import Scale
 from zoo.solve import fixed_point, odeint
-from zoo.theory import Scale
 
 FIXED_POINT = ("implicit", "unroll", "phantom", "jfb", "neumann", "shine")
 ODE = ("unroll", "checkpoint", "backsolve")

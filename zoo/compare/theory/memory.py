@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.compare.count import held_bytes, peak_bytes
+from zoo.compare.theory.scale import Scale
+from zoo.reporting.counters import held_bytes, peak_bytes
 from zoo.solve import fixed_point, odeint
-from zoo.theory import Scale
 
 FORWARD = {  # without gradients the adjoints are alike: which way stands for which method
     "explicit, L layers": "explicit, L layers",

@@ -11,19 +11,29 @@ from typing import Any
 
 import torch
 
-from zoo.compare.page import Page, markdown, terminal
+from zoo.compare.theory.figures import draw
+from zoo.compare.theory.lipschitz import FLOW, FREE, HELD
+from zoo.compare.theory.scale import EXPERIMENTS, Scale
+from zoo.reporting.html import Page, markdown, terminal
 from zoo.storage.files import write_json
-from zoo.theory import EXPERIMENTS, Scale
-from zoo.theory.figures import draw
-from zoo.theory.lipschitz import FLOW, FREE, HELD
 from zoo.training.environment import environment
 
 HEAD = ("", "explicit, L layers", "Neural ODE", "DEQ")
 STATED = "by definition: "  # how a cell begins that holds what is so by definition; every other is measured and links
 
 
-def run(out: Path | None, scale: Scale, say: Callable[[str], None]) -> dict[str, Any]:
-    """Measure, print the table, and write theory.json, theory.md, theory.html and figures/ where ``out`` is given."""
+def run_theory(
+    out: str | Path | None = None, *, scale: Scale | None = None, say: Callable[[str], None] | None = None
+) -> dict[str, Any]:
+    """Measure every experiment; return the content of ``theory.json``.
+
+    Args:
+        out: folder of theory.json, theory.md, theory.html and figures/; None: nothing is written.
+        scale: how large; None: the published setting.
+        say: called with a line before each experiment.
+    """
+    scale, say = scale or Scale(), say or (lambda line: None)
+    out = Path(out) if out is not None else None
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written is said before anything is computed
     results: dict[str, Any] = {}
@@ -33,7 +43,7 @@ def run(out: Path | None, scale: Scale, say: Callable[[str], None]) -> dict[str,
         start = time.perf_counter()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            results[name] = importlib.import_module(f"zoo.theory.{name}").measure(scale)
+            results[name] = importlib.import_module(f"zoo.compare.theory.{name}").measure(scale)
         seconds[name] = round(time.perf_counter() - start, 1)
     results["table"] = {"head": list(HEAD), "rows": table(results)}
     results["seconds"] = seconds

@@ -7,7 +7,7 @@ import html
 from collections.abc import Sequence
 from pathlib import Path
 
-from zoo.compare.draw import Picture
+from zoo.reporting.plots import Picture
 
 STYLE = """
 body { font: 16px/1.5 Georgia, serif; color: #1a1a1a; background: #fff; max-width: 72rem; margin: 2rem auto;

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.compare.theory.scale import Scale
 from zoo.solve import fixed_point
-from zoo.theory import Scale
 
 SOLVERS = ("picard", "anderson", "broyden", "newton")
 

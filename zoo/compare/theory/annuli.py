@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zoo.compare.theory.scale import Scale
 from zoo.solve import fixed_point, odeint
-from zoo.theory import Scale
 
 HIDDEN = 16
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from zoo.compare.theory.scale import Scale
 from zoo.solve import fixed_point, odeint
-from zoo.theory import Scale
 
 CONSTANTS = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
 BEYOND = (0.5, 0.7, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 2.5, 3.0)

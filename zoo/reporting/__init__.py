@@ -1,0 +1,1 @@
+"""Pages, figures and counters, shared by the comparison and the theory."""

@@ -1,0 +1,144 @@
+"""Measure a trained model again, and compare with what its card says: `evaluate`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo.data import DATA
+from zoo.hub import cards
+from zoo.registry import UnknownName, option_names, unknown
+from zoo.storage.model_folder import WeightsError
+from zoo.training.request import DERIVED
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+TOLERANCE = 0.002  # where neither the card nor the folder says one
+
+
+def evaluate(
+    name: str,
+    *,
+    data: str | None = None,
+    root: str | Path | None = None,
+    batch_size: int = 256,
+    solver: str | Mapping[str, Any] | None = None,
+    limit: int | None = None,
+) -> dict[str, Any]:
+    """Measure a trained model on a test split, and compare with what its card, or else its folder, says.
+
+    Args:
+        name: what `zoo.load` takes.
+        data: name of the data set; None: the one it was trained on.
+        root: folder of the data sets.
+        batch_size: samples a batch. A converged sample does not depend on it.
+        solver: another solver than the model was trained with.
+        limit: only so many batches.
+
+    Returns:
+        ``name``, ``data``, ``metric``, ``measured``, ``card`` and ``tolerance`` (None where there is no number to
+        compare with), ``holds`` (True, False, or None), ``samples``, ``seconds``, ``parameters``, ``test`` (all numbers
+        of the test) and ``source`` of the number compared with.
+    """
+    from zoo.hub.pretrained import load
+
+    model = load(name, solver=solver)
+    saved = model.pretrained
+    variant, _, trained_on = saved.name.partition(".")  # type: ignore[union-attr]
+    c = cards.card(variant)
+    test, seconds, samples, metric = measure(
+        model,
+        c,
+        data or trained_on,
+        root=root,
+        batch_size=batch_size,
+        limit=limit,
+        settings=saved.training.get("recipe", {}).get("data") if data in (None, trained_on) else None,
+    )
+    promised: Mapping[str, Any] = saved.metrics  # type: ignore[union-attr,assignment]
+    source = "config.json"
+    shipped = cards.card(name.partition(".")[0]).name == variant if is_card_name(name) else False
+    if shipped and trained_on in c.measured:
+        promised, source = c.measured[trained_on], Path(c.source).name
+    number = promised.get(metric) if data in (None, trained_on) and limit is None else None
+    tolerance = float(promised.get("tolerance", TOLERANCE)) if number is not None else None
+    return {
+        "name": saved.name,  # type: ignore[union-attr]
+        "data": data or trained_on,
+        "metric": metric,
+        "measured": test[metric],
+        "card": number,
+        "tolerance": tolerance,
+        "holds": None if number is None else bool(abs(test[metric] - number) <= tolerance),  # type: ignore[operator]
+        "source": source if number is not None else None,
+        "samples": samples,
+        "seconds": round(seconds, 2),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "test": test,
+    }
+
+
+def measure(
+    model: nn.Module,
+    card: cards.ModelCard,
+    data: str,
+    *,
+    root: str | Path | None = None,
+    batch_size: int = 256,
+    limit: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> tuple[dict[str, float], float, int, str]:
+    """Run the card's task over a test split.
+
+    Args:
+        settings: options of the data set that the model was trained with, which say what its samples are.
+
+    Returns:
+        the numbers, the seconds, the number of samples, and the name of the metric that models are chosen by.
+    """
+    from lightning import Trainer
+
+    from zoo.callbacks.telemetry import SolverTelemetry
+    from zoo.training.console import quiet
+
+    if data not in DATA:
+        raise UnknownName(unknown("data set", data, DATA.names()))
+    wanted = {"root": None if root is None else str(root), "batch_size": batch_size}
+    known = option_names(DATA[data])
+    kept = {k: v for k, v in (settings or {}).items() if k not in wanted and k in known}
+    module = DATA[data](**kept, **wanted)
+    for key in DERIVED:
+        if hasattr(module, key) and hasattr(model, key) and getattr(model, key) != getattr(module, key):
+            raise WeightsError(
+                f"The model has {key} {getattr(model, key, None)}, {data} has {getattr(module, key)}: they cannot be "
+                "measured together."
+            )
+    kind = card.load_task()
+    with quiet("zoo.evaluate"):
+        trainer = Trainer(
+            accelerator="auto",
+            devices=1,
+            logger=False,
+            callbacks=[SolverTelemetry()],
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            limit_test_batches=limit,
+        )
+        task = kind(model)
+        start = time.perf_counter()
+        found = trainer.test(task, datamodule=module, verbose=False)[0]
+        seconds = time.perf_counter() - start
+    test = {k.removeprefix("test/"): float(v) for k, v in found.items()}
+    total = module.sizes["test"] if hasattr(module, "sizes") else 0
+    samples = min(total, limit * batch_size) if limit else total
+    return test, seconds, samples, task.monitor.partition("/")[2]
+
+
+def is_card_name(text: str) -> bool:
+    """Whether a model is meant by the name of a card, not by a place."""
+    return bool(text) and ":" not in text and "/" not in text and not Path(text).exists()
