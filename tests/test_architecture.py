@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,25 +18,74 @@ import zoo
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = Path(zoo.__file__).parent
 
-# One way only: a module imports from rows above its own. Within a row, the names of one string may import one another.
+# One way only: a room, one a row, imports from the rows above its own. No two rooms import one another, and inside a
+# room no file imports, however far round, a file that imports it.
 ORDER = [
-    ["registry", "places", "process"],
-    ["solvers"],
-    ["adjoints"],
-    ["solve"],
-    ["implicit penalties"],
-    ["layers"],
-    ["deq", "node", "hypernet", "baselines"],
-    ["storage", "hub"],
-    ["data", "timm"],
-    ["tasks"],
-    [],
-    ["figure", "run"],
-    ["callbacks"],
-    ["options cli compile convert record terminal fit evaluate export sample compare theory"],
+    "registry",  # names to things
+    "solvers",  # the two loops and the methods that they drive
+    "adjoints",  # how gradients cross a solve
+    "solve",  # zoo.fixed_point, zoo.odeint
+    "penalties",
+    "implicit",  # the mixin of every implicit model
+    "layers",  # what the families are built of
+    "deq",  # the families: they never import one another
+    "node",
+    "hypernet",
+    "baselines",
+    "storage",  # formats on disk
+    "data",
+    "hub",  # models by name
+    "timm",  # a door: the models in timm's registry
+    "tasks",  # LightningModules
+    "callbacks",
+    "reporting",  # pages, figures, counters
+    "training",  # from a request to the results of a run
+    "compare",
+    "fit",  # the doors: parse, call, print
+    "evaluate",
+    "export",
+    "convert",
+    "sample",
 ]
-RANK = {name: i for i, row in enumerate(ORDER) for group in row for name in group.split()}
-GROUP = {name: group for row in ORDER for group in row for name in group.split()}
+RANK = {name: i for i, name in enumerate(ORDER)}
+FAMILIES = {"deq", "node", "hypernet", "baselines"}
+LOOSE = 12  # modules at the top of the package, beside the contents page, at most
+
+# Imports inside functions, where each module may have them, and of what. START: so that names, help and wrong options
+# are answered before torch is loaded. OPTIONAL: an extra, or a large package that few callers need.
+START = {
+    "zoo": {"zoo.adjoints", "zoo.solvers"},
+    "zoo.fit": {"zoo.training"},
+    "zoo.evaluate": {"zoo.training", "rich"},
+    "zoo.export": {"zoo.training"},
+    "zoo.convert": {"zoo.hub"},
+    "zoo.sample": {"zoo.hub"},
+    "zoo.deq": {"zoo.deq"},
+    "zoo.compare.command": {"zoo.compare"},
+    "zoo.storage.model_folder": {"safetensors", "torch"},
+    "zoo.tasks.optim": {"timm"},
+}
+OPTIONAL = {
+    "zoo.callbacks.console_progress": {"tqdm"},
+    "zoo.compare.theory.figures": {"matplotlib"},
+    "zoo.data.corpora": {"pydoc_data"},
+    "zoo.data.episodes": {"sklearn"},
+    "zoo.data.files": {"torchvision"},
+    "zoo.data.omniglot": {"PIL", "torchvision"},
+    "zoo.data.segmentation": {"PIL", "torchvision"},
+    "zoo.data.signals": {"sklearn"},
+    "zoo.data.vision": {"sklearn", "torchvision"},
+    "zoo.node.flow_matching": {"scipy"},
+    "zoo.reporting.html": {"rich"},
+    "zoo.reporting.plots": {"matplotlib"},
+    "zoo.solvers.ode.torchdiffeq": {"torchdiffeq"},
+    "zoo.storage.huggingface": {"huggingface_hub"},
+    "zoo.storage.preprocessing": {"PIL"},
+    "zoo.storage.tokenizer": {"tokenizers"},
+    "zoo.training.export": {"huggingface_hub"},
+    "zoo.training.figure": {"matplotlib"},
+    "zoo.training.run": {"lightning"},  # its TensorBoard logger, where tensorboard is installed
+}
 TORCH_FREE = [
     "zoo",
     "zoo.registry",
@@ -46,16 +95,22 @@ TORCH_FREE = [
     "zoo.data",
     "zoo.hub.cards",
     "zoo.fit",
-    "zoo.storage.model_folder",
+    "zoo.evaluate",
+    "zoo.export",
     "zoo.convert",
+    "zoo.sample",
+    "zoo.storage.model_folder",
     "zoo.tasks.metrics",
+    "zoo.tasks.optim",
+    "zoo.training.request",
     "zoo.training.run_folder",
     "zoo.training.process",
     "zoo.compare.command",
-    "zoo.sample",
+    "zoo.compare.comparison",
 ]
 
 
+@cache
 def modules() -> dict[str, Path]:
     """Every module by its dotted name, without those below the contents page itself."""
     found = {}
@@ -66,38 +121,89 @@ def modules() -> dict[str, Path]:
     return found
 
 
-def imports(path: Path, module: str) -> Iterator[str]:
-    """What a module imports when it runs, inside functions too; not what only a type checker reads."""
+def imports(module: str) -> list[tuple[str, bool]]:
+    """The imports of a module and whether each stands inside a function; not those for a type checker alone."""
+    path = modules()[module] if module != "zoo" else PACKAGE / "__init__.py"
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    found: list[tuple[str, bool]] = []
 
-    def walk(node: ast.AST) -> Iterator[str]:
+    def walk(node: ast.AST, inside: bool) -> None:
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             return
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found.extend((alias.name, inside) for alias in node.names)
         if isinstance(node, ast.ImportFrom):
             up = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
             base = ".".join([*up, *([node.module] if node.module else [])])
-            yield from (f"{base}.{alias.name}" for alias in node.names)
+            found.extend((f"{base}.{alias.name}", inside) for alias in node.names)
+        inside = inside or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
         for child in ast.iter_child_nodes(node):
-            yield from walk(child)
+            walk(child, inside)
 
-    yield from walk(ast.parse(path.read_text(encoding="utf-8")))
+    walk(ast.parse(path.read_text(encoding="utf-8")), False)
+    return found
+
+
+def graph() -> dict[str, set[str]]:
+    """The package's modules and those of it that each imports, inside functions too."""
+    known = modules()
+    edges: dict[str, set[str]] = {}
+    for module in known:
+        targets = {name if name in known else name.rpartition(".")[0] for name, _ in imports(module)}
+        edges[module] = {t for t in targets if t in known and t != module}
+    return edges
+
+
+def circle(edges: dict[str, set[str]]) -> list[str]:
+    """The modules of one import circle; empty where there is none."""
+    done: set[str] = set()
+
+    def visit(module: str, way: list[str]) -> list[str]:
+        if module in way:
+            return [*way[way.index(module) :], module]
+        if module in done:
+            return []
+        for target in sorted(edges.get(module, ())):
+            if found := visit(target, [*way, module]):
+                return found
+        done.add(module)
+        return []
+
+    return next((found for module in sorted(edges) if (found := visit(module, []))), [])
 
 
 @pytest.mark.parametrize("module", modules())
 def test_imports_go_one_way(module):
     mine = module.split(".")[1]
     assert mine in RANK, f"zoo.{mine} has no place yet: add it to ORDER here, where the one-way order puts it."
-    for name in imports(modules()[module], module):
+    for name, _ in imports(module):
         parts = name.split(".")
         if parts[0] == "zoo" and len(parts) > 1 and parts[1] in RANK and parts[1] != mine:
-            allowed = RANK[parts[1]] < RANK[mine] or GROUP[parts[1]] == GROUP[mine]
-            assert allowed, f"{module} imports {name}, but zoo.{mine} stands before or beside zoo.{parts[1]}."
-        left_of_data = RANK[mine] < RANK["data"]
-        assert not (left_of_data and parts[0] in {"lightning", "pytorch_lightning"}), (
+            above = RANK[parts[1]] < RANK[mine] and not {parts[1], mine} <= FAMILIES
+            assert above, f"{module} imports {name}, but zoo.{mine} stands before or beside zoo.{parts[1]}."
+        left_of_tasks = RANK[mine] < RANK["data"]
+        assert not (left_of_tasks and parts[0] in {"lightning", "pytorch_lightning"}), (
             f"{module} imports {name}: left of zoo.data every model works without Lightning."
         )
+
+
+def test_no_circle_of_imports():
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": set()}) == ["a", "b", "c", "a"]
+    assert not circle(graph()), " -> ".join(circle(graph()))
+
+
+@pytest.mark.parametrize("module", ["zoo", *modules()])
+def test_imports_inside_functions_are_named(module):
+    allowed = START.get(module, set()) | OPTIONAL.get(module, set())
+    found = {".".join(n.split(".")[: 2 if n.startswith("zoo.") else 1]) for n, inside in imports(module) if inside}
+    found -= sys.stdlib_module_names - {"pydoc_data"}
+    assert found <= allowed, f"{module} imports {sorted(found - allowed)} inside a function: put them at its head."
+    assert found >= allowed, f"{module} no longer imports {sorted(allowed - found)} inside a function: take them out."
+
+
+def test_the_top_of_the_package_holds_faces_and_doors_alone():
+    loose = sorted(p.stem for p in PACKAGE.glob("*.py") if p.stem != "__init__")
+    assert len(loose) <= LOOSE, f"{len(loose)} loose modules at the top: {', '.join(loose)}"
 
 
 @pytest.mark.parametrize("name", [n for n in TORCH_FREE if find_spec(n) is not None])

@@ -10,7 +10,6 @@ import argparse
 import sys
 from collections.abc import Iterable
 
-from zoo.hub.convert import convert
 from zoo.storage.model_folder import CONFIG, WeightsError
 from zoo.training.process import prepare
 
@@ -38,6 +37,8 @@ def main(argv: Iterable[str] | None = None) -> int:
     """Run the command line; returns the exit code (0 done, 1 failed, 2 not understood)."""
     given = parser().parse_args(None if argv is None else list(argv))
     prepare()  # before torch is loaded
+    from zoo.hub.convert import convert
+
     try:
         made = convert(
             given.file,

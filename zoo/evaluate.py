@@ -18,7 +18,6 @@ from zoo.hub import cards
 from zoo.registry import UnknownName, unknown
 from zoo.solvers import SOLVERS
 from zoo.storage.model_folder import WeightsError
-from zoo.training.evaluate import evaluate, is_card_name
 from zoo.training.process import prepare
 
 PROG = "zoo.evaluate"
@@ -90,12 +89,15 @@ def main(argv: Iterable[str] | None = None) -> int:
             raise UnknownName(unknown("data set", given.data, DATA.names()))
         if given.solver and given.solver not in SOLVERS:
             raise UnknownName(unknown("solver", given.solver, SOLVERS.names()))
-        if given.model and is_card_name(given.model):
+        if given.model and cards.is_card_name(given.model):
             cards.weights_of(cards.card(given.model), given.model.partition(".")[2])
     except (UnknownName, cards.CardError) as error:
         print(f"{PROG}: error: {error}", file=sys.stderr)
         return 2
     prepare()  # before torch is loaded
+    from zoo.training.environment import environment
+    from zoo.training.evaluate import evaluate
+
     rows = []
     for name in names:
         try:
@@ -106,8 +108,6 @@ def main(argv: Iterable[str] | None = None) -> int:
         except (WeightsError, UnknownName, ValueError, OSError, RuntimeError) as error:
             print(f"{PROG}: error: {name}: {error}", file=sys.stderr)
             rows.append({"name": name, "error": str(error), "holds": False})
-    from zoo.training.environment import environment
-
     report = {"rows": rows, "environment": environment()}
     if given.json == "-":
         print(json.dumps(report, indent=2))

@@ -13,7 +13,6 @@ from collections.abc import Iterable
 from zoo.hub import cards
 from zoo.registry import UnknownName
 from zoo.storage.model_folder import WeightsError
-from zoo.training.export import export, push, write_results
 from zoo.training.process import prepare
 
 PROG = "zoo.export"
@@ -40,6 +39,8 @@ def main(argv: Iterable[str] | None = None) -> int:
     """Run the command line; returns the exit code (0 done, 1 failed, 2 not understood)."""
     given = parser().parse_args(None if argv is None else list(argv))
     prepare()  # before torch is loaded
+    from zoo.training.export import export, push, write_results
+
     try:
         made = export(given.ckpt, given.to, half=given.half, root=given.root)
         metrics = made.config.metrics

@@ -10,6 +10,7 @@ from torch import Tensor
 from zoo.adjoints.base import Adjoint, wrong_pair
 from zoo.solvers.base import Map, Solution, Solver
 from zoo.solvers.iterate import iterate
+from zoo.solvers.ode.integrate import integrate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,4 @@ class Unroll(Adjoint):
         event: Any = None,
         dense: bool = False,
     ) -> Any:
-        from zoo.solvers.ode.integrate import integrate
-
         return integrate(f, y0, ts, solver, args=args, event=event, dense=dense)

@@ -6,7 +6,9 @@ from typing import Any
 
 from lightning import Callback, Trainer
 
+from zoo.adjoints import ADJOINTS
 from zoo.implicit import ImplicitMixin, implicit_modules
+from zoo.solvers import SOLVERS
 from zoo.tasks.base import Task
 
 
@@ -44,9 +46,6 @@ class UnrollWarmup(Callback):
         if not self.shallow(task):
             self._restore()
         elif not self._own:
-            from zoo.adjoints import ADJOINTS
-            from zoo.solvers import SOLVERS
-
             for _, module in implicit_modules(task.model):
                 if "fixed_point" not in module.problems:
                     continue  # an ODE has no iterations to unroll in its place

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from zoo.compare.runner import jobs_of, run_all
+from zoo.compare.table import summarise
 from zoo.data import DATA
 from zoo.hub import cards
 from zoo.registry import UnknownName
@@ -91,9 +93,6 @@ def theory(given: argparse.Namespace) -> int:
 
 def models(given: argparse.Namespace) -> int:
     """Compare models, print the table, and write it."""
-    from zoo.compare.runner import jobs_of, run_all
-    from zoo.compare.table import summarise
-
     if not given.models:
         raise UsageError("name the models: --models mdeq_tiny timm:resnet18, or ask for --theory")
     options = {s: dict(_pair(word) for word in getattr(given, f"{s}_options")) for s in SECTIONS}

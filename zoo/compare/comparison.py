@@ -6,6 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from zoo.compare.runner import jobs_of, run_all
+from zoo.compare.table import summarise
+
 
 def compare_models(
     models: str | Sequence[str],
@@ -45,9 +48,6 @@ def compare_models(
     Raises:
         UsageError: a budget that is none, or a folder that cannot be written.
     """
-    from zoo.compare.runner import jobs_of, run_all
-    from zoo.compare.table import summarise
-
     models = [models] if isinstance(models, str) else list(models)
     jobs = jobs_of(models, data, seeds, budget, solvers, adjoints, options or {})
     folder = Path(out) if out is not None else Path("runs") / "compare" / jobs[0].data

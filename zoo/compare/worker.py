@@ -18,6 +18,7 @@ from zoo.hub.factory import create_model
 from zoo.storage.files import write_json
 from zoo.training.build import build_run
 from zoo.training.environment import environment
+from zoo.training.evaluate import measure as tested
 from zoo.training.options import Options
 from zoo.training.process import prepare
 from zoo.training.request import Request, resolve
@@ -32,8 +33,6 @@ def work(job: Job, folder: Path) -> dict[str, Any]:
     options = Options(request)
     curves: dict[str, Any] = {}
     if trained:
-        from zoo.training.evaluate import measure as tested
-
         task, data, _ = build_run(options, job.seed)
         specs = {k: getattr(job, k) for k in ("solver", "adjoint") if getattr(job, k)}
         task.model = create_model(job.model, pretrained=True, **specs)

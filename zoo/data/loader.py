@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -182,8 +183,6 @@ class _Keys:
 
 def distributed() -> tuple[int, int]:
     """Rank and number of processes of torch.distributed, (0, 1) where it does not run."""
-    import torch.distributed as dist
-
     if not (dist.is_available() and dist.is_initialized()):
         return 0, 1
     return dist.get_rank(), dist.get_world_size()

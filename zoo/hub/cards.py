@@ -24,6 +24,7 @@ import yaml
 from zoo.registry import UnknownName, unknown
 from zoo.solvers import SOLVERS
 from zoo.storage import model_folder
+from zoo.storage.huggingface import download
 
 if TYPE_CHECKING:
     pass
@@ -150,6 +151,11 @@ def card(name: str) -> ModelCard:
     return known[base]
 
 
+def is_card_name(text: str) -> bool:
+    """Whether a model is meant by the name of a card, not by a place."""
+    return bool(text) and ":" not in text and "/" not in text and not Path(text).exists()
+
+
 def recipe(name: str, data: str | None = None) -> dict[str, Any]:
     """How a model is trained on a data set: sections ``optim, task, trainer, data, model, solver, adjoint``.
 
@@ -201,8 +207,6 @@ def weights_of(c: ModelCard, tag: str = "") -> tuple[Path, str]:
         raise UnknownName(unknown(f"weights of {c.name!r}", tag, c.weights))
     entry = c.weights[tag]
     if "hub" in entry:  # too large to come with the package
-        from zoo.storage.huggingface import download
-
         return download(entry["hub"]), entry["sha256"]
     root = (HERE / "weights").resolve()
     file = (root / entry["file"]).resolve()

@@ -8,8 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from zoo.deq.released import NotReleased
+from zoo.deq.released import convert as rename
 from zoo.hub import cards
-from zoo.storage.model_folder import Config, WeightsError, write
+from zoo.storage.checkpoint import read_pickle
+from zoo.storage.model_folder import Config, WeightsError, check, write
 
 SMALL = {"dropout", "attention_dropout", "memory_length", "eval_memory_length", "global_pool"}  # they change no tensor
 
@@ -58,13 +63,6 @@ def convert(file: str | Path, to: str | Path, **options: Any) -> Made:
         WeightsError: the file cannot be read without running code, is of another architecture, or is not whole;
             nothing is written.
     """
-    import torch
-
-    from zoo.deq.released import NotReleased
-    from zoo.deq.released import convert as rename
-    from zoo.storage.checkpoint import read_pickle
-    from zoo.storage.model_folder import check
-
     content = read_pickle(file)
     try:
         found = rename(content, **options)
@@ -129,7 +127,6 @@ def _exact(path: str, arguments: dict[str, Any]) -> cards.ModelCard | None:
 
 def _nearest(path: str, arguments: dict[str, Any], parameters: int) -> cards.ModelCard:
     """The card whose solver suits: of as many classes, else of as many resolutions, and of the nearest size."""
-    import torch
 
     def distance(card: cards.ModelCard) -> tuple[Any, ...]:
         ours, theirs = ({**_usual(card), **given} for given in (arguments, card.model))

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from zoo.solvers import anderson
@@ -186,15 +188,11 @@ class Proposer(nn.Module):
 
     def save(self, file: str | Path) -> None:
         """Write the weights (safetensors), with what `load` needs to build the network again."""
-        from safetensors.torch import save_file
-
         save_file(self.state_dict(), file, metadata={"proposer": json.dumps(self.config)})
 
     @staticmethod
     def load(file: str | Path) -> Proposer:
         """Read what `save` wrote."""
-        from safetensors import safe_open
-
         with safe_open(file, "pt") as stored:
             described = (stored.metadata() or {}).get("proposer")
             if described is None:

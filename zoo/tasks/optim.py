@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from zoo.registry import unknown
+
 if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
@@ -64,8 +66,6 @@ class Optim:
             ValueError: timm knows no optimiser of that name; the nearest is named.
         """
         from timm.optim import create_optimizer_v2, list_optimizers
-
-        from zoo.registry import unknown
 
         known: list[Any] = list_optimizers()
         if self.name.lower() not in known:

@@ -13,6 +13,7 @@ from typing import Any
 
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
 from zoo.implicit import implicit_modules
@@ -37,8 +38,6 @@ def shard(module: nn.Module, mesh: Any, methods: tuple[str, ...]) -> None:
     Raises:
         ValueError: a part of an implicit layer was sharded by itself.
     """
-    from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
-
     if isinstance(module, FSDPModule):
         return
     for name, layer in implicit_modules(module):

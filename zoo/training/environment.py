@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from zoo import __version__
+
 PACKAGES = ("torch", "lightning", "torchmetrics", "timm", "torchdiffeq", "numpy", "jsonargparse")
 
 
@@ -20,8 +22,6 @@ def environment(*peers: str) -> dict[str, Any]:
 
     No word of the machine's folders: what this returns is kept beside published numbers.
     """
-    from zoo import __version__
-
     return {
         "time": datetime.now().astimezone().isoformat(timespec="seconds"),
         "python": platform.python_version(),

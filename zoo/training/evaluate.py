@@ -5,17 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from lightning import Trainer
+from torch import nn
+
+from zoo.callbacks.telemetry import SolverTelemetry
 from zoo.data import DATA
 from zoo.hub import cards
+from zoo.hub.pretrained import load
 from zoo.registry import UnknownName, option_names, unknown
 from zoo.storage.model_folder import WeightsError
+from zoo.training.console import quiet
 from zoo.training.request import DERIVED
-
-if TYPE_CHECKING:
-    from torch import nn
-
 
 TOLERANCE = 0.002  # where neither the card nor the folder says one
 
@@ -44,8 +46,6 @@ def evaluate(
         compare with), ``holds`` (True, False, or None), ``samples``, ``seconds``, ``parameters``, ``test`` (all numbers
         of the test) and ``source`` of the number compared with.
     """
-    from zoo.hub.pretrained import load
-
     model = load(name, solver=solver)
     saved = model.pretrained
     variant, _, trained_on = saved.name.partition(".")  # type: ignore[union-attr]
@@ -61,7 +61,7 @@ def evaluate(
     )
     promised: Mapping[str, Any] = saved.metrics  # type: ignore[union-attr,assignment]
     source = "config.json"
-    shipped = cards.card(name.partition(".")[0]).name == variant if is_card_name(name) else False
+    shipped = cards.card(name.partition(".")[0]).name == variant if cards.is_card_name(name) else False
     if shipped and trained_on in c.measured:
         promised, source = c.measured[trained_on], Path(c.source).name
     number = promised.get(metric) if data in (None, trained_on) and limit is None else None
@@ -100,11 +100,6 @@ def measure(
     Returns:
         the numbers, the seconds, the number of samples, and the name of the metric that models are chosen by.
     """
-    from lightning import Trainer
-
-    from zoo.callbacks.telemetry import SolverTelemetry
-    from zoo.training.console import quiet
-
     if data not in DATA:
         raise UnknownName(unknown("data set", data, DATA.names()))
     wanted = {"root": None if root is None else str(root), "batch_size": batch_size}
@@ -137,8 +132,3 @@ def measure(
     total = module.sizes["test"] if hasattr(module, "sizes") else 0
     samples = min(total, limit * batch_size) if limit else total
     return test, seconds, samples, task.monitor.partition("/")[2]
-
-
-def is_card_name(text: str) -> bool:
-    """Whether a model is meant by the name of a card, not by a place."""
-    return bool(text) and ":" not in text and "/" not in text and not Path(text).exists()

@@ -13,9 +13,14 @@ from typing import Any
 import yaml
 
 from zoo.hub import cards
-from zoo.storage.model_folder import MACHINE, WEIGHTS, Config, WeightsError, write
+from zoo.hub.pretrained import load
+from zoo.hub.readme import readme
+from zoo.storage.files import write_json
+from zoo.storage.model_folder import CONFIG, MACHINE, README, WEIGHTS, Config, WeightsError, read, read_weights, write
 from zoo.tasks.metrics import measure as measure_of
 from zoo.training.evaluate import TOLERANCE, measure
+from zoo.training.options import Options
+from zoo.training.request import DERIVED, resolve
 
 HERE = ("enable_progress_bar", "accelerator", "devices")  # options of the Trainer that are of the machine, too
 
@@ -70,9 +75,6 @@ def export(
     Raises:
         WeightsError: the run cannot be read, or its number does not hold; nothing is written.
     """
-    from zoo.hub.pretrained import load
-    from zoo.hub.readme import readme
-
     model = load(run)
     saved: Config = model.pretrained  # type: ignore[assignment]
     if not isinstance(saved, Config) or saved.weights.get("sha256"):
@@ -116,9 +118,6 @@ def export(
 
 def command(config: Config) -> str:
     """The command line that trains a model again as it was trained: flags say what its recipe of today does not."""
-    from zoo.training.options import Options
-    from zoo.training.request import DERIVED, resolve
-
     variant, _, data = config.name.partition(".")
     training = config.training
     words = ["--model", variant, "--data", data, "--seed", str(training.get("seed", 0))]
@@ -161,8 +160,6 @@ def _word(value: Any) -> str:
 
 def write_results(exported: Exported, folder: str | Path) -> Path:
     """``<variant>_<data>.json`` in a folder: what the run measured, with its curve, for the card and the figures."""
-    from zoo.storage.files import write_json
-
     file = Path(folder) / f"{exported.config.name.replace('.', '_')}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     write_json(file, exported.results)
@@ -176,8 +173,6 @@ def push(place: str | Path, repository: str, *, private: bool = False) -> str:
         WeightsError: the folder is damaged, or the hub refuses.
     """
     import huggingface_hub
-
-    from zoo.storage.model_folder import CONFIG, README, read, read_weights
 
     place = Path(place)
     saved = read(place)

@@ -14,6 +14,7 @@ from zoo.data import DATA
 from zoo.hub import cards
 from zoo.registry import Registry, UnknownName, unknown
 from zoo.solvers import SOLVERS
+from zoo.tasks.optim import Optim
 from zoo.training.errors import UsageError
 from zoo.training.run_folder import AUTO, check_out, find_checkpoint, rank
 
@@ -244,8 +245,6 @@ def _unknown_flag(key: str, known: Sequence[str]) -> str:
 
 def _hints(key: str) -> list[str]:
     """``--lr`` most likely means ``--optim.lr``."""
-    from zoo.tasks.optim import Optim
-
     every = {f: f"--optim.{f}" for f in Optim.__dataclass_fields__}
     every |= {"batch_size": "--data.batch_size", "num_workers": "--data.num_workers", "root": "--data.root"}
     every |= {
