@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from zoo.tasks.metrics import headline, measure
+from zoo.tasks.metrics import measure, primary_metric
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "experiments" / "results"
@@ -38,7 +38,7 @@ def runs(records: dict[str, dict[str, Any]]) -> str:
     for name, r in records.items():
         if "test" not in r or "model" not in r:
             continue
-        train, test, shown = r.get("train", {}), r["test"], headline(r)
+        train, test, shown = r.get("train", {}), r["test"], primary_metric(r)
         rows.append(
             [
                 f"`{r['model']}`",
@@ -190,7 +190,7 @@ def _reached(what: str, goal: str) -> Callable[[dict[str, Any]], list[Goal]]:
     """The measure of a kept run."""
 
     def read(r: dict[str, Any]) -> list[Goal]:
-        shown = headline(r)
+        shown = primary_metric(r)
         return [(what, goal, f"{shown.write(r['test'][shown.key])}")]
 
     return read

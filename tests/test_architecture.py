@@ -21,6 +21,7 @@ PACKAGE = Path(zoo.__file__).parent
 # One way only: a room, one a row, imports from the rows above its own. No two rooms import one another, and inside a
 # room no file imports, however far round, a file that imports it.
 ORDER = [
+    "_compat",  # private touches of other packages
     "registry",  # names to things
     "solvers",  # the two loops and the methods that they drive
     "adjoints",  # how gradients cross a solve

@@ -13,7 +13,7 @@ from torch import nn
 
 import zoo
 from zoo import penalties
-from zoo.implicit import aside, implicit_modules, limited, recorded
+from zoo.implicit import implicit_modules, record_solves, solver_budget, untracked
 
 B, N = 3, 5
 
@@ -59,9 +59,9 @@ def test_an_unfinished_solve_says_so_or_raises_as_chosen():
             layer.train(training)(x)
         torch.testing.assert_close(raised.value.solution.value, reached)
         assert layer.last.result is zoo.Result.max_steps
-    with limited(less=0), pytest.raises(zoo.SolveError):
+    with solver_budget(less=0), pytest.raises(zoo.SolveError):
         layer(x)
-    for scope in (limited(most=1), aside()):  # cut short on purpose, or beside the answer
+    for scope in (solver_budget(most=1), untracked()):  # cut short on purpose, or beside the answer
         with scope:
             layer(x)
     layer.configure_implicit({"name": "anderson", "rtol": 1e-4, "max_steps": 50})
@@ -95,12 +95,12 @@ def test_an_unfinished_integration_raises_where_that_was_chosen():
 
 def test_a_scope_has_every_solve_and_the_innermost_has_it_alone():
     layer, x = Layer(), torch.randn(B, N, dtype=torch.float64)
-    with recorded() as outer:
+    with record_solves() as outer:
         layer(x)
         first = layer.last
-        with recorded() as inner:
+        with record_solves() as inner:
             layer(x)
-        with aside():
+        with untracked():
             layer(x)
         layer(x)
         assert [(m, r) for m, r in outer] == [(layer, first), (layer, layer.last)]

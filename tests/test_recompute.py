@@ -8,7 +8,7 @@ from problems import matrix
 from torch import nn
 
 import zoo
-from zoo.adjoints.rng import Draws
+from zoo.adjoints.rng import RNGState
 from zoo.solve import make_solver
 from zoo.solvers.iterate import iterate
 
@@ -60,12 +60,12 @@ def test_reversible_with_dropout_is_the_gradient_of_its_iteration(device):
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_nothing_is_kept_of_what_draws_nothing(device):
-    draws = Draws(torch.device(device, 0) if device == "cuda" else torch.device(device))
+    draws = RNGState(torch.device(device, 0) if device == "cuda" else torch.device(device))
     torch.ones(2, device=device).sum()
     assert not draws.close() and draws.states == []
     with draws.again():
         pass
-    draws = Draws(torch.device(device, 0) if device == "cuda" else torch.device(device))
+    draws = RNGState(torch.device(device, 0) if device == "cuda" else torch.device(device))
     a = torch.rand(2, device=device)
     assert draws.close()
     for _ in range(2):

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from zoo.implicit import ImplicitMixin
 from zoo.tasks.classification import Classification
 from zoo.tasks.optim import Optim
-from zoo.tasks.regularization import Stability
+from zoo.tasks.regularization import StabilityConfig
 
 
 class Model(ImplicitMixin, nn.Module):
@@ -81,7 +81,7 @@ def test_the_optimiser_is_timms_and_spares_biases():
 )
 def test_stability_out_of_range_is_refused(options, said):
     with pytest.raises(ValueError, match=said):
-        Stability(**options)
+        StabilityConfig(**options)
 
 
 def test_a_task_out_of_range_is_refused():
@@ -93,7 +93,7 @@ def test_an_explicit_model_has_no_jacobian_to_penalise():
     model = nn.Linear(2, 2)
     model.num_classes = 2
     with pytest.raises(ValueError, match="Linear solves nothing"):
-        Classification(model, stability=Stability(jacobian_weight=0.1))
+        Classification(model, stability=StabilityConfig(jacobian_weight=0.1))
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_the_penalty_is_the_jacobian_at_the_fixed_point(logged):
     x, y = torch.randn(64, 2), torch.zeros(64, dtype=torch.long)
     plain = Classification(model).training_step((x, y), 0)
     assert "train/jacobian" not in logged
-    penalised = Classification(model, stability=Stability(jacobian_weight=2.0)).training_step((x, y), 0)
+    penalised = Classification(model, stability=StabilityConfig(jacobian_weight=2.0)).training_step((x, y), 0)
     assert float((penalised - plain).detach() / 2.0) == pytest.approx(float(logged["train/jacobian"]), rel=1e-3)
     z = model(x).detach().requires_grad_()
     jacobian = torch.func.vmap(torch.func.jacrev(lambda z, x: torch.tanh(z @ model.weight + x)))(z, x)

@@ -34,8 +34,8 @@ class SolveRecord:
 
 
 @dataclass(frozen=True)
-class Limit:
-    """What `limited` asks of the fixed-point solves within it."""
+class SolverBudget:
+    """What `solver_budget` asks of the fixed-point solves within it."""
 
     most: int | None
     less: int
@@ -50,14 +50,14 @@ class Limit:
         return solver, self.adjoint or adjoint
 
 
-_limits: ContextVar[tuple[Limit, ...]] = ContextVar("zoo_solver_limits", default=())
+_limits: ContextVar[tuple[SolverBudget, ...]] = ContextVar("zoo_solver_limits", default=())
 
 
 @contextmanager
-def limited(*, most: int | None = None, less: int = 0, adjoint: Spec | Any | None = None) -> Iterator[None]:
+def solver_budget(*, most: int | None = None, less: int = 0, adjoint: Spec | Any | None = None) -> Iterator[None]:
     """Scope in which fixed-point solves of modules get a smaller budget; time steps of ODEs are left alone.
 
-        >>> with limited(most=3, adjoint="jfb"):
+        >>> with solver_budget(most=3, adjoint="jfb"):
         ...     early = model(x)      # the answer after three steps of its solver
 
     Args:
@@ -65,7 +65,7 @@ def limited(*, most: int | None = None, less: int = 0, adjoint: Spec | Any | Non
         less: steps taken off the solver's budget; at least one is left.
         adjoint: in place of the modules' own; None: their own.
     """
-    limit = Limit(most, less, make_adjoint(adjoint) if adjoint is not None else None)
+    limit = SolverBudget(most, less, make_adjoint(adjoint) if adjoint is not None else None)
     token = _limits.set((*_limits.get(), limit))
     try:
         yield
@@ -79,7 +79,7 @@ _aside: ContextVar[bool] = ContextVar("zoo_solves_aside", default=False)
 
 
 @contextmanager
-def recorded() -> Iterator[Records]:
+def record_solves() -> Iterator[Records]:
     """Scope that lists the solves of modules within it, oldest first, each as ``(module, record)``.
 
     Where `ImplicitMixin.last` has a module's newest solve, this has all of them. Only the innermost scope sees a solve.
@@ -93,14 +93,14 @@ def recorded() -> Iterator[Records]:
 
 
 @contextmanager
-def aside() -> Iterator[None]:
+def untracked() -> Iterator[None]:
     """Scope of solves beside the answer (a shallow loss, a contractive start).
 
-    A scope of `recorded` around it does not see them, and none of them raises, whatever `ImplicitMixin.throw` says.
+    A scope of `record_solves` around it does not see them, and none of them raises, whatever ``throw`` says.
     """
     token = _aside.set(True)
     try:
-        with recorded():
+        with record_solves():
             yield
     finally:
         _aside.reset(token)
@@ -112,14 +112,14 @@ class ImplicitMixin:
     The model calls `configure_implicit` in its ``__init__``, and `solve` or `integrate` in its ``forward``.
 
     Attributes:
-        problems: what the module poses, "fixed_point", "ode", or both; solvers and adjoints for neither are refused.
+        problem_types: "fixed_point", "ode", or both; solvers and adjoints for others are refused.
         solver, adjoint: what the next solve uses.
         eval_solver: used instead of ``solver`` in evaluation mode, unless None.
         throw: raise where a solve does not reach its end, in training and evaluation, instead of saying so in `last`.
         last: how the newest solve went, None before the first. The one thing that a forward pass changes.
     """
 
-    problems: ClassVar[tuple[str, ...]] = ("fixed_point",)
+    problem_types: ClassVar[tuple[str, ...]] = ("fixed_point",)
 
     solver: Any = None
     adjoint: Any = None
@@ -164,7 +164,7 @@ class ImplicitMixin:
         """The fixed point of ``f`` by this module's solver and adjoint; records `last`. See `zoo.fixed_point`.
 
         Raises:
-            SolveError: with `throw`, where a sample did not converge, unless `limited` cut the solve short on purpose.
+            SolveError: with `throw`, where a sample did not converge and no `solver_budget` cut the solve short.
         """
         present = self._present_solver("anderson", "implicit")
         solver, adjoint = present, self.adjoint
@@ -199,7 +199,7 @@ class ImplicitMixin:
         return solution.value
 
     def record(self, solve: SolveRecord | None, parts: Sequence[SolveRecord] = ()) -> None:
-        """Say how the newest solve went, in `last` and in the scope of `recorded`; `solve` and `integrate` call it.
+        """Keep how the newest solve went, in `last` and in the scope of `record_solves`.
 
         Args:
             solve: the record; None: nothing was solved.
@@ -229,18 +229,18 @@ class ImplicitMixin:
         return present
 
     def _refuse_other_problems(self, solvers: Iterable[Any], adjoint: Any) -> None:
-        poses = " and ".join(PROBLEMS[p][0] for p in self.problems)
+        poses = " and ".join(PROBLEMS[p][0] for p in self.problem_types)
         for solver in solvers:
             kind = "ode" if isinstance(solver, ODESolver) else "fixed_point"
-            if solver is not None and kind not in self.problems:
+            if solver is not None and kind not in self.problem_types:
                 raise ValueError(
                     f"{type(self).__name__} poses {poses}; the solver {type(solver).__name__} is for "
-                    f"{PROBLEMS[kind][0]}. Use one such as {PROBLEMS[self.problems[0]][1]}."
+                    f"{PROBLEMS[kind][0]}. Use one such as {PROBLEMS[self.problem_types[0]][1]}."
                 )
-        if isinstance(adjoint, Adjoint) and not any(p in serves(adjoint) for p in self.problems):
+        if isinstance(adjoint, Adjoint) and not any(p in serves(adjoint) for p in self.problem_types):
             raise ValueError(
                 f"{type(self).__name__} poses {poses}; the adjoint {type(adjoint).__name__} cannot differentiate them. "
-                f"Use {PROBLEMS[self.problems[0]][2]}."
+                f"Use {PROBLEMS[self.problem_types[0]][2]}."
             )
 
 

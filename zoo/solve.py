@@ -16,7 +16,7 @@ from zoo.solvers import SOLVERS
 from zoo.solvers.base import Result, Solution, SolveError, Solver
 from zoo.solvers.ode.base import ODESolution, ODESolver, PackedEvent, PackedField
 from zoo.solvers.packing import Packing, Tensors
-from zoo.solvers.profiler import phase
+from zoo.solvers.profiler import profile_scope
 
 Spec = str | Mapping[str, Any]
 
@@ -85,7 +85,7 @@ def fixed_point(
             f"The solver {type(solver).__name__} integrates ODEs, not fixed points (adjoint {type(adjoint).__name__}); "
             "use a fixed-point solver, such as anderson, or call odeint."
         )
-    with phase(f"solve by {type(solver).__name__}"), _said_of_transforms():
+    with profile_scope(f"solve by {type(solver).__name__}"), _said_of_transforms():
         solution = adjoint.solve(packing.wrap(f), flat, solver, args)
     solution = dataclasses.replace(solution, value=packing.unpack(solution.value))
     if throw and solution.result is not Result.converged:
@@ -169,7 +169,7 @@ def odeint(
     g = event if plain or event is None else PackedEvent(event, packing)
     start = y0 if plain else packing.pack(y0)
     params = None if params is None else tuple(params)
-    with phase(f"integrate by {type(solver).__name__}"), _said_of_transforms():
+    with profile_scope(f"integrate by {type(solver).__name__}"), _said_of_transforms():
         solution = adjoint.integrate(field, start, ts, solver, args, params, event=g, dense=dense)
     if not plain:
 

@@ -11,15 +11,15 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from zoo.callbacks.console_progress import nfe_text
-from zoo.callbacks.convergence_monitor import ResidualGuard, SolverStopped, SolverWarning
-from zoo.callbacks.missing_gradients import GradientCheck
-from zoo.callbacks.per_step_seed import StepSeed
+from zoo.callbacks.convergence_monitor import ConvergenceMonitor, SolverStopped, SolverWarning
+from zoo.callbacks.missing_gradients import MissingGradients
+from zoo.callbacks.per_step_seed import PerStepSeed
 from zoo.callbacks.telemetry import SolverTelemetry, endings, measures
 from zoo.callbacks.warmup import UnrollWarmup
-from zoo.implicit import ImplicitMixin, SolveRecord, recorded
+from zoo.implicit import ImplicitMixin, SolveRecord, record_solves
 from zoo.solvers.base import Result, SolveError, Stats
 from zoo.tasks.classification import Classification
-from zoo.tasks.regularization import Stability
+from zoo.tasks.regularization import StabilityConfig
 
 
 class Layer(ImplicitMixin, nn.Module):
@@ -76,7 +76,7 @@ def train(model, callbacks, epochs=1, **stability):
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*(many workers|training batches).*")
-        trainer.fit(Classification(model, stability=Stability(**stability)), datamodule=Data())
+        trainer.fit(Classification(model, stability=StabilityConfig(**stability)), datamodule=Data())
     return trainer
 
 
@@ -142,7 +142,7 @@ def test_a_run_whose_solves_must_finish():
     model.layers[0].configure_implicit({"name": "picard", "max_steps": 1})
     with pytest.raises(SolveError, match="used all its steps"):
         train(model, [telemetry])
-    with recorded() as solves:
+    with record_solves() as solves:
         model.layers[0].configure_implicit(throw=False)
         model(torch.zeros(1, 4))
     assert len(solves) == 1  # the scope of the run that failed is closed
@@ -211,7 +211,7 @@ def test_the_guard_warns_once_an_episode_and_says_what_helps():
     model = Model()
     model.layers[0].configure_implicit({"name": "picard", "max_steps": 1, "rtol": 1e-6})
     with pytest.warns(SolverWarning) as caught:
-        train(model, [ResidualGuard(window=2)], epochs=3)
+        train(model, [ConvergenceMonitor(window=2)], epochs=3)
     said = [str(w.message) for w in caught if issubclass(w.category, SolverWarning)]
     assert len(said) == 1
     assert said[0].startswith("The forward solve of 'layers.0' does not converge")
@@ -248,7 +248,7 @@ def feed(guard, trainer, way, *values):
 
 
 def test_the_guard_watches_the_backward_solve_and_starts_anew():
-    guard, trainer = ResidualGuard(window=2), Fake()
+    guard, trainer = ConvergenceMonitor(window=2), Fake()
     assert feed(guard, trainer, "backward", (0.0, 1.0)) == []  # not yet a window
     assert "--adjoint phantom" in feed(guard, trainer, "backward", (0.0, 1.0))[0]
     assert feed(guard, trainer, "backward", (0.0, 1.0)) == []  # the same episode
@@ -257,7 +257,7 @@ def test_the_guard_watches_the_backward_solve_and_starts_anew():
 
 
 def test_an_episode_of_one_process_is_one_of_all():
-    guard, trainer = ResidualGuard(window=1), Fake()
+    guard, trainer = ConvergenceMonitor(window=1), Fake()
     trainer.world_size, trainer.others = 2, iter([False, True, True, False])
     assert feed(guard, trainer, "forward", (1.0, 1e-5)) == []  # nobody: one question, and no more
     assert trainer.asked == [False]
@@ -270,13 +270,13 @@ def test_the_guard_raises_the_budget_and_falls_back():
     model = Model()
     layer = model.layers[0]
     layer.configure_implicit({"name": "anderson", "max_steps": 1, "rtol": 0.0, "atol": 1e-30})  # cannot be met
-    guard = ResidualGuard(window=2, residual=0.0)
+    guard = ConvergenceMonitor(window=2, residual=0.0)
     with pytest.warns(SolverWarning) as caught:
         train(model, [guard], epochs=3, guard="adapt")
     said = [str(w.message) for w in caught if "forward" in str(w.message)]
     assert "may take 2 steps" in said[0] and "may take 4 steps" in said[1] and "damping of 0.5" in said[2]
     assert type(layer.solver).__name__ == "Picard" and layer.solver.damping == 0.5
-    again, resumed = ResidualGuard(window=2), Model()
+    again, resumed = ConvergenceMonitor(window=2), Model()
     resumed.layers[0].configure_implicit({"name": "anderson", "max_steps": 1})
     again.load_state_dict(guard.state_dict())
     again.on_fit_start(None, Classification(resumed))
@@ -287,37 +287,37 @@ def test_the_guard_stops_where_that_was_asked():
     model = Model()
     model.layers[0].configure_implicit({"name": "picard", "max_steps": 1, "rtol": 1e-6})
     with pytest.raises(SolverStopped, match="does not converge"):
-        train(model, [ResidualGuard(window=2)], epochs=3, guard="stop")
+        train(model, [ConvergenceMonitor(window=2)], epochs=3, guard="stop")
 
 
 def test_the_guard_is_silent_where_all_is_well_or_warming_up():
     with warnings.catch_warnings():
         warnings.simplefilter("error", SolverWarning)
-        train(Model(), [ResidualGuard(window=2)])
+        train(Model(), [ConvergenceMonitor(window=2)])
         cut = Model()
         cut.layers[0].configure_implicit({"name": "picard", "max_steps": 1, "rtol": 1e-6})
-        train(cut, [ResidualGuard(window=2)], warmup_steps=10)
+        train(cut, [ConvergenceMonitor(window=2)], warmup_steps=10)
 
 
 def test_a_parameter_without_a_gradient_is_named_once():
     model = Model()
     model.forgotten = nn.Linear(2, 2)
     with pytest.warns(SolverWarning) as caught:
-        train(model, [GradientCheck()], epochs=2)
+        train(model, [MissingGradients()], epochs=2)
     said = [str(w.message) for w in caught if issubclass(w.category, SolverWarning)]
     assert len(said) == 1 and "model.forgotten.weight, model.forgotten.bias" in said[0]
     with warnings.catch_warnings():
         warnings.simplefilter("error", SolverWarning)
-        train(Model(), [GradientCheck()])
+        train(Model(), [MissingGradients()])
 
 
 def test_randomness_depends_on_the_step_alone():
     first, second = Model(), Model()
-    train(first, [StepSeed(3)])
+    train(first, [PerStepSeed(3)])
     torch.rand(5)  # whatever was drawn before
-    train(second, [StepSeed(3)])
+    train(second, [PerStepSeed(3)])
     assert all(torch.equal(a, b) for a, b in zip(first.masks, second.masks, strict=True))
     assert len({tuple(m.tolist()) for m in first.masks}) > 1
     other = Model()
-    train(other, [StepSeed(4)])
+    train(other, [PerStepSeed(4)])
     assert any(not torch.equal(a, b) for a, b in zip(first.masks, other.masks, strict=True))

@@ -31,7 +31,7 @@ class Layer(ImplicitMixin, nn.Module):
     def __init__(self, n, solver, adjoint):
         super().__init__()
         self.w = nn.Linear(n, n)
-        self.problems = ("fixed_point", "ode")
+        self.problem_types = ("fixed_point", "ode")
         self.configure_implicit(solver, adjoint)
 
     def forward(self, x):

@@ -20,7 +20,7 @@ class Layer(ImplicitMixin, nn.Module):
         super().__init__()
         self.w = nn.Linear(6, 6, dtype=torch.float32)
         nn.init.orthogonal_(self.w.weight, gain=0.7)
-        self.problems = ("fixed_point", "ode")
+        self.problem_types = ("fixed_point", "ode")
         self.configure_implicit(solver, adjoint)
 
     def forward(self, x):

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zoo.data.loader import Batches, other_step
+from zoo.data.loader import ResumableLoader, other_step
 from zoo.data.vision import Digits
 
 
@@ -18,7 +18,7 @@ def plain(x, random):
 
 def loader(n=50, **options):
     options = {"batch_size": 8, "shuffle": True, **options}
-    return Batches(torch.arange(n), torch.arange(n), plain, **options)
+    return ResumableLoader(torch.arange(n), torch.arange(n), plain, **options)
 
 
 def rows(batches):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import zoo
 from zoo.data.signals import Photograph
 from zoo.deq.inr import ImplicitField
-from zoo.tasks.inr import Representation
+from zoo.tasks.inr import ImplicitRepresentation
 
 
 @given(st.integers(0, 99), st.floats(0.1, 50.0))
@@ -61,8 +61,8 @@ def test_the_photograph_is_split_by_pixels():
 
 def test_psnr_is_of_the_error_over_all_batches(monkeypatch):
     logged = {}
-    monkeypatch.setattr(Representation, "log", lambda self, name, value, **_: logged.__setitem__(name, value))
-    task = Representation(torch.nn.Identity())
+    monkeypatch.setattr(ImplicitRepresentation, "log", lambda self, name, value, **_: logged.__setitem__(name, value))
+    task = ImplicitRepresentation(torch.nn.Identity())
     for error, rows in ((0.1, 1), (0.2, 3)):
         task.validation_step((torch.full((rows, 2), 0.5 + error), torch.full((rows, 2), 0.5)), 0)
     exact = -10 * math.log10((0.01 + 3 * 0.04) / 4)

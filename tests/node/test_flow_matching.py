@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from zoo.node.cnf import CNF
-from zoo.node.flow_matching import pair, velocity_loss
+from zoo.node.flow_matching import flow_matching_loss, ot_pairing
 
 MEAN, SPREAD = torch.tensor([1.0, -0.5], dtype=torch.float64), 0.3
 
@@ -28,7 +28,7 @@ def batch(n: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def test_no_field_is_better_than_the_exact_one() -> None:
     x, z, t = batch(40_000)
-    best = velocity_loss(exact, x, z=z, t=t)
+    best = flow_matching_loss(exact, x, z=z, t=t)
     changes = {
         "offset": lambda t, y: torch.full_like(y, 0.2),
         "time": lambda t, y: 0.2 * torch.cos(3 * t).expand_as(y),
@@ -37,7 +37,7 @@ def test_no_field_is_better_than_the_exact_one() -> None:
     }
     for name, change in changes.items():
         for sign in (1, -1):
-            found = velocity_loss(lambda t, y, c=change, s=sign: exact(t, y) + s * c(t, y), x, z=z, t=t)
+            found = flow_matching_loss(lambda t, y, c=change, s=sign: exact(t, y) + s * c(t, y), x, z=z, t=t)
             y = torch.lerp(x, z, t)
             distance = change(t, y).square().mean()  # L(v* + d) = L(v*) + E|d|^2, the product being 0 on average
             assert found > best, name
@@ -60,8 +60,8 @@ def test_its_flow_carries_the_data_to_the_normal_distribution() -> None:
 
 def test_the_end_time_scales_the_velocity() -> None:
     x, z, t = batch(64)
-    long = velocity_loss(lambda t, y: exact(t / 4, y) / 4, x, end=4.0, z=z, t=4 * t)
-    torch.testing.assert_close(16 * long, velocity_loss(exact, x, z=z, t=t))
+    long = flow_matching_loss(lambda t, y: exact(t / 4, y) / 4, x, end=4.0, z=z, t=4 * t)
+    torch.testing.assert_close(16 * long, flow_matching_loss(exact, x, z=z, t=t))
 
 
 def test_the_pairs_are_the_shortest() -> None:
@@ -72,8 +72,8 @@ def test_the_pairs_are_the_shortest() -> None:
         return float((x - order).square().sum())
 
     every = min(cost(z[list(p)]) for p in itertools.permutations(range(6)))
-    assert cost(pair(x, z)) == pytest.approx(every)
-    assert torch.equal(pair(x, z).sort(0).values, z.sort(0).values)  # each noise once
+    assert cost(ot_pairing(x, z)) == pytest.approx(every)
+    assert torch.equal(ot_pairing(x, z).sort(0).values, z.sort(0).values)  # each noise once
 
 
 def test_optimal_pairs_cost_less_and_are_learned_from() -> None:
@@ -82,17 +82,17 @@ def test_optimal_pairs_cost_less_and_are_learned_from() -> None:
     x = torch.randn(128, 2)
     zero = lambda t, y: torch.zeros_like(y)  # noqa: E731
     z = torch.randn(128, 2)
-    assert velocity_loss(zero, x, z=z, coupling="optimal") < 0.2 * velocity_loss(zero, x, z=z)
+    assert flow_matching_loss(zero, x, z=z, coupling="optimal") < 0.2 * flow_matching_loss(zero, x, z=z)
     for coupling in ("independent", "optimal"):
         model.zero_grad()
-        model.velocity_loss(x, coupling).backward()
+        model.flow_matching_loss(x, coupling).backward()
         assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
         assert model.last is None  # nothing was solved
 
 
 def test_the_drawn_times_are_spread_evenly() -> None:
     seen = []
-    velocity_loss(lambda t, y: (seen.append(t), y)[1], torch.zeros(50, 1), end=2.0)
+    flow_matching_loss(lambda t, y: (seen.append(t), y)[1], torch.zeros(50, 1), end=2.0)
     cells = (seen[0].flatten() / 2 * 50).floor().sort().values
     assert torch.equal(cells, torch.arange(50.0))
 
@@ -100,10 +100,10 @@ def test_the_drawn_times_are_spread_evenly() -> None:
 @pytest.mark.parametrize(
     ("build", "sentence"),
     [
-        (lambda: pair(torch.zeros(1, 2), torch.zeros(1, 2)), "at least 2 samples to choose from; got 1"),
-        (lambda: pair(torch.zeros(3, 2), torch.zeros(4, 2)), r"got \(3, 2\) and \(4, 2\)"),
-        (lambda: pair(torch.full((3, 2), math.nan), torch.zeros(3, 2)), "NaN or infinity"),
-        (lambda: velocity_loss(exact, torch.zeros(3, 2), coupling="best"), "'independent' or 'optimal'"),
+        (lambda: ot_pairing(torch.zeros(1, 2), torch.zeros(1, 2)), "at least 2 samples to choose from; got 1"),
+        (lambda: ot_pairing(torch.zeros(3, 2), torch.zeros(4, 2)), r"got \(3, 2\) and \(4, 2\)"),
+        (lambda: ot_pairing(torch.full((3, 2), math.nan), torch.zeros(3, 2)), "NaN or infinity"),
+        (lambda: flow_matching_loss(exact, torch.zeros(3, 2), coupling="best"), "'independent' or 'optimal'"),
     ],
 )
 def test_what_cannot_be(build, sentence: str) -> None:

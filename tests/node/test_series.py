@@ -7,10 +7,10 @@ import torch
 
 import zoo
 from zoo.hub import cards
-from zoo.implicit import implicit_modules, recorded
+from zoo.implicit import implicit_modules, record_solves
 from zoo.node.latent_ode import LatentODE
 from zoo.node.ode_rnn import ODERNN
-from zoo.node.piecewise import together
+from zoo.node.piecewise import merge_records
 
 MODELS = ["test_gru", "test_latent_ode", "test_latent_ode_rule", "test_neural_cde", "test_ode_rnn"]
 IMPLICIT = [n for n in MODELS if cards.card(n).solver]
@@ -162,7 +162,7 @@ def test_the_record_counts_every_piece(name):
     for _, module in implicit_modules(model):
         module.field.register_forward_hook(count)
     times, values, mask, query = series()
-    with recorded() as solves:
+    with record_solves() as solves:
         model(times, values, mask, query)
     assert calls == sum(m.last.stats.nfe for _, m in implicit_modules(model)) > 0
     assert [r for _, r in solves] == [m.last for _, m in implicit_modules(model)]  # the pieces of each count as one
@@ -171,7 +171,7 @@ def test_the_record_counts_every_piece(name):
     model.configure_implicit({"name": "dopri5", "rtol": 1e-10, "atol": 1e-12, "max_steps": 1})
     model(times, values, mask, query)
     assert implicit_modules(model)[0][1].last.result.name == "max_steps"
-    assert together([]) is None
+    assert merge_records([]) is None
 
 
 @pytest.mark.parametrize("name", IMPLICIT)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from zoo.hub.factory import create_model
-from zoo.implicit import recorded
+from zoo.implicit import record_solves
 from zoo.node.steady import Contraction, SteadyNet
 from zoo.solvers.base import Result, SolveError
 
@@ -61,7 +61,7 @@ def test_a_flow_that_does_not_rest_raises_where_that_was_chosen(adjoint: str) ->
 @pytest.mark.parametrize("adjoint", ["unroll", "implicit"])
 def test_a_flow_is_one_solve_to_those_who_record(adjoint: str) -> None:
     model = small(ODE, adjoint).double()
-    with recorded() as solves:
+    with record_solves() as solves:
         model(images())
     assert [(m, r) for m, r in solves] == [(model.equilibrium, model.equilibrium.last)]
 

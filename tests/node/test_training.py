@@ -9,7 +9,7 @@ import warnings
 
 import pytest
 
-from zoo.callbacks.convergence_monitor import ResidualGuard, SolverWarning
+from zoo.callbacks.convergence_monitor import ConvergenceMonitor, SolverWarning
 from zoo.tasks.classification import Classification
 from zoo.training.errors import UsageError
 from zoo.training.train import train
@@ -93,7 +93,9 @@ def test_a_budget_that_ends_before_the_last_time_is_warned_of():
     data = torch.utils.data.TensorDataset(torch.randn(12, 1, 8, 8), torch.arange(12) % 4)
     loader = torch.utils.data.DataLoader(data, batch_size=4)
     options = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-    trainer = Trainer(max_epochs=1, accelerator="cpu", logger=False, callbacks=[ResidualGuard(window=2)], **options)
+    trainer = Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, callbacks=[ConvergenceMonitor(window=2)], **options
+    )
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         trainer.fit(Classification(model), loader)

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from zoo.baselines.lstm import LSTM
-from zoo.callbacks.checkpointing import Interrupted, Keeper
-from zoo.callbacks.per_step_seed import StepSeed
+from zoo.callbacks.checkpointing import BestAndLastCheckpoint, Interrupted
+from zoo.callbacks.per_step_seed import PerStepSeed
 from zoo.data import DATA
 from zoo.layers.language import LanguageHead, check_tokens
 from zoo.tasks.language import LanguageModel
@@ -107,14 +107,14 @@ def fit(data, folder, stop=None, resume=None, **options):
     """Train two epochs; ``stop``: interrupted behind that step, as by a signal."""
     texts = data()
     task = LanguageModel(lstm(texts, dropout=0.2), Optim(lr=1e-2), **options)
-    keeper = Keeper(folder, task.monitor, task.maximise)
+    keeper = BestAndLastCheckpoint(folder, task.monitor, task.maximise)
 
     class Stop(L.Callback):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
             if trainer.global_step == stop:
                 keeper.stop(15)
 
-    run = trainer(max_epochs=2, callbacks=[StepSeed(0), Stop(), keeper], enable_checkpointing=True)
+    run = trainer(max_epochs=2, callbacks=[PerStepSeed(0), Stop(), keeper], enable_checkpointing=True)
     try:
         run.fit(task, datamodule=texts, ckpt_path=resume, weights_only=True)
     except Interrupted:

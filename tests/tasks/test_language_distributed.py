@@ -15,7 +15,7 @@ import json, sys
 import lightning as L
 import torch
 from zoo.baselines.lstm import LSTM
-from zoo.callbacks.checkpointing import Interrupted, Keeper
+from zoo.callbacks.checkpointing import Interrupted, BestAndLastCheckpoint
 from zoo.data import DATA
 from zoo.tasks.language import LanguageModel
 
@@ -26,7 +26,7 @@ def fit(name, stop=None, resume=None):
                         val_fraction=0.1, test_fraction=0.1)
     torch.manual_seed(0)
     task = LanguageModel(LSTM(data.vocab_size, 8))
-    keeper = Keeper(f"{folder}/{name}", task.monitor, task.maximise)
+    keeper = BestAndLastCheckpoint(f"{folder}/{name}", task.monitor, task.maximise)
 
     class Stop(L.Callback):
         def on_train_batch_start(self, trainer, module, batch, batch_idx):

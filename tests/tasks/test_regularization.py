@@ -15,10 +15,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import zoo
 from zoo import penalties
-from zoo.callbacks.per_step_seed import StepSeed
-from zoo.implicit import limited
+from zoo.callbacks.per_step_seed import PerStepSeed
+from zoo.implicit import solver_budget
 from zoo.tasks.classification import Classification
-from zoo.tasks.regularization import Stability
+from zoo.tasks.regularization import StabilityConfig
 
 
 class Model(zoo.ImplicitMixin, nn.Module):
@@ -42,10 +42,10 @@ class Model(zoo.ImplicitMixin, nn.Module):
 def train(model, seed=0, **stability):
     data = TensorDataset(torch.randn(24, 3, generator=torch.Generator().manual_seed(0)), torch.arange(24) % 3)
     trainer = Trainer(
-        max_epochs=2, accelerator="cpu", logger=False, callbacks=[StepSeed(seed)], enable_checkpointing=False,
+        max_epochs=2, accelerator="cpu", logger=False, callbacks=[PerStepSeed(seed)], enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
     )  # fmt: skip
-    task = Classification(model, stability=Stability(**stability))
+    task = Classification(model, stability=StabilityConfig(**stability))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*(many workers|training batches).*")
         trainer.fit(task, DataLoader(TensorDataset(*data.tensors), batch_size=4))
@@ -53,12 +53,12 @@ def train(model, seed=0, **stability):
 
 
 def test_the_weight_of_the_penalty_follows_its_schedule():
-    kit = Stability(jacobian_weight=1.0, jacobian_final=3.0, jacobian_every=2, jacobian_until=0.8)
+    kit = StabilityConfig(jacobian_weight=1.0, jacobian_final=3.0, jacobian_every=2, jacobian_until=0.8)
     assert [kit.penalty(k, 10) for k in range(10)] == pytest.approx([1, 0, 1.4, 0, 1.8, 0, 2.2, 0, 0, 0])
-    assert Stability(jacobian_weight=2.0).penalty(7, math.inf) == 2.0
-    assert Stability(jacobian_final=1.0).penalty(5, 10) == 0.5
-    assert Stability().asks() == {}
-    assert Stability(contract=0.9, random_budget=2).asks() == {"random_budget": 2, "contract": 0.9}
+    assert StabilityConfig(jacobian_weight=2.0).penalty(7, math.inf) == 2.0
+    assert StabilityConfig(jacobian_final=1.0).penalty(5, 10) == 0.5
+    assert StabilityConfig().enabled_options() == {}
+    assert StabilityConfig(contract=0.9, random_budget=2).enabled_options() == {"random_budget": 2, "contract": 0.9}
 
 
 def test_budgets_are_drawn_by_the_step_alone():
@@ -75,11 +75,11 @@ def test_budgets_are_drawn_by_the_step_alone():
 
 def test_a_limit_is_a_scope():
     model, x = Model(), torch.ones(2, 3)
-    with limited(most=5):
+    with solver_budget(most=5):
         model(x)
-        with limited(less=2, adjoint="jfb"):
+        with solver_budget(less=2, adjoint="jfb"):
             model(x).sum().backward()
-        with limited(less=99):
+        with solver_budget(less=99):
             model(x)
     model(x)
     assert model.steps == [5, 3, 1, 12]
@@ -90,7 +90,7 @@ def test_early_answers_are_held_to_the_target_too_but_not_counted():
     model = Model()
     x, y = torch.randn(6, 3), torch.arange(6) % 3
     logged = {}
-    task = Classification(model, stability=Stability(correction_weight=0.5, correction_steps=2))
+    task = Classification(model, stability=StabilityConfig(correction_weight=0.5, correction_steps=2))
     task.log = lambda name, value, **_: logged.__setitem__(name, value)
     loss = task.training_step((x, y), 0)
     assert model.steps == [2, 12]  # the last solve is the full one
@@ -114,7 +114,7 @@ def test_training_starts_from_a_contraction_if_asked():
     with pytest.raises(ValueError, match=r"task.contract is 0.5, but Linear solves nothing"):
         linear = nn.Linear(3, 3)
         linear.num_classes = 3
-        Classification(linear, stability=Stability(contract=0.5))
+        Classification(linear, stability=StabilityConfig(contract=0.5))
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])

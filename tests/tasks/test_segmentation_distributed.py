@@ -16,9 +16,9 @@ import torch
 import zoo
 import zoo.data.shapes as shapes
 from lightning import Trainer
-from zoo.callbacks.per_step_seed import StepSeed
+from zoo.callbacks.per_step_seed import PerStepSeed
 from zoo.tasks.segmentation import Segmentation
-from zoo.tasks.regularization import Stability
+from zoo.tasks.regularization import StabilityConfig
 
 made = shapes.scenes
 shapes.scenes = lambda n, seed: made(n // 40, seed)
@@ -29,9 +29,9 @@ torch.manual_seed(0)
 model = zoo.create_model("test_mdeq_segmentation", num_classes=5)
 data = shapes.Shapes(batch_size=6, val_fraction=0.0)
 trainer = Trainer(accelerator="cpu", devices=devices, strategy=strategy, max_epochs=1, max_steps=2,
-                  callbacks=[StepSeed(0)], **quiet)
+                  callbacks=[PerStepSeed(0)], **quiet)
 if devices > 1:
-    kit = Stability(jacobian_weight=0.1, random_budget=4, correction_weight=0.5, correction_steps=2)
+    kit = StabilityConfig(jacobian_weight=0.1, random_budget=4, correction_weight=0.5, correction_steps=2)
     trainer.fit(Segmentation(model, stability=kit), datamodule=data)
     if trainer.global_rank == 0:
         torch.save(model.state_dict(), f"{folder}/model.pt")

@@ -33,7 +33,7 @@ SOLVES = {
 class Model(zoo.ImplicitMixin, nn.Module):
     """Images to classes through ``z = tanh(W z + x)``, or through the same as a field."""
 
-    problems = ("fixed_point", "ode")
+    problem_types = ("fixed_point", "ode")
     num_classes = 4
 
     def __init__(self, kind: str) -> None:

@@ -30,7 +30,7 @@ FAMILIES = zoo.list_models("test_*")
 
 
 class Layer(zoo.ImplicitMixin, nn.Module):
-    problems = ("fixed_point", "ode")
+    problem_types = ("fixed_point", "ode")
 
     def __init__(self, solver: Any, adjoint: Any) -> None:
         super().__init__()

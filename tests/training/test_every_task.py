@@ -12,7 +12,7 @@ import zoo
 from zoo.compare.bench import Bench
 from zoo.hub import cards
 from zoo.implicit import implicit_modules
-from zoo.tasks.metrics import headline
+from zoo.tasks.metrics import primary_metric
 from zoo.training.build import build_run, load_run
 from zoo.training.options import Options
 from zoo.training.request import resolve
@@ -44,7 +44,7 @@ def built(name):
 
 def test_a_run_ends_with_its_measure(run):
     name, results, folder = run
-    shown = headline(results)
+    shown = primary_metric(results)
     assert results["status"] == "finished" and shown.key in results["test"], (name, results["test"])
     assert results["data_sha256"] and results["parameters"] > 0
     assert (folder / "training.png").is_file() and json.loads((folder / "results.json").read_text())["seed"] == 0

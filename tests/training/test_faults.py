@@ -18,7 +18,7 @@ from lightning import Callback
 
 from zoo import fit
 from zoo.callbacks.checkpointing import Interrupted
-from zoo.data.loader import Batches
+from zoo.data.loader import ResumableLoader
 from zoo.training import run
 from zoo.training.failures import torchrun_restarts
 from zoo.training.metrics_log import read_metrics
@@ -179,12 +179,12 @@ class Crashing:
 
 
 def test_a_crashed_worker_is_named(tmp_path, capsys, monkeypatch):
-    made = Batches.__init__
+    made = ResumableLoader.__init__
 
     def crash(self, x, y, transform, **options):
         made(self, x, y, Crashing(), **options)
 
-    monkeypatch.setattr(Batches, "__init__", crash)
+    monkeypatch.setattr(ResumableLoader, "__init__", crash)
     argv = ["--model", "test_mdeq", "--out", str(tmp_path / "run"), "--data.num_workers", "1"]
     assert fit.main([*argv, "--trainer.accelerator", "cpu"]) == 1
     said = capsys.readouterr().err.strip().splitlines()[-1]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.adjoints.base import Adjoint, refuse_second_order
-from zoo.adjoints.rng import recall_autocast
+from zoo.adjoints.rng import saved_autocast
 from zoo.solvers.autograd import leaves
 from zoo.solvers.base import Map, Result
 from zoo.solvers.ode.base import ODESolver, ODEStats
@@ -72,7 +72,7 @@ class Backsolve(Adjoint):
         )
         backward = _Backward(
             f, times, self._backward_solver(solver, times), self.seminorm, len(args or ()), stats, solution.result,
-            recall_autocast(y0.device.type),
+            saved_autocast(y0.device.type),
         )  # fmt: skip
         value = _Solve.apply(backward, solution.value, y0, *(args or ()), *params)
         return dataclasses.replace(solution, value=value, stats=stats)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from zoo.adjoints.base import Adjoint, wrong_pair
-from zoo.adjoints.recompute import Frame
-from zoo.adjoints.rng import recall_autocast
+from zoo.adjoints.recompute import RecomputedStep
+from zoo.adjoints.rng import saved_autocast
 from zoo.solvers.base import Map
 from zoo.solvers.ode.base import Attempt, Field, Step
 from zoo.solvers.ode.integrate import integrate
@@ -47,24 +47,24 @@ class Checkpoint(Adjoint):
         if not isinstance(solver, OneStep):
             raise wrong_pair(self, "an ODE", solver, "one of this package's own methods, such as dopri5, or unroll")
         around = _frames if torch.is_grad_enabled() else None
-        return integrate(f, y0, ts, solver, args=args, event=event, dense=dense, around=around)
+        return integrate(f, y0, ts, solver, args=args, event=event, dense=dense, step_wrapper=around)
 
 
 def _frames(step: Step, field: Field, keep_slope: bool) -> Step:
     """The same step, each in a frame of its own, which holds its start: the state, and what is bound to ``f`` then."""
-    latest: list[Frame] = []  # the one frame whose saved tensors are here
+    latest: list[RecomputedStep] = []  # the one frame whose saved tensors are here
 
-    def framed(t: Any, dt: Any, y: Tensor, k: Tensor | None, bend: bool) -> Attempt:
+    def framed(t: Any, dt: Any, y: Tensor, k: Tensor | None, dense: bool) -> Attempt:
         start, slope, bound = (
             y.detach(),
             k.detach() if keep_slope and k is not None else None,
-            (field.args, field.moving),
+            (field.args, field.active_mask),
         )
         wants = y.requires_grad, k is not None, k is not None and k.requires_grad
 
         def replay() -> None:
-            now = field.args, field.moving
-            field.args, field.moving = bound
+            now = field.args, field.active_mask
+            field.args, field.active_mask = bound
             try:
                 with autocast():
                     again = slope
@@ -73,13 +73,13 @@ def _frames(step: Step, field: Field, keep_slope: bool) -> Step:
                             time = torch.full((), t, dtype=y_dtype, device=start.device) if isinstance(t, float) else t
                             again = field(time, start)
                     state = start.detach().requires_grad_(wants[0])
-                    step(t, dt, state, again if again is None else again.detach().requires_grad_(wants[2]), bend)
+                    step(t, dt, state, again if again is None else again.detach().requires_grad_(wants[2]), dense)
             finally:
-                field.args, field.moving = now
+                field.args, field.active_mask = now
 
-        y_dtype, autocast = y.dtype, recall_autocast(y.device.type)
-        frame = Frame(replay, latest, "Checkpoint", y.device)
-        attempt = frame.record(lambda: step(t, dt, y, k, bend))
+        y_dtype, autocast = y.dtype, saved_autocast(y.device.type)
+        frame = RecomputedStep(replay, latest, "Checkpoint", y.device)
+        attempt = frame.record(lambda: step(t, dt, y, k, dense))
         if frame.draws.states and k is not None:
             slope = k.detach()  # made within another frame, by other draws
         return attempt

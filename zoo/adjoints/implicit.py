@@ -18,7 +18,7 @@ from zoo.solvers.base import Affine, Map, Solution, Solver
 from zoo.solvers.iterate import iterate
 from zoo.solvers.krylov import GMRES, Neumann
 from zoo.solvers.packing import resolution
-from zoo.solvers.profiler import phase
+from zoo.solvers.profiler import profile_scope
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,7 @@ def attach(
             b = grad / torch.where(scale > 0, scale, torch.ones_like(scale))
             system, start = Affine(lambda u: _vjp(fz, z, u), b, _Transpose(fz, z)).start(solver)
             start = start if guess is None else guess(b)
-            with phase(f"backward solve by {type(solver).__name__}"):
+            with profile_scope(f"backward solve by {type(solver).__name__}"):
                 u = iterate(system, start, solver, floor=floor, select=select)
             stats.backward.append(u.stats)
             return u.value * scale

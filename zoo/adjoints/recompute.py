@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from zoo.adjoints.base import refuse_second_order
-from zoo.adjoints.rng import Draws
+from zoo.adjoints.rng import RNGState
 
 T = TypeVar("T")
 
 
-class Frame:
+class RecomputedStep:
     """What one step saved for its backward pass: numbered, dropped, and brought back by computing the step again.
 
     The step is run by `record`. Its graph stays, so that gradients reach whatever it captured; only the tensors are let
@@ -27,9 +27,11 @@ class Frame:
         device: where the step computes.
     """
 
-    def __init__(self, replay: Callable[[], None], latest: list[Frame], name: str, device: torch.device) -> None:
+    def __init__(
+        self, replay: Callable[[], None], latest: list[RecomputedStep], name: str, device: torch.device
+    ) -> None:
         self.replay, self.latest, self.name = replay, latest, name
-        self.draws = Draws(device)
+        self.draws = RNGState(device)
         self.met: list[tuple[torch.Size, torch.dtype]] = []  # what was saved, in order
         self.saved: dict[int, Tensor] = {}
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from zoo.adjoints.base import Adjoint, wrong_pair
-from zoo.adjoints.recompute import Frame
-from zoo.adjoints.rng import Draws, recall_autocast
+from zoo.adjoints.recompute import RecomputedStep
+from zoo.adjoints.rng import RNGState, saved_autocast
 from zoo.solvers.base import Map, Solution, Solver
 from zoo.solvers.iterate import iterate
 from zoo.solvers.packing import resolution
@@ -53,7 +53,7 @@ class Reversible(Adjoint):
 
 
 class _Undo:
-    """The evaluations of one solve, each in a `Frame` that finds its input again by undoing what came after it.
+    """The evaluations of one solve, each a `RecomputedStep` that finds its input again by undoing what came after.
 
     Evaluation 0 is f(z0); step k (from 1) makes evaluation 2k - 1 = f(y_k) and 2k = f(z_k).
     """
@@ -62,9 +62,9 @@ class _Undo:
         self.f, self.args, self.damping, self.dtype = f, args, damping, z0.dtype
         self.start = z0.detach()
         self.lost: Tensor | None = None  # (B, 1)
-        self.draws: list[Draws] = []  # of each evaluation
+        self.draws: list[RNGState] = []  # of each evaluation
         self.masks: list[Tensor | None] = []  # of each step: the samples that it moved
-        self.latest: list[Frame] = []
+        self.latest: list[RecomputedStep] = []
         self.end: tuple[Tensor, Tensor] | None = None
         self.at: tuple[int, Tensor, Tensor] | None = None  # (evaluation, y, z): both as they were when it was made
         self.known: tuple[int, Tensor] = (-1, torch.empty(0))  # the newest replayed evaluation, and its answer
@@ -75,14 +75,14 @@ class _Undo:
 
     def call(self, z: Tensor) -> Tensor:
         number = len(self.draws)
-        autocast = recall_autocast(z.device.type)
+        autocast = saved_autocast(z.device.type)
 
         def replay() -> None:
             with autocast():
                 out = self._evaluate(self._input(number).requires_grad_(z.requires_grad))
             self.known = number, out.detach()
 
-        frame = Frame(replay, self.latest, "Reversible", z.device)
+        frame = RecomputedStep(replay, self.latest, "Reversible", z.device)
         self.draws.append(frame.draws)
         return frame.record(lambda: self._evaluate(z))
 

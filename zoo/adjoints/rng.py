@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 
-def recall_autocast(device: str) -> Callable[[], AbstractContextManager[None]]:
+def saved_autocast(device: str) -> Callable[[], AbstractContextManager[None]]:
     """A context, to be entered as often as needed, in which autocast is as it is now."""
     enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
     return lambda: torch.autocast(device, dtype=dtype, enabled=enabled)
 
 
-class Draws:
+class RNGState:
     """The random numbers that a computation draws from torch's generators (dropout), so as to draw the same again.
 
     Made just before the computation; `close` just after it. The generators are those of the CPU and, for tensors that

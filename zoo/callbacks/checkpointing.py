@@ -26,7 +26,7 @@ class Interrupted(Exception):
         self.signum = signum
 
 
-class Keeper(Checkpoint):
+class BestAndLastCheckpoint(Checkpoint):
     """Save ``last.ckpt`` after each epoch and ``best.ckpt`` after each epoch that improved on the monitored metric.
 
     A task that says ``latest`` is measured by its last weights: its ``best.ckpt`` is saved after each epoch.

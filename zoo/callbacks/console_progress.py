@@ -9,10 +9,10 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 
-from zoo.tasks.metrics import headline, measure
+from zoo.tasks.metrics import measure, primary_metric
 
 
-class EpochLines(ProgressBar):
+class ConsoleProgress(ProgressBar):
     """A bar with loss, the monitored measure and NFE on a terminal, and a line an epoch everywhere.
 
         epoch  3/10   loss  0.2310   val loss  0.1853   val acc  96.10%   nfe 14.2 + 9.0   4.1 s
@@ -43,7 +43,7 @@ class EpochLines(ProgressBar):
             self.on_train_epoch_start(trainer, pl_module)
         if self._bar is not None:
             shown = self.get_metrics(trainer, pl_module)
-            best = headline({"best": {pl_module.monitor: None}})
+            best = primary_metric({"best": {pl_module.monitor: None}})
             reached = trainer.callback_metrics.get(pl_module.monitor)
             text = {k: f"{float(shown[k]):.4g}" for k in ("loss", "nfe") if k in shown}
             if reached is not None:
@@ -58,7 +58,7 @@ class EpochLines(ProgressBar):
         m = {k: float(v) for k, v in trainer.callback_metrics.items()}
         total = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else "?"
         parts = [f"epoch {trainer.current_epoch + 1:>{len(str(total))}}/{total}"]
-        best = headline({"best": {pl_module.monitor: None}})
+        best = primary_metric({"best": {pl_module.monitor: None}})
         columns = [("loss", "train/loss_epoch", measure("loss")), (f"val {best.short}", pl_module.monitor, best)]
         if m.get("val/loss") != m.get(pl_module.monitor):  # a likelihood is its own loss
             columns.insert(1, ("val loss", "val/loss", measure("loss")))

@@ -26,7 +26,7 @@ class SolverStopped(RuntimeError):
     """The run was to stop where a solver stops converging, and one did."""
 
 
-class ResidualGuard(Callback):
+class ConvergenceMonitor(Callback):
     """Warn, once an episode, where solves have stopped converging; adapt or stop, if the task asks for it.
 
     An episode begins when the mean over ``window`` training steps of the residual lies above ``residual`` while fewer

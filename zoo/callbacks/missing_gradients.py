@@ -10,7 +10,7 @@ from lightning import Callback, LightningModule, Trainer
 from zoo.callbacks.convergence_monitor import SolverWarning
 
 
-class GradientCheck(Callback):
+class MissingGradients(Callback):
     """Name the trainable parameters that no gradient reaches, once, before the first step is made with them.
 
     A parameter that is sharded within an implicit layer, captured by a map in a way that an adjoint cannot see, or

@@ -10,7 +10,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 
 
-class StepSeed(Callback):
+class PerStepSeed(Callback):
     """Seed torch, numpy and Python before each training batch from ``(seed, epoch, batch, rank)``.
 
     Dropout masks and probe vectors then depend on the step alone, not on what was drawn before it: no generator's state

@@ -11,7 +11,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from zoo import penalties
-from zoo.implicit import ImplicitMixin, Records, SolveRecord, aside, implicit_modules, recorded
+from zoo.implicit import ImplicitMixin, Records, SolveRecord, implicit_modules, record_solves, untracked
 from zoo.solvers.base import Result, Stats
 
 FIXED_POINT = (Result.converged, Result.max_steps, Result.nonfinite)  # how a search for one can end
@@ -127,7 +127,7 @@ class SolverTelemetry(Callback):
     def _open(self) -> None:
         """Record the solves from here on; a batch that was left without its end is forgotten."""
         self._scope.close()
-        self._solves = self._scope.enter_context(recorded())
+        self._solves = self._scope.enter_context(record_solves())
 
     def _close(self, pl_module: Any) -> list[tuple[str, dict[str, float]]]:
         """What each module's solves since `_open` did, with the prefix of its measures."""
@@ -149,7 +149,7 @@ class SolverTelemetry(Callback):
     def _radius(self, pl_module: Any, batch: Any) -> None:
         names = {id(m): name for name, m in _named(pl_module)}
         kept = {m: m.last for _, m in implicit_modules(pl_module.model)}
-        with torch.no_grad(), aside(), penalties.capture() as solves:
+        with torch.no_grad(), untracked(), penalties.capture() as solves:
             pl_module.answer(pl_module.cut(batch, self.radius_samples))
         for module, f, z in solves:
             radius = float(penalties.spectral_radius(f, z, steps=self.radius_steps).mean())

@@ -13,7 +13,7 @@ from zoo.tasks.base import Task
 
 
 class UnrollWarmup(Callback):
-    """While ``global_step < warmup_steps`` of the task's `Stability`, unroll ``warmup_depth`` plain iterations a solve.
+    """While ``global_step < warmup_steps`` of `StabilityConfig`, unroll ``warmup_depth`` plain iterations a solve.
 
         z_0 = start,   z_{k+1} = f(z_k),   the loss sees z_depth,   gradients cross every iteration
 
@@ -47,7 +47,7 @@ class UnrollWarmup(Callback):
             self._restore()
         elif not self._own:
             for _, module in implicit_modules(task.model):
-                if "fixed_point" not in module.problems:
+                if "fixed_point" not in module.problem_types:
                     continue  # an ODE has no iterations to unroll in its place
                 self._own[module] = (module.solver, module.adjoint, module.eval_solver, module.throw)
                 module.solver = SOLVERS.build({"name": "picard", "max_steps": task.stability.warmup_depth})

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.data.loader import Batches, distributed
+from zoo.data.loader import ResumableLoader, distributed
 from zoo.data.transforms import ImageTransform
 
 
@@ -166,20 +166,20 @@ class ImageData(L.LightningDataModule, ABC):
             mirrored=self.mirrored and self.augment,
         )
 
-    def train_dataloader(self) -> Batches:
+    def train_dataloader(self) -> ResumableLoader:
         x, y = self.split("train")
         return self._batches(x, y, shuffle=True)
 
-    def val_dataloader(self) -> Batches | list[Batches]:
+    def val_dataloader(self) -> ResumableLoader | list[ResumableLoader]:
         x, y = self.split("val")
         return self._batches(x, y) if len(y) else []
 
-    def test_dataloader(self) -> Batches:
+    def test_dataloader(self) -> ResumableLoader:
         x, y = self.split("test")
         return self._batches(x, y)
 
-    def _batches(self, x: Any, y: Any, shuffle: bool = False) -> Batches:
-        return Batches(
+    def _batches(self, x: Any, y: Any, shuffle: bool = False) -> ResumableLoader:
+        return ResumableLoader(
             x,
             y,
             self.transform,

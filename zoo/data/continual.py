@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from zoo.data.base import Arrays, ImageData
-from zoo.data.loader import Batch, Batches
+from zoo.data.loader import Batch, ResumableLoader
 from zoo.data.transforms import ImageTransform
 from zoo.data.vision import MNIST, Digits
 
@@ -32,14 +32,16 @@ class Numbered:
         return self.images(x, random), y % self.per_task, torch.full_like(y, self.task)
 
 
-class Turns:
+class SequentialTasks:
     """The tasks' loaders in turn: in epoch e that of task ``e // each``, and the last task from then on.
 
-    Every pass has as many batches as the smallest task. Where a run in progress is, ``where`` knows (see `Batches`), so
-    that a resumed run goes on with the task and the batch that it was at.
+    Every pass has as many batches as the smallest task. ``where`` knows the position of a run in progress (see
+    `ResumableLoader`), so that a resumed run goes on with the task and the batch that it was at.
     """
 
-    def __init__(self, loaders: Sequence[Batches], each: int, where: Callable[[], tuple[int, int] | None]) -> None:
+    def __init__(
+        self, loaders: Sequence[ResumableLoader], each: int, where: Callable[[], tuple[int, int] | None]
+    ) -> None:
         self.loaders, self.each, self.where = loaders, each, where
         self.epoch = 0
 
@@ -67,7 +69,7 @@ class Turns:
 class Chain:
     """The batches of several loaders, one after the other."""
 
-    def __init__(self, loaders: Sequence[Batches]) -> None:
+    def __init__(self, loaders: Sequence[ResumableLoader]) -> None:
         self.loaders = loaders
 
     def __len__(self) -> int:
@@ -131,14 +133,14 @@ class SplitTasks(ImageData):
     def read(self) -> Arrays:
         return self.whole.read()
 
-    def train_dataloader(self) -> Turns:
+    def train_dataloader(self) -> SequentialTasks:
         needed, epochs = self.tasks * self.epochs_per_task, self.trainer.max_epochs if self.trainer else None
         if epochs is not None and 0 <= epochs < needed:
             raise ValueError(
                 f"{self.tasks} tasks of {self.epochs_per_task} epochs take {needed} epochs; the run has {epochs}. Set "
                 f"--trainer.max_epochs {needed}, or lower --data.epochs_per_task."
             )
-        return Turns(self._loaders("train", shuffle=True), self.epochs_per_task, self._where)
+        return SequentialTasks(self._loaders("train", shuffle=True), self.epochs_per_task, self._where)
 
     def val_dataloader(self) -> Any:
         return Chain(self._loaders("val")) if len(self.split("val")[1]) else []
@@ -146,13 +148,13 @@ class SplitTasks(ImageData):
     def test_dataloader(self) -> Any:
         return Chain(self._loaders("test"))
 
-    def _loaders(self, split: str, shuffle: bool = False) -> list[Batches]:
+    def _loaders(self, split: str, shuffle: bool = False) -> list[ResumableLoader]:
         x, y = self.split(split)
         out = []
         for task in range(self.tasks):
             rows = torch.nonzero(y // self.per_task == task)[:, 0]
             out.append(
-                Batches(
+                ResumableLoader(
                     x[rows],
                     y[rows],
                     Numbered(self.transform, task, self.per_task),

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from zoo.data.base import Arrays, ImageData
-from zoo.data.loader import Batches, generator
+from zoo.data.loader import ResumableLoader, generator
 from zoo.data.transforms import ImageTransform
 
 FIXED = 20161  # of the episodes that models are measured on: the same for every seed
@@ -27,7 +27,7 @@ Episode = tuple[Tensor, Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Sampler:
-    """Draws episodes from images in memory; called by `Batches` as a transform of episode numbers.
+    """Draw episodes from images in memory; called by `ResumableLoader` as a transform of episode numbers.
 
     Attributes:
         images: uint8 (n, C, H, W).
@@ -159,18 +159,18 @@ class Episodes(ImageData):
             )
         return made
 
-    def train_dataloader(self) -> Batches:
+    def train_dataloader(self) -> ResumableLoader:
         return self._episodes("train", shuffle=True)
 
-    def val_dataloader(self) -> Batches:
+    def val_dataloader(self) -> ResumableLoader:
         return self._episodes("val")
 
-    def test_dataloader(self) -> Batches:
+    def test_dataloader(self) -> ResumableLoader:
         return self._episodes("test")
 
-    def _episodes(self, split: str, shuffle: bool = False) -> Batches:
+    def _episodes(self, split: str, shuffle: bool = False) -> ResumableLoader:
         ids = torch.arange(self.episodes[split])
-        return Batches(
+        return ResumableLoader(
             ids,
             ids,
             self.sampler(split),

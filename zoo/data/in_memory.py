@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from zoo.data.base import data_root
-from zoo.data.loader import Batches, distributed
+from zoo.data.loader import ResumableLoader, distributed
 
 Split = tuple[Tensor, Tensor]
 
@@ -82,22 +82,22 @@ class MemoryData(L.LightningDataModule, ABC):
 
     @property
     def transform(self) -> Any:
-        """From the samples in memory to what the model gets, see `Batches`."""
+        """From the samples in memory to what the model gets, see `ResumableLoader`."""
         return unchanged
 
-    def train_dataloader(self) -> Batches:
+    def train_dataloader(self) -> ResumableLoader:
         return self._batches("train")
 
-    def val_dataloader(self) -> Batches:
+    def val_dataloader(self) -> ResumableLoader:
         return self._batches("val")
 
-    def test_dataloader(self) -> Batches:
+    def test_dataloader(self) -> ResumableLoader:
         return self._batches("test")
 
-    def _batches(self, name: str) -> Batches:
+    def _batches(self, name: str) -> ResumableLoader:
         x, y = self.split(name)
         train = name == "train"
-        return Batches(
+        return ResumableLoader(
             x,
             y,
             self.transform,

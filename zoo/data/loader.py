@@ -57,7 +57,7 @@ class Parts(Dataset[Batch]):
         return self.transform(self.x[rows], random), self.y[rows]
 
 
-class Batches:
+class ResumableLoader:
     """An iterable over the batches of one pass; each of its passes is the next epoch.
 
     One pass is cut into ``P = K W`` parts whose sizes differ by one at most, and rank ``r`` takes the parts

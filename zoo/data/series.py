@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from zoo.data.base import data_root
-from zoo.data.loader import Batches, distributed
+from zoo.data.loader import ResumableLoader, distributed
 from zoo.registry import unknown
 
 
@@ -55,8 +55,8 @@ class Series(NamedTuple):
         )
 
 
-class _Table:
-    """Series by rows, as `Batches` takes them."""
+class SeriesDataset:
+    """Series by rows, as `ResumableLoader` takes them."""
 
     def __init__(self, series: Series) -> None:
         self.series = series
@@ -133,20 +133,20 @@ class SeriesData(L.LightningDataModule):
         self.setup()
         return {name: len(s.times) for name, s in self._splits.items()}
 
-    def train_dataloader(self) -> Batches:
+    def train_dataloader(self) -> ResumableLoader:
         return self._batches("train", shuffle=True)
 
-    def val_dataloader(self) -> Batches:
+    def val_dataloader(self) -> ResumableLoader:
         return self._batches("val")
 
-    def test_dataloader(self) -> Batches:
+    def test_dataloader(self) -> ResumableLoader:
         return self._batches("test")
 
-    def _batches(self, name: str, shuffle: bool = False) -> Batches:
+    def _batches(self, name: str, shuffle: bool = False) -> ResumableLoader:
         series = self.split(name)
         where = self._where if shuffle else None
-        return Batches(
-            _Table(series),
+        return ResumableLoader(
+            SeriesDataset(series),
             series.label,
             _batch,
             batch_size=self.batch_size,

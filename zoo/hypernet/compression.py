@@ -29,7 +29,7 @@ class BatchSize:
 
 
 @dataclass(frozen=True)
-class Written:
+class GeneratedWeights:
     """What a model says of the weights that it generates.
 
     Attributes:
@@ -43,7 +43,7 @@ class Written:
     sets: int
 
 
-class Writes(ABC):
+class GeneratesWeights(ABC):
     """Beside ``nn.Module``: a model that says what it generates, as counting its targets and generators would not tell.
 
     That is one whose weights are written by something else than a `Generator`, or that holds other than one set for
@@ -51,7 +51,7 @@ class Writes(ABC):
     """
 
     @abstractmethod
-    def written(self, batch: BatchSize) -> Written:
+    def written(self, batch: BatchSize) -> GeneratedWeights:
         """What is generated for a batch of that size."""
 
 
@@ -107,8 +107,8 @@ class Compression:
 def compression(model: nn.Module, batch: BatchSize | None = None) -> Compression | None:
     """Count what a model generates and by how many parameters; None where no weights are generated.
 
-    A model that does not say so itself (`Writes`) is counted by its `HyperTarget`s and `Generator`s: what else makes
-    its codes (an encoder) is among the ``others`` then, and codes are one for every sample. A target whose weights
+    A model that is no `GeneratesWeights` is counted by its `HyperTarget`s and `Generator`s: what else makes its codes
+    (an encoder) is among the ``others`` then, and codes are one for every sample. A target whose weights
     come from no generator (those that a solve finds) generates nothing.
 
     Args:
@@ -116,7 +116,9 @@ def compression(model: nn.Module, batch: BatchSize | None = None) -> Compression
         batch: in training, of one process; None: one sample.
     """
     size = BatchSize() if batch is None else batch
-    found = next((m.written(size) for m in model.modules() if isinstance(m, Writes)), None) or _counted(model, size)
+    found = next((m.written(size) for m in model.modules() if isinstance(m, GeneratesWeights)), None) or _counted(
+        model, size
+    )
     if found is None:
         return None
     generators = _count(found.writers)
@@ -129,14 +131,14 @@ def compression(model: nn.Module, batch: BatchSize | None = None) -> Compression
     )
 
 
-def _counted(model: nn.Module, batch: BatchSize) -> Written | None:
+def _counted(model: nn.Module, batch: BatchSize) -> GeneratedWeights | None:
     targets = [m for m in model.modules() if isinstance(m, HyperTarget)]
     generators = [m for m in model.modules() if isinstance(m, Generator)]
     if not targets or not generators:
         return None
     coded = any(g.code_size for g in generators)
     writers = tuple(p for g in generators for p in g.parameters())
-    return Written(sum(t.numel for t in targets), writers, batch.samples if coded else 1)
+    return GeneratedWeights(sum(t.numel for t in targets), writers, batch.samples if coded else 1)
 
 
 def _count(parameters: Iterable[nn.Parameter]) -> int:

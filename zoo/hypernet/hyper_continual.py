@@ -19,13 +19,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from zoo.hypernet.compression import BatchSize, Writes, Written
+from zoo.hypernet.compression import BatchSize, GeneratedWeights, GeneratesWeights
 from zoo.hypernet.generators.base import Generator
 from zoo.hypernet.target import HyperTarget
 from zoo.layers.multitask import by_task, perceptron
 
 
-class TaskHypernetwork(Writes, nn.Module):
+class TaskHypernetwork(GeneratesWeights, nn.Module):
     """A classifier for each task, all written by one chunked hypernetwork from the code of the task.
 
     Args:
@@ -77,6 +77,6 @@ class TaskHypernetwork(Writes, nn.Module):
         named = {s.name: p.view(s.shape) for s, p in zip(self.target.spec, parts, strict=True)}
         return self.target(named, x)
 
-    def written(self, batch: BatchSize) -> Written:
+    def written(self, batch: BatchSize) -> GeneratedWeights:
         """A network for every task, however many samples there are: the penalty on drift writes all of them."""
-        return Written(self.target.numel, (*self.generator.parameters(), self.codes), self.tasks)
+        return GeneratedWeights(self.target.numel, (*self.generator.parameters(), self.codes), self.tasks)

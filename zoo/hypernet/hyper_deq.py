@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.hypernet.compression import BatchSize, Writes, Written
+from zoo.hypernet.compression import BatchSize, GeneratedWeights, GeneratesWeights
 from zoo.hypernet.generators.base import Generator
 from zoo.hypernet.generators.base import Spec as GeneratorSpec
 from zoo.hypernet.lipschitz import METHODS, constrain
@@ -142,7 +142,7 @@ class Cell(nn.Module):
         return F.relu(self.conv(z) + x)
 
 
-class HyperDEQClassifier(Writes, ImageClassifier, nn.Module):
+class HyperDEQClassifier(GeneratesWeights, ImageClassifier, nn.Module):
     """An image classifier with one equilibrium, whose convolution is written for each image by an encoder of it.
 
     Args:
@@ -216,11 +216,11 @@ class HyperDEQClassifier(Writes, ImageClassifier, nn.Module):
         code = self.encoder(x) if self.code is None else self.code
         return self.final(self.layer(self.inject(x), code))
 
-    def written(self, batch: BatchSize) -> Written:
+    def written(self, batch: BatchSize) -> GeneratedWeights:
         """A convolution for every image; one for all where the code is constant."""
         made = self.encoder.parameters() if self.code is None else (self.code,)
         writers = (*self.layer.generator.parameters(), *made)
-        return Written(self.layer.target.numel, writers, batch.samples if self.code is None else 1)
+        return GeneratedWeights(self.layer.target.numel, writers, batch.samples if self.code is None else 1)
 
     def configure_implicit(
         self, solver: Spec | Any = None, adjoint: Spec | Any = None, *, eval_solver: Spec | Any = None

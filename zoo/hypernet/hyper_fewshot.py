@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import vmap
 
-from zoo.hypernet.compression import BatchSize, Writes, Written
+from zoo.hypernet.compression import BatchSize, GeneratedWeights, GeneratesWeights
 from zoo.hypernet.target import HyperTarget
 from zoo.layers.conv4 import Conv4
 from zoo.layers.fewshot_checks import check_episode
@@ -47,7 +47,7 @@ def target(features: int, ways: int) -> HyperTarget:
     return HyperTarget(FilmClassifier(features, ways))
 
 
-class HyperClassifier(Writes, nn.Module):
+class HyperClassifier(GeneratesWeights, nn.Module):
     """Few-shot classifier whose last layers are written from the support set.
 
     Args:
@@ -103,11 +103,11 @@ class HyperClassifier(Writes, nn.Module):
             scale, shift = scale + film[0], shift + film[1]
         return {"scale": scale, "shift": shift, "linear.weight": weight, "linear.bias": bias}
 
-    def written(self, batch: BatchSize) -> Written:
+    def written(self, batch: BatchSize) -> GeneratedWeights:
         """A classifier for every task; the parameters are the writer's, and the scale of the base."""
         writers = (self.log_scale, *(self.writer.parameters() if self.writer is not None else ()))
         row = self.body.width + 1  # of the linear layer, with its bias; beside it a scale and a shift of the features
-        return Written(batch.ways * row + 2 * self.body.width, writers, batch.samples)
+        return GeneratedWeights(batch.ways * row + 2 * self.body.width, writers, batch.samples)
 
 
 class Writer(nn.Module):

@@ -59,7 +59,7 @@ class HyperODE(ImplicitMixin, nn.Module):
         ValueError, TargetError: a selection, a generator or a limit that cannot be.
     """
 
-    problems = ("ode",)
+    problem_types = ("ode",)
 
     def __init__(
         self,
@@ -231,7 +231,7 @@ class HyperODEForecast(nn.Module):
 class PlainODE(ImplicitMixin, nn.Module):
     """``(y0, ts) -> y(ts)`` with one field for all samples."""
 
-    problems = ("ode",)
+    problem_types = ("ode",)
 
     def __init__(self, field: nn.Module) -> None:
         super().__init__()

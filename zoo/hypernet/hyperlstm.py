@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.hypernet.compression import BatchSize, Writes, Written
+from zoo.hypernet.compression import BatchSize, GeneratedWeights, GeneratesWeights
 from zoo.layers.recurrent import Cell, Gates, LSTMCell, RecurrentLM, State, orthogonal_gates, reader
 
 
@@ -88,7 +88,7 @@ class HyperLSTMCell(Cell):
         return (*self.hyper.parameters(), self.hyper_hidden, self.signals, self.offsets, self.scales)
 
 
-class HyperLSTM(Writes, RecurrentLM):
+class HyperLSTM(GeneratesWeights, RecurrentLM):
     """Language model of HyperLSTM cells; tokens (B, T) to logits (B, T, vocab_size) and a memory.
 
     Args:
@@ -126,8 +126,8 @@ class HyperLSTM(Writes, RecurrentLM):
 
         super().__init__(cell, vocab_size, width, layers, embed_width, dropout, recurrent_dropout)
 
-    def written(self, batch: BatchSize) -> Written:
+    def written(self, batch: BatchSize) -> GeneratedWeights:
         """The scales ``d_h, d_x, d_b`` of four gates, 12 H for each cell, sequence and step; no weight in full."""
         cells: list[Any] = list(self.cells)
         writers = tuple(p for cell in cells for p in cell.writers())
-        return Written(sum(12 * cell.width for cell in cells), writers, batch.samples * batch.steps)
+        return GeneratedWeights(sum(12 * cell.width for cell in cells), writers, batch.samples * batch.steps)

@@ -35,7 +35,7 @@ from zoo.layers.norm import is_weight_normed
 Memory = tuple[Tensor, ...]  # batch first; what each is, the model says
 
 
-class Places(NamedTuple):
+class PositionInfo(NamedTuple):
     """What the positions decide, the same for every sample and every evaluation."""
 
     r: Tensor  # keys of the distances, (H, M + T, d)
@@ -68,7 +68,9 @@ class DecoderCell(nn.Module):
         _, k, v = self.attention.split(self.norm(z) if self.norm_first else z, x)
         return k, v
 
-    def forward(self, z: Tensor, x: Tensor, past_k: Tensor, past_v: Tensor, *masks: Tensor, places: Places) -> Tensor:
+    def forward(
+        self, z: Tensor, x: Tensor, past_k: Tensor, past_v: Tensor, *masks: Tensor, places: PositionInfo
+    ) -> Tensor:
         """One evaluation, (B, T, D).
 
         Args:
@@ -190,10 +192,10 @@ class DecoderLM(LanguageHead, nn.Module, ABC):
         """A new cell of this model's sizes."""
         return DecoderCell(*self._cell)
 
-    def places(self, cell: DecoderCell, like: Tensor, t: int, m: int) -> Places:
+    def places(self, cell: DecoderCell, like: Tensor, t: int, m: int) -> PositionInfo:
         """Distances and the causal mask of ``t`` places behind ``m`` of memory."""
         mask = self._mask(like, self.width) if self.training and self.dropout else None
-        return Places(cell.attention.distances(m + t, like, mask), causal_mask(t, m, self.window, like.device))
+        return PositionInfo(cell.attention.distances(m + t, like, mask), causal_mask(t, m, self.window, like.device))
 
     def masks(self, cell: DecoderCell, like: Tensor, t: int, m: int) -> tuple[Tensor, ...]:
         """Dropout masks of one forward pass, as `DecoderCell.forward` takes them; none in evaluation mode."""

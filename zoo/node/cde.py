@@ -32,7 +32,7 @@ from zoo.implicit import ImplicitMixin, SolveRecord
 from zoo.layers.series import Outcome, check_series, check_sizes, events, readout
 from zoo.node.interpolation import KINDS, Kind, Path, control
 from zoo.node.ode_rnn import SOLVER
-from zoo.node.piecewise import advance, together
+from zoo.node.piecewise import merge_records, solve_piece
 from zoo.registry import unknown
 
 
@@ -69,7 +69,7 @@ class NeuralCDE(ImplicitMixin, nn.Module):
         UnknownName: no such path.
     """
 
-    problems: ClassVar[tuple[str, ...]] = ("ode",)
+    problem_types: ClassVar[tuple[str, ...]] = ("ode",)
 
     def __init__(
         self,
@@ -132,11 +132,11 @@ class NeuralCDE(ImplicitMixin, nn.Module):
         before = []
         for k in range(time.shape[1]):
             if k:
-                z = advance(self, self.driven, z, path.between(time[:, k - 1], time[:, k]), params, records)
+                z = solve_piece(self, self.driven, z, path.between(time[:, k - 1], time[:, k]), params, records)
             before.append(z)
             if jumps:
                 at = knot[:, k].clamp_min(0)[:, None, None].expand(-1, 1, none.shape[1])
                 jump = torch.where(asked[:, k, None], none, path.jump.gather(1, at)[:, 0])
-                z = advance(self, self.driven, z, (jump, none, none), params, records)
-        self.record(together(records), records)
+                z = solve_piece(self, self.driven, z, (jump, none, none), params, records)
+        self.record(merge_records(records), records)
         return before, z

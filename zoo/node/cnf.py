@@ -8,7 +8,7 @@ their own, so that every adjoint can differentiate them. Two integrals that regu
 the kinetic energy ``int |f|^2 dt`` and the Jacobian's norm ``int |df/dz e|^2 dt``; and an estimate of the error that
 the solver makes along the path, taken at one random time (`zoo.solvers.ode.runge_kutta.local_error`).
 
-The same field can be trained without a solve: `CNF.velocity_loss` is flow matching (`zoo.node.flow_matching`).
+The same field can be trained without a solve: `CNF.flow_matching_loss` is flow matching (`zoo.node.flow_matching`).
 
 Reference: Grathwohl et al., "FFJORD", 2019, https://arxiv.org/abs/1810.01367;
 Finlay et al., "How to train your neural ODE", 2020, https://arxiv.org/abs/2002.02798 (the two integrals);
@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from zoo.implicit import ImplicitMixin
 from zoo.node.derivatives import jvp
 from zoo.node.fields import MLPField, Time
-from zoo.node.flow_matching import Coupling, velocity_loss
+from zoo.node.flow_matching import Coupling, flow_matching_loss
 from zoo.solvers.ode.runge_kutta import RungeKutta, local_error
 
 Trace = Literal["exact", "hutchinson"]
@@ -97,7 +97,7 @@ class CNF(ImplicitMixin, nn.Module):
         trace: in training; evaluation takes the exact one.
     """
 
-    problems: ClassVar[tuple[str, ...]] = ("ode",)
+    problem_types: ClassVar[tuple[str, ...]] = ("ode",)
 
     def __init__(
         self,
@@ -160,7 +160,7 @@ class CNF(ImplicitMixin, nn.Module):
         z, integrals = self._carry(x, trace, 1, (0.0, self.end))
         return integrals[-1, :, 0] + normal_log_prob(z[-1])
 
-    def velocity_loss(self, x: Tensor, coupling: Coupling = "independent") -> Tensor:
+    def flow_matching_loss(self, x: Tensor, coupling: Coupling = "independent") -> Tensor:
         """Flow matching on samples (B, D), with fresh noise and times: a scalar; see `zoo.node.flow_matching`.
 
         Raises:
@@ -168,7 +168,7 @@ class CNF(ImplicitMixin, nn.Module):
         """
         self._check(x)
         self.last = None  # nothing is solved: what an earlier solve took is not this loss's cost
-        return velocity_loss(self.field.field, x, end=self.end, coupling=coupling)
+        return flow_matching_loss(self.field.field, x, end=self.end, coupling=coupling)
 
     def _check(self, x: Tensor) -> None:
         if x.dim() != 2 or x.shape[1] != self.features:

@@ -29,7 +29,7 @@ from torch import Tensor
 Coupling = Literal["independent", "optimal"]
 
 
-def pair(x: Tensor, z: Tensor) -> Tensor:
+def ot_pairing(x: Tensor, z: Tensor) -> Tensor:
     """The noise (B, D) in the order that joins it to the samples (B, D) at the least sum of squared distances.
 
     Exact, by the Hungarian method on the host: O(B^3) at worst, a few milliseconds for 256 samples.
@@ -53,7 +53,7 @@ def pair(x: Tensor, z: Tensor) -> Tensor:
     return z[torch.from_numpy(columns).to(z.device)]
 
 
-def velocity_loss(
+def flow_matching_loss(
     field: Callable[[Tensor, Tensor], Tensor],
     x: Tensor,
     *,
@@ -80,7 +80,7 @@ def velocity_loss(
         raise ValueError(f"coupling must be 'independent' or 'optimal'; got {coupling!r}.")
     z = torch.randn_like(x) if z is None else z
     if coupling == "optimal":
-        z = pair(x, z)
+        z = ot_pairing(x, z)
     if t is None:
         parts = torch.randperm(len(x), device=x.device).to(x.dtype)
         t = end * ((parts + torch.rand(len(x), dtype=x.dtype, device=x.device)) / len(x))[:, None]

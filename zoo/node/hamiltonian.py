@@ -91,7 +91,7 @@ class MotionNet(ImplicitMixin, nn.Module):
         act: the activation; smooth.
     """
 
-    problems: ClassVar[tuple[str, ...]] = ("ode",)
+    problem_types: ClassVar[tuple[str, ...]] = ("ode",)
 
     def __init__(
         self,

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from zoo.implicit import SolveRecord
 from zoo.layers.series import Events, Outcome, check_series, check_sizes, gaps, readout
 from zoo.node.ode_rnn import Flow, Recurrent
-from zoo.node.piecewise import folded, together
+from zoo.node.piecewise import merge_records, reduce_copies
 
 SMALL = 3e-3  # of a latent number, whose posterior is some hundredths wide: differences by it are good to a per mille
 
@@ -128,9 +128,9 @@ class LatentODE(nn.Module):
             """Residuals (B, N), their slope (B, N, Z) and the energy (B,)."""
             parts: list[SolveRecord] = []
             found = self.decode((z + shift).flatten(0, 1), starts, rows, parts)
-            whole = together(parts)
+            whole = merge_records(parts)
             if whole is not None:
-                records.append(folded(whole, copies))
+                records.append(reduce_copies(whole, copies))
                 self.flow.record(records[-1], parts)
             off = torch.where(mask, found.view(copies, *values.shape) - values, 0.0).flatten(2) / self.noise
             energy = off[0].square().sum(1) + (z - mean).square().sum(1)
@@ -172,5 +172,5 @@ class LatentODE(nn.Module):
             z = self.refined(mean, times, values, mask, start, records)
         kl = 0.5 * (mean.square() + (2 * log_scale).exp() - 1 - 2 * log_scale).sum(1)
         found = None if query is None else self.decode(z, start, query, records)
-        self.flow.record(together(records), records)
+        self.flow.record(merge_records(records), records)
         return Outcome(values=found, logits=None if self.classifier is None else self.classifier(z), kl=kl)

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from zoo.implicit import ImplicitMixin, SolveRecord
 from zoo.layers.series import Events, Outcome, check_series, check_sizes, events, readout
 from zoo.node.fields import MLPField, RuledField
-from zoo.node.piecewise import advance, together
+from zoo.node.piecewise import merge_records, solve_piece
 
 SOLVER = {"name": "bosh3", "rtol": 1e-3, "atol": 1e-4, "max_steps": 100, "first_step": 1.0}
 
@@ -37,7 +37,7 @@ class Flow(ImplicitMixin, nn.Module):
     With a ``rule``, the first numbers of h rest, and a network writes from them the linear field of the others.
     """
 
-    problems: ClassVar[tuple[str, ...]] = ("ode",)
+    problem_types: ClassVar[tuple[str, ...]] = ("ode",)
 
     def __init__(self, width: int, hidden: Sequence[int], rule: int = 0) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Flow(ImplicitMixin, nn.Module):
 
     def over(self, dt: Tensor, h: Tensor, records: list[SolveRecord]) -> Tensor:
         """The states (B, H) a time dt (B,) later; negative is earlier."""
-        return advance(self, self.piece, h, (dt[:, None],), tuple(self.field.parameters()), records)
+        return solve_piece(self, self.piece, h, (dt[:, None],), tuple(self.field.parameters()), records)
 
 
 class Recurrent(Flow):
@@ -73,7 +73,7 @@ class Recurrent(Flow):
             before.append(h)
             if bool(seen[:, k].any()):
                 h = torch.where(seen[:, k], self.cell(x[:, k], h), h)
-        self.record(together(records), records)
+        self.record(merge_records(records), records)
         return before, h
 
 

@@ -45,7 +45,7 @@ class ODEBlock(ImplicitMixin, nn.Module):
         velocity: whether the state is position and velocity; the velocity starts at 0 and is left out of the output.
     """
 
-    problems: ClassVar[tuple[str, ...]] = ("ode",)
+    problem_types: ClassVar[tuple[str, ...]] = ("ode",)
 
     def __init__(self, field: nn.Module, end: float = 1.0, augment: int = 0, velocity: bool = False) -> None:
         super().__init__()

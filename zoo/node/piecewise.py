@@ -26,7 +26,7 @@ from zoo.solvers.base import Result, Stats
 WORST = (Result.nonfinite, Result.stalled, Result.unsolved, Result.max_steps, Result.terminated, Result.converged)
 
 
-def advance(
+def solve_piece(
     module: ImplicitMixin,
     f: Callable[..., Tensor],
     y: Tensor,
@@ -46,7 +46,7 @@ def advance(
     return y
 
 
-class Backward(Sequence[Stats]):
+class StatsView(Sequence[Stats]):
     """The backward solves of several pieces as one list: the k-th entry adds up the k-th of every piece.
 
     A view, as a backward solve is written into its piece's record when it runs.
@@ -61,10 +61,10 @@ class Backward(Sequence[Stats]):
     def __getitem__(self, k: Any) -> Any:
         """A piece that the loss does not depend on has no backward solve, and counts nothing."""
         k = range(len(self))[k]
-        return total([p.backward[k] for p in self.parts if k < len(p.backward)])
+        return sum_stats([p.backward[k] for p in self.parts if k < len(p.backward)])
 
 
-def total(parts: Sequence[Stats]) -> Stats:
+def sum_stats(parts: Sequence[Stats]) -> Stats:
     """The stats of several solves in a row, as of one: counts are added, the worst of the rest is kept."""
 
     def added(name: str) -> Tensor | None:
@@ -81,11 +81,11 @@ def total(parts: Sequence[Stats]) -> Stats:
         trace=torch.cat([p.trace for p in parts]),
         accepted=added("accepted"),
         rejected=added("rejected"),
-        backward=Backward(parts),  # type: ignore[arg-type]
+        backward=StatsView(parts),  # type: ignore[arg-type]
     )
 
 
-def folded(record: SolveRecord, copies: int) -> SolveRecord:
+def reduce_copies(record: SolveRecord, copies: int) -> SolveRecord:
     """The record of (copies * B) rows as one of B samples: of a sample's copies, the worst counts; calls stay."""
     stats = record.stats
 
@@ -106,9 +106,9 @@ def folded(record: SolveRecord, copies: int) -> SolveRecord:
     )
 
 
-def together(records: Sequence[SolveRecord]) -> SolveRecord | None:
+def merge_records(records: Sequence[SolveRecord]) -> SolveRecord | None:
     """One record of all pieces, for `ImplicitMixin.last`; None where there was nothing to integrate."""
     if not records:
         return None
     result = min((r.result for r in records), key=WORST.index)
-    return SolveRecord(result, total([r.stats for r in records]))
+    return SolveRecord(result, sum_stats([r.stats for r in records]))

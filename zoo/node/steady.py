@@ -88,7 +88,7 @@ class Equilibrium(ImplicitMixin, nn.Module):
         horizon: time after which the flow is left even if it does not rest.
     """
 
-    problems: ClassVar[tuple[str, ...]] = ("fixed_point", "ode")
+    problem_types: ClassVar[tuple[str, ...]] = ("fixed_point", "ode")
 
     def __init__(self, cell: nn.Module, horizon: float = 128.0) -> None:
         super().__init__()

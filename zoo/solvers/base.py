@@ -260,13 +260,13 @@ def take(state: Any, index: Tensor) -> Any:
     return state
 
 
-def hold(state: Any, moving: Tensor) -> Any:
+def freeze(state: Any, moving: Tensor) -> Any:
     """The same state, through whose rows no gradient passes but for those that are ``moving`` (B,)."""
     if isinstance(state, Tensor):
         if not state.requires_grad:
             return state
         return torch.where(moving.view(-1, *[1] * (state.dim() - 1)), state, state.detach())
     if isinstance(state, tuple):
-        parts = [hold(s, moving) for s in state]
+        parts = [freeze(s, moving) for s in state]
         return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
     return state

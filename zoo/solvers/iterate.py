@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.solvers.base import Affine, Map, Result, Solution, Solver, Stats, hold, take
+from zoo.solvers.base import Affine, Map, Result, Solution, Solver, Stats, freeze, take
 from zoo.solvers.history import release
 from zoo.solvers.packing import resolution
-from zoo.solvers.profiler import phase
+from zoo.solvers.profiler import profile_scope
 
 
 class Counted:
@@ -31,7 +31,7 @@ class Counted:
     def __call__(self, z: Tensor) -> Tensor:
         self.calls += 1
         self.samples += z.shape[0]
-        with self.autocast, phase("evaluation"):
+        with self.autocast, profile_scope("evaluation"):
             fz = self.f(z, *self.args)
         if fz.shape != z.shape or fz.dtype != z.dtype:
             raise ValueError(
@@ -46,13 +46,13 @@ class Counted:
         def call(u: Tensor) -> Tensor:
             self.calls += 1
             self.samples += u.shape[0]
-            with phase("product"):
+            with profile_scope("product"):
                 return linear(u)
 
         return call
 
 
-class Ledger:
+class BatchProgress:
     """Which samples are still being solved, and what was measured of each; on the host.
 
     ``rows`` are the samples in hand, by their place in the whole batch; ``active``, ``best``, ``least`` likewise.
@@ -210,7 +210,9 @@ def _iterate(
         target = Affine.of(call, z0)
     affine = isinstance(target, Affine)
     fixed = torch.linalg.vector_norm(target.offset, dim=1).double().cpu().numpy() if affine else None
-    ledger = Ledger(batch, solver.atol * math.sqrt(size), max(solver.rtol, floor), solver.restart, newest=newest)
+    progress = BatchProgress(
+        batch, solver.atol * math.sqrt(size), max(solver.rtol, floor), solver.restart, newest=newest
+    )
     compact = args is not None and not affine
     track = newest or not solver.monotone
     recorded = torch.is_grad_enabled() and solver.unrollable
@@ -222,52 +224,52 @@ def _iterate(
     pending: Tensor | None = None  # None while every sample in hand is active
     for k in range(solver.max_steps + 1):
         norm, scale = _read(state.norm, torch.linalg.vector_norm(state.z.detach(), dim=1) if fixed is None else fixed)
-        left, lost = ledger.left, ledger.lost(norm)
+        left, lost = progress.left, progress.lost(norm)
         if lost is not None and k == 0:
             # Where b itself is not finite (a gradient that has overflowed, say), a start made of it is not to blame.
             _check_start(z0, lost if fixed is None else lost & np.isfinite(scale))
-        elif lost is not None and recorded and (ledger.active & ~lost).any():
+        elif lost is not None and recorded and (progress.active & ~lost).any():
             # The evaluation that was not finite would stay in the graph for the samples that go on, where 0 * NaN
             # reaches shared parameters: take the step once more, with the lost samples held where they were.
-            moving = _to(ledger.active & ~lost, z0)
-            state = solver.step(target, hold(before, moving), moving)
+            moving = _to(progress.active & ~lost, z0)
+            state = solver.step(target, freeze(before, moving), moving)
         elif lost is not None and not track:
             best = _keep(best, solver.value(before), lost)
-        better, grown = ledger.note(k, norm, scale, lost)
+        better, grown = progress.note(k, norm, scale, lost)
         if track:
             best = _keep(best, solver.value(state), better)
-        if k == solver.max_steps or not ledger.left:
-            ledger.close(k)
+        if k == solver.max_steps or not progress.left:
+            progress.close(k)
             break
         if grown is not None:
             state = solver.forget(state, _to(grown, z0))
-        if recorded and ledger.left < left:
-            state = hold(state, _to(ledger.active, z0))
-        if compact and 2 * ledger.left <= len(ledger.rows):
-            value = best if value is None else _put(value, ledger.rows, best)
-            kept = ledger.cut()
+        if recorded and progress.left < left:
+            state = freeze(state, _to(progress.active, z0))
+        if compact and 2 * progress.left <= len(progress.rows):
+            value = best if value is None else _put(value, progress.rows, best)
+            kept = progress.cut()
             keep, better = _to(kept, z0), better[kept]
             call.args, state, best, pending = take(call.args, keep), take(state, keep), best[keep], None
-        elif ledger.left < left:
-            pending = _to(ledger.active, z0)
+        elif progress.left < left:
+            pending = _to(progress.active, z0)
         if select in ("next", "ahead") and k == solver.max_steps - 1:
-            further = ledger.active if newest else ledger.active & better
+            further = progress.active if newest else progress.active & better
             best = _keep(best, solver.propose(state)[0], further)  # type: ignore[attr-defined]
-            ledger.close(k + 1)
+            progress.close(k + 1)
             break
         if recorded or not track:
             before = state
         state = solver.step(target, state, pending)
 
     if not track:
-        best = _keep(solver.value(state), best, ledger.dead[ledger.rows])
+        best = _keep(solver.value(state), best, progress.dead[progress.rows])
     if value is not None:
-        best = _put(value, ledger.rows, best)
-    if best.requires_grad and ledger.dead.any():  # a sample that was lost has no say in any gradient
-        best = torch.where(_to(ledger.dead, z0)[:, None], best.detach(), best)
+        best = _put(value, progress.rows, best)
+    if best.requires_grad and progress.dead.any():  # a sample that was lost has no say in any gradient
+        best = torch.where(_to(progress.dead, z0)[:, None], best.detach(), best)
     if not keep_state:
         release(state)
-    return Solution(best, ledger.result, ledger.stats(call), state if keep_state else None)
+    return Solution(best, progress.result, progress.stats(call), state if keep_state else None)
 
 
 def _check_start(z0: Tensor, suspects: np.ndarray) -> None:

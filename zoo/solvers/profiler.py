@@ -8,6 +8,6 @@ import torch
 from torch.autograd.profiler import record_function
 
 
-def phase(name: str) -> AbstractContextManager[object]:
+def profile_scope(name: str) -> AbstractContextManager[object]:
     """A scope that a trace shows as ``zoo: name``."""
     return record_function(f"zoo: {name}") if torch.autograd._profiler_enabled() else nullcontext()

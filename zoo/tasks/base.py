@@ -17,10 +17,10 @@ from lightning.pytorch.callbacks import Timer
 from torch import Tensor, nn
 
 from zoo import penalties
-from zoo.implicit import aside, implicit_modules, limited
+from zoo.implicit import implicit_modules, solver_budget, untracked
 from zoo.tasks.contractive_start import contract
 from zoo.tasks.optim import Optim
-from zoo.tasks.regularization import Stability
+from zoo.tasks.regularization import StabilityConfig
 from zoo.tasks.sharding import shard, whole
 
 
@@ -41,7 +41,7 @@ class Task(LightningModule, ABC):
 
     The loss is ``L = loss(model(x), y) + w * |df/dz(z*)|_F^2 / N + c * loss(model_k(x), y)``: the Jacobian penalty,
     estimated by Hutchinson's method at the solves that the step made, and the loss of the answer after ``k`` steps of
-    the solver, each only where `Stability` asks for it.
+    the solver, each only where `StabilityConfig` asks for it.
 
     Args:
         model: the network, a plain `nn.Module`.
@@ -60,12 +60,12 @@ class Task(LightningModule, ABC):
         self,
         model: nn.Module,
         optim: Optim | None = None,
-        stability: Stability | None = None,
+        stability: StabilityConfig | None = None,
     ) -> None:
         super().__init__()
-        self.stability = stability or Stability()
-        solves = any("fixed_point" in m.problems for _, m in implicit_modules(model))
-        for name, value in self.stability.asks().items():
+        self.stability = stability or StabilityConfig()
+        solves = any("fixed_point" in m.problem_types for _, m in implicit_modules(model))
+        for name, value in self.stability.enabled_options().items():
             if not solves:
                 what = "solves ODEs, no fixed points" if implicit_modules(model) else "solves nothing"
                 raise ValueError(f"task.{name} is {value}, but {type(model).__name__} {what}; set it to 0.")
@@ -107,13 +107,13 @@ class Task(LightningModule, ABC):
     @final
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         kit = self.stability
-        weight = kit.penalty(self.global_step, self._steps_in_all()) if kit.asks() else 0.0
+        weight = kit.penalty(self.global_step, self._steps_in_all()) if kit.enabled_options() else 0.0
         if kit.nonfinite == "skip" and self.describe(batch):
             return self._void()
         self._refuse_nan_input(batch)
         early = self._early(batch) if kit.correction_weight > 0 else None
         less = int(torch.randint(kit.random_budget + 1, ())) if kit.random_budget else 0
-        with penalties.collect(jacobian=weight > 0) as terms, limited(less=less):
+        with penalties.collect(jacobian=weight > 0) as terms, solver_budget(less=less):
             scored = self.score(batch, "train")
         loss = scored.loss
         if "jacobian" in terms:
@@ -149,7 +149,7 @@ class Task(LightningModule, ABC):
         twin = copy.copy(self)
         own = {name: m if m is self.model else copy.deepcopy(m) for name, m in self._modules.items()}
         twin.__dict__["_modules"] = own
-        with aside(), limited(most=self.stability.correction_steps, adjoint="jfb"):
+        with untracked(), solver_budget(most=self.stability.correction_steps, adjoint="jfb"):
             return twin.score(batch, "train").loss
 
     @final
@@ -158,7 +158,7 @@ class Task(LightningModule, ABC):
         if self.stability.contract and self.global_step == 0 and batch_idx == 0:
             training = self.model.training
             self.model.eval()
-            with aside():  # before it is contractive a map need not converge
+            with untracked():  # before it is contractive a map need not converge
                 contract(lambda: self.answer(batch), self.stability.contract, agree=lambda r: self.all_gather(r).max())
             self.model.train(training)
 

@@ -10,7 +10,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from zoo.tasks.base import Scored, Task
 from zoo.tasks.optim import Optim
-from zoo.tasks.regularization import Stability
+from zoo.tasks.regularization import StabilityConfig
 
 
 class Classification(Task):
@@ -19,7 +19,7 @@ class Classification(Task):
     Args:
         model: maps images to logits; says ``num_classes``.
         optim: optimiser and schedule; None: `Optim`'s defaults.
-        stability: what keeps the solves stable, see `Stability`; None: nothing.
+        stability: what keeps the solves stable, see `StabilityConfig`; None: nothing.
         label_smoothing: share of the target that is spread over all classes, in training only; in [0, 1).
     """
 
@@ -30,7 +30,7 @@ class Classification(Task):
         self,
         model: nn.Module,
         optim: Optim | None = None,
-        stability: Stability | None = None,
+        stability: StabilityConfig | None = None,
         *,
         label_smoothing: float = 0.0,
     ) -> None:

@@ -11,7 +11,7 @@ from torchmetrics import Metric
 
 from zoo.tasks.base import Scored, Task
 from zoo.tasks.optim import Optim
-from zoo.tasks.regularization import Stability
+from zoo.tasks.regularization import StabilityConfig
 
 
 class TaskMean(Metric):
@@ -55,7 +55,7 @@ class Continual(Task):
     Args:
         model: maps ``(x, task)`` to logits; says ``tasks``; ``weights(task)`` (n, P) and ``run(weights, x)``.
         optim: optimiser and schedule; None: `Optim`'s defaults.
-        stability: what keeps the solves stable, see `Stability`; None: nothing.
+        stability: what keeps the solves stable, see `StabilityConfig`; None: nothing.
         strength: of the penalty; 0 is plain fine-tuning.
 
     Raises:
@@ -76,7 +76,7 @@ class Continual(Task):
         self,
         model: nn.Module,
         optim: Optim | None = None,
-        stability: Stability | None = None,
+        stability: StabilityConfig | None = None,
         *,
         strength: float = 0.01,
     ) -> None:

@@ -77,7 +77,7 @@ class Density(Task):
         x = batch[0]
         model: Any = self.model
         if stage == "train" and self.objective != "likelihood":
-            loss = model.velocity_loss(x, COUPLINGS[self.objective])
+            loss = model.flow_matching_loss(x, COUPLINGS[self.objective])
             return Scored(loss, {}, len(x))
         if stage == "train":
             loss, nll = self._likelihood(x)

@@ -11,7 +11,7 @@ from torchmetrics import MeanMetric, Metric
 
 from zoo.tasks.base import Scored, Task
 from zoo.tasks.optim import Optim
-from zoo.tasks.regularization import Stability
+from zoo.tasks.regularization import StabilityConfig
 
 
 class Interval(Metric):
@@ -49,7 +49,7 @@ class FewShot(Task):
     Args:
         model: maps the first three parts of a batch of episodes (`zoo.data.episodes`) to logits.
         optim: optimiser and schedule; None: `Optim`'s defaults.
-        stability: what keeps the solves stable, see `Stability`; None: nothing.
+        stability: what keeps the solves stable, see `StabilityConfig`; None: nothing.
     """
 
     monitor = "val/accuracy"
@@ -59,7 +59,7 @@ class FewShot(Task):
         self,
         model: nn.Module,
         optim: Optim | None = None,
-        stability: Stability | None = None,
+        stability: StabilityConfig | None = None,
     ) -> None:
         super().__init__(model, optim, stability)
         stages = ("train", "val", "test")

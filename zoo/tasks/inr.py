@@ -10,10 +10,10 @@ from torchmetrics.image import PeakSignalNoiseRatio
 
 from zoo.tasks.base import Scored, Task
 from zoo.tasks.optim import Optim
-from zoo.tasks.regularization import Stability
+from zoo.tasks.regularization import StabilityConfig
 
 
-class Representation(Task):
+class ImplicitRepresentation(Task):
     """Mean squared error of values (B, targets) at places (B, features); values lie in [0, 1].
 
     ``psnr``: peak signal to noise, ``-10 log10 mse`` in decibels, the error over the whole set.
@@ -21,13 +21,13 @@ class Representation(Task):
     Args:
         model: from places to values.
         optim: optimiser and schedule; None: `Optim`'s defaults.
-        stability: what keeps the solves stable, see `Stability`; None: nothing.
+        stability: what keeps the solves stable, see `StabilityConfig`; None: nothing.
     """
 
     monitor = "val/psnr"
     maximise = True
 
-    def __init__(self, model: nn.Module, optim: Optim | None = None, stability: Stability | None = None) -> None:
+    def __init__(self, model: nn.Module, optim: Optim | None = None, stability: StabilityConfig | None = None) -> None:
         super().__init__(model, optim, stability)
         self.noise = nn.ModuleDict({f"{s}_": PeakSignalNoiseRatio(data_range=1.0) for s in ("train", "val", "test")})
 

@@ -13,7 +13,7 @@ from torchmetrics import MeanMetric
 from zoo.storage.model_folder import Config
 from zoo.tasks.base import Scored, Task
 from zoo.tasks.optim import Optim
-from zoo.tasks.regularization import Stability
+from zoo.tasks.regularization import StabilityConfig
 
 
 class Perplexity(MeanMetric):
@@ -47,7 +47,7 @@ class LanguageModel(Task):
     Args:
         model: a language model; says ``vocab_size``.
         optim: optimiser and schedule; None: `Optim`'s defaults.
-        stability: what keeps the solves stable, see `Stability`; None: nothing.
+        stability: what keeps the solves stable, see `StabilityConfig`; None: nothing.
         carry: hand each segment's memory to the next; if not, every segment starts without one.
 
     Raises:
@@ -60,7 +60,7 @@ class LanguageModel(Task):
         self,
         model: nn.Module,
         optim: Optim | None = None,
-        stability: Stability | None = None,
+        stability: StabilityConfig | None = None,
         *,
         carry: bool = True,
     ) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Measure:
+class MetricInfo:
     """A metric that a task logs.
 
     Attributes:
@@ -32,32 +32,32 @@ class Measure:
         return self.form.format(value)
 
 
-MEASURES: Mapping[str, Measure] = {
+METRICS: Mapping[str, MetricInfo] = {
     m.key: m
     for m in (
-        Measure("accuracy", "accuracy (%)", "acc", "{:.2%}", 100.0, larger=True),
-        Measure("miou", "mean intersection over union (%)", "mIoU", "{:.2%}", 100.0, larger=True),
-        Measure("auc", "area under the ROC curve (%)", "AUC", "{:.2%}", 100.0, larger=True),
-        Measure("psnr", "peak signal to noise (dB)", "PSNR", "{:.2f}", larger=True),
-        Measure("forgetting", "forgetting (%)", "forgetting", "{:.2%}", 100.0),
-        Measure("interval", "half the 95 % interval (%)", "+-", "{:.2%}", 100.0),
-        Measure("nll", "negative log-likelihood (nats)", "nll"),
-        Measure("perplexity", "perplexity", "ppl", "{:.2f}"),
-        Measure("bits_per_character", "bits a character", "bpc"),
-        Measure("bits_per_dim", "bits a dimension", "bpd"),
-        Measure("mse", "mean squared error", "mse", "{:.4g}"),
-        Measure("energy_drift", "relative energy drift", "drift", "{:.3g}"),
-        Measure("loss", "loss", "loss"),
+        MetricInfo("accuracy", "accuracy (%)", "acc", "{:.2%}", 100.0, larger=True),
+        MetricInfo("miou", "mean intersection over union (%)", "mIoU", "{:.2%}", 100.0, larger=True),
+        MetricInfo("auc", "area under the ROC curve (%)", "AUC", "{:.2%}", 100.0, larger=True),
+        MetricInfo("psnr", "peak signal to noise (dB)", "PSNR", "{:.2f}", larger=True),
+        MetricInfo("forgetting", "forgetting (%)", "forgetting", "{:.2%}", 100.0),
+        MetricInfo("interval", "half the 95 % interval (%)", "+-", "{:.2%}", 100.0),
+        MetricInfo("nll", "negative log-likelihood (nats)", "nll"),
+        MetricInfo("perplexity", "perplexity", "ppl", "{:.2f}"),
+        MetricInfo("bits_per_character", "bits a character", "bpc"),
+        MetricInfo("bits_per_dim", "bits a dimension", "bpd"),
+        MetricInfo("mse", "mean squared error", "mse", "{:.4g}"),
+        MetricInfo("energy_drift", "relative energy drift", "drift", "{:.3g}"),
+        MetricInfo("loss", "loss", "loss"),
     )
 }
 
 
-def measure(key: str) -> Measure:
+def measure(key: str) -> MetricInfo:
     """The measure of a key; one that the table lacks is shown under its own name."""
-    return MEASURES.get(key) or Measure(key, key.replace("_", " "), key, "{:.4g}")
+    return METRICS.get(key) or MetricInfo(key, key.replace("_", " "), key, "{:.4g}")
 
 
-def headline(results: Mapping[str, Any]) -> Measure:
+def primary_metric(results: Mapping[str, Any]) -> MetricInfo:
     """The measure that the best weights of a run were chosen by, from its ``results.json``."""
     keys = [k.partition("/")[2] for k in results.get("best", {}) if k.startswith("val/")]
     return measure(keys[0] if keys else "loss")

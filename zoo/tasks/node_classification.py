@@ -11,7 +11,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from zoo.layers.graphs import UNKNOWN
 from zoo.tasks.base import Scored, Task
 from zoo.tasks.optim import Optim
-from zoo.tasks.regularization import Stability
+from zoo.tasks.regularization import StabilityConfig
 
 
 class NodeClassification(Task):
@@ -23,13 +23,13 @@ class NodeClassification(Task):
     Args:
         model: called as ``model(nodes, adjacency)``; says ``num_classes``.
         optim: optimiser and schedule; None: `Optim`'s defaults.
-        stability: what keeps the solves stable, see `Stability`; None: nothing.
+        stability: what keeps the solves stable, see `StabilityConfig`; None: nothing.
     """
 
     monitor = "val/accuracy"
     maximise = True
 
-    def __init__(self, model: nn.Module, optim: Optim | None = None, stability: Stability | None = None) -> None:
+    def __init__(self, model: nn.Module, optim: Optim | None = None, stability: StabilityConfig | None = None) -> None:
         super().__init__(model, optim, stability)
         classes = int(model.num_classes)  # type: ignore[arg-type]
         self.accuracy = nn.ModuleDict(

@@ -11,7 +11,7 @@ from typing import Literal
 
 
 @dataclass(frozen=True)
-class Stability:
+class StabilityConfig:
     """How the solves of a training are kept stable; every part is off by default and then costs nothing.
 
     Args:
@@ -70,7 +70,7 @@ class Stability:
         final = self.jacobian_weight if self.jacobian_final is None else self.jacobian_final
         return self.jacobian_weight + share * (final - self.jacobian_weight)
 
-    def asks(self) -> dict[str, float]:
+    def enabled_options(self) -> dict[str, float]:
         """The parts that are on, which only a model that solves fixed points can have."""
         names = (
             "jacobian_weight",

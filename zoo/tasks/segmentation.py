@@ -11,7 +11,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardInd
 from zoo.layers.sliding_window import sliding, whole
 from zoo.tasks.base import Scored, Task
 from zoo.tasks.optim import Optim
-from zoo.tasks.regularization import Stability
+from zoo.tasks.regularization import StabilityConfig
 
 
 class Segmentation(Task):
@@ -24,7 +24,7 @@ class Segmentation(Task):
     Args:
         model: from images to scores; says ``num_classes``, and ``unit``, what height and width must divide by.
         optim: optimiser and schedule; None: `Optim`'s defaults.
-        stability: what keeps the solves stable, see `Stability`; None: nothing.
+        stability: what keeps the solves stable, see `StabilityConfig`; None: nothing.
         ignore_index: label of the pixels that do not count.
         window: side of the windows that evaluation slides over an image; 0: the whole image at once.
         overlap: share of a window that its neighbour sees too, in [0, 1).
@@ -41,7 +41,7 @@ class Segmentation(Task):
         self,
         model: nn.Module,
         optim: Optim | None = None,
-        stability: Stability | None = None,
+        stability: StabilityConfig | None = None,
         *,
         ignore_index: int = 255,
         window: int = 0,

@@ -15,7 +15,7 @@ from zoo.data.series import Series
 from zoo.layers.series import Outcome
 from zoo.tasks.base import Scored, Task
 from zoo.tasks.optim import Optim
-from zoo.tasks.regularization import Stability
+from zoo.tasks.regularization import StabilityConfig
 
 
 class TimeSeries(Task):
@@ -33,7 +33,7 @@ class TimeSeries(Task):
     Args:
         model: maps ``(times, values, mask, query)`` to an `Outcome`; says ``num_classes``, 0 for values.
         optim: optimiser and schedule; None: `Optim`'s defaults.
-        stability: what keeps the solves stable, see `Stability`; None: nothing.
+        stability: what keeps the solves stable, see `StabilityConfig`; None: nothing.
         noise: standard deviation of an observed number around the predicted one.
         anneal: training steps over which the weight of the KL rises to 1.
         reconstruction: weight of L beside the cross entropy, for a latent model that classifies; 0: a latent model is
@@ -53,7 +53,7 @@ class TimeSeries(Task):
         self,
         model: nn.Module,
         optim: Optim | None = None,
-        stability: Stability | None = None,
+        stability: StabilityConfig | None = None,
         *,
         noise: float = 0.1,
         anneal: int = 500,

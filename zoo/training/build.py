@@ -15,7 +15,7 @@ from zoo.registry import option_names
 from zoo.storage.checkpoint import read_checkpoint
 from zoo.tasks.base import Task
 from zoo.tasks.optim import Optim
-from zoo.tasks.regularization import Stability
+from zoo.tasks.regularization import StabilityConfig
 from zoo.training.errors import UsageError
 from zoo.training.options import Options
 from zoo.training.request import DERIVED, Request, resolve
@@ -55,8 +55,8 @@ def build_run(options: Options, seed: int, *, fresh: bool = True) -> tuple[Task,
     optim.build(model)  # an optimiser that does not exist is said now
     factory, settings = options.card.load_task(), options.section("task")
     if "stability" in option_names(factory):
-        kit = {k: settings.pop(k) for k in option_names(Stability)}
-        settings["stability"] = Stability(**kit)
+        kit = {k: settings.pop(k) for k in option_names(StabilityConfig)}
+        settings["stability"] = StabilityConfig(**kit)
     task = factory(model, optim, **settings)
     return task, data, derived
 

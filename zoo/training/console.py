@@ -11,13 +11,13 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from zoo.callbacks.checkpointing import Keeper
+from zoo.callbacks.checkpointing import BestAndLastCheckpoint
 from zoo.callbacks.convergence_monitor import SolverWarning
 from zoo.training.run_folder import rank
 
 
 @contextlib.contextmanager
-def signals(keeper: Keeper) -> Iterator[None]:
+def signals(keeper: BestAndLastCheckpoint) -> Iterator[None]:
     """Ctrl-C and SIGTERM stop the run behind the running step; a second Ctrl-C stops it at once."""
     if threading.current_thread() is not threading.main_thread():
         yield

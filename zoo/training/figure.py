@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from zoo.tasks.metrics import Measure
+from zoo.tasks.metrics import MetricInfo
 
 Rows = Sequence[Mapping[str, float]]
 STYLE = {"train": ("-", "0.55", None), "val": ("-", "#1f4e9c", "o")}  # told apart in grey too: by shade and marker
 
 
-def training_figure(rows: Rows, file: Path, title: str, shown: Measure) -> None:
+def training_figure(rows: Rows, file: Path, title: str, shown: MetricInfo) -> None:
     """Draw ``training.png``: what was optimised above, what the solver did below, over the training steps.
 
     Args:

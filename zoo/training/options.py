@@ -26,7 +26,7 @@ from zoo.hub import cards
 from zoo.registry import UnknownName, option_names, unknown
 from zoo.solvers import SOLVERS
 from zoo.tasks.optim import Optim
-from zoo.tasks.regularization import Stability
+from zoo.tasks.regularization import StabilityConfig
 from zoo.training.errors import UsageError
 from zoo.training.request import NAMED, SECTIONS, Request
 
@@ -159,8 +159,8 @@ class Options:
         task = self.card.load_task()
         parser.add_class_arguments(task, "task", skip={"model", "optim", "stability"}, **once)
         if "stability" in option_names(task):  # its options stand among the task's own
-            for option, kind in get_type_hints(Stability).items():
-                parser.add_argument(f"--task.{option}", type=kind, default=getattr(Stability, option))
+            for option, kind in get_type_hints(StabilityConfig).items():
+                parser.add_argument(f"--task.{option}", type=kind, default=getattr(StabilityConfig, option))
         parser.add_class_arguments(Trainer, "trainer", skip=set(OURS), sub_configs=True, **once)
         self.parser = parser
 
@@ -223,7 +223,7 @@ class Options:
             for base in getattr(table[name] if name else None, "__mro__", ()):
                 for option, text in _arguments(base.__doc__):
                     docs[f"{section}.{option}"] = docs.get(f"{section}.{option}") or text
-        for option, text in _arguments(Stability.__doc__):
+        for option, text in _arguments(StabilityConfig.__doc__):
             docs[f"task.{option}"] = docs.get(f"task.{option}") or text
         return {k: re.split(r"(?<=[a-z`)])\. |\n\s*Default: ", v.replace("``", ""))[0] for k, v in docs.items()}
 

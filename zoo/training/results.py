@@ -7,10 +7,10 @@ from typing import Any
 
 from lightning import Trainer
 
-from zoo.callbacks.checkpointing import Keeper
+from zoo.callbacks.checkpointing import BestAndLastCheckpoint
 from zoo.storage.files import write_json
 from zoo.tasks.base import Task
-from zoo.tasks.metrics import headline
+from zoo.tasks.metrics import primary_metric
 from zoo.training.environment import environment, hardware
 from zoo.training.failures import sentence
 from zoo.training.figure import training_figure
@@ -25,7 +25,7 @@ class Record:
     """What is written at the end of a run, however it ends."""
 
     def __init__(self, folder: Path, options: Options, request: Request, task: Task, data: Any, trainer: Trainer,
-                 keeper: Keeper, log: MetricsLog) -> None:  # fmt: skip
+                 keeper: BestAndLastCheckpoint, log: MetricsLog) -> None:  # fmt: skip
         self.folder, self.options, self.request, self.task = folder, options, request, task
         self.data, self.trainer, self.keeper, self.log = data, trainer, keeper, log
         self.training: dict[str, float] = {}
@@ -64,7 +64,7 @@ class Record:
             return results
         self.log.save()
         write_json(self.folder / "results.json", results)
-        shown = headline(results)
+        shown = primary_metric(results)
         reached = f"test {shown.short} {shown.write(test[shown.key])}" if shown.key in test else status
         if rows := self.log.rows():
             title = f"{results['model']} on {results['data']}, {reached}"

@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from lightning import Callback, Trainer
 
-from zoo.callbacks.checkpointing import Interrupted, Keeper
-from zoo.callbacks.console_progress import EpochLines
-from zoo.callbacks.convergence_monitor import ResidualGuard
-from zoo.callbacks.missing_gradients import GradientCheck
-from zoo.callbacks.per_step_seed import StepSeed
+from zoo.callbacks.checkpointing import BestAndLastCheckpoint, Interrupted
+from zoo.callbacks.console_progress import ConsoleProgress
+from zoo.callbacks.convergence_monitor import ConvergenceMonitor
+from zoo.callbacks.missing_gradients import MissingGradients
+from zoo.callbacks.per_step_seed import PerStepSeed
 from zoo.callbacks.profile import Profile
 from zoo.callbacks.telemetry import SolverTelemetry
 from zoo.callbacks.warmup import UnrollWarmup
@@ -86,7 +86,7 @@ def run_training(request: Request) -> dict[str, Any]:
         if rank() == 0:
             data.prepare_data()  # a file that is missing is said before a run folder is made
         folder = _folder(request, options)
-        keeper = Keeper(folder / "checkpoints", task.monitor, task.maximise)
+        keeper = BestAndLastCheckpoint(folder / "checkpoints", task.monitor, task.maximise)
         before, step = _resumed(request, folder) if request.resume else (None, 0)
         log = MetricsLog(folder, before, step, keeper.elapsed)
         trainer = _trainer(options, request, folder, keeper, log)
@@ -129,20 +129,22 @@ def _leave() -> None:
         torch.distributed.destroy_process_group()
 
 
-def _trainer(options: Options, request: Request, folder: Path, keeper: Keeper, log: MetricsLog) -> Trainer:
+def _trainer(
+    options: Options, request: Request, folder: Path, keeper: BestAndLastCheckpoint, log: MetricsLog
+) -> Trainer:
     arguments = options.trainer()
     own: list[Callback] = [
-        StepSeed(request.seed),
+        PerStepSeed(request.seed),
         UnrollWarmup(),
         SolverTelemetry(),
-        ResidualGuard(),
-        GradientCheck(),
+        ConvergenceMonitor(),
+        MissingGradients(),
         keeper,
     ]
     if "profile" in request.switches:
         own.append(Profile(folder))
     if arguments.get("enable_progress_bar") is not False:
-        own.append(EpochLines())
+        own.append(ConsoleProgress())
     extra = arguments.pop("callbacks", None) or []
     arguments["callbacks"] = own + (extra if isinstance(extra, list) else [extra])
     if arguments.get("logger") in (None, True):

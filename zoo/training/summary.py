@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from lightning import Trainer
 
-from zoo.callbacks.checkpointing import Keeper
+from zoo.callbacks.checkpointing import BestAndLastCheckpoint
 from zoo.data import DATA
 from zoo.hypernet.compression import BatchSize, Compression, compression
 from zoo.implicit import implicit_modules
 from zoo.solvers import SOLVERS
 from zoo.tasks.base import Task
-from zoo.tasks.metrics import headline
+from zoo.tasks.metrics import primary_metric
 from zoo.training.options import Options
 from zoo.training.request import Request
 
@@ -35,7 +35,7 @@ def closing(results: Mapping[str, Any], folder: Path, short: str, others: Sequen
     """
     test, train, data = results["test"], results["train"], results["data"]
     lines = []
-    best, shown = results["best"], headline(results)
+    best, shown = results["best"], primary_metric(results)
     if shown.key in test:
         score = best.get(f"val/{shown.key}")
         note = f"weights of epoch {best['epoch']}"
@@ -94,7 +94,7 @@ def opening(task: Task, data: Any, options: Options, trainer: Trainer, folder: P
     return f"{first}{weights}\nThe run {verb}{start}"
 
 
-def interrupted(folder: Path, keeper: Keeper, trainer: Trainer) -> str:
+def interrupted(folder: Path, keeper: BestAndLastCheckpoint, trainer: Trainer) -> str:
     if not keeper.last.exists():
         return f"\nInterrupted before the first step was done; {folder} holds no checkpoint."
     when = "at this step" if keeper.stopping else "when it was last saved"

@@ -23,7 +23,7 @@ def test_the_share_is_that_of_the_estimate_on_a_linear_field(name):
     h, tableau = 0.02, METHODS[name]
     spec = {"name": name, "rtol": 0.0, "atol": 1.0, "first_step": h}
     stats = zoo.odeint(lambda t, y: -3.0 * y, torch.ones(1, 1, dtype=torch.float64), [0.0, h], spec).stats
-    assert float(stats.residual) == pytest.approx(tableau.share * (3 * h) ** tableau.order, rel=0.1)
+    assert float(stats.residual) == pytest.approx(tableau.error_constant * (3 * h) ** tableau.order, rel=0.1)
 
 
 @pytest.mark.parametrize("per_sample", [False, True])

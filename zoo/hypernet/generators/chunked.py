@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.hypernet.generators.heads import Base, factors, on_base
-from zoo.hypernet.generators.initialization import Places, head, trunk
+from zoo.hypernet.generators.initialization import SlotEmbedding, head, trunk
 from zoo.hypernet.target import Slot
 
 
@@ -46,7 +46,7 @@ class Chunked(nn.Module):
         self.slots = tuple(slots)
         self.register_buffer("factors", factors(slots, std, scale))
         total = sum(s.numel for s in slots)
-        self.places = Places(math.ceil(total / size), embedding, code_size)
+        self.places = SlotEmbedding(math.ceil(total / size), embedding, code_size)
         self.trunk = trunk(embedding, hidden)
         self.head = head(size, [embedding, *hidden][-1])
 

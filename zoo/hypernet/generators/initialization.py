@@ -85,7 +85,7 @@ def trunk(width: int, hidden: Sequence[int]) -> nn.Sequential:
     return layers
 
 
-class Places(nn.Module):
+class SlotEmbedding(nn.Module):
     """Features of every place that a shared head writes (a chunk, a tile, a layer): ``e_i * (1 + P c)``, normalised.
 
     The code scales the embeddings instead of standing beside them: a part common to all places would make the target's

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.hypernet.generators.heads import Base, factors, on_base
-from zoo.hypernet.generators.initialization import Places, head, trunk
+from zoo.hypernet.generators.initialization import SlotEmbedding, head, trunk
 from zoo.hypernet.target import Slot
 
 
@@ -45,7 +45,7 @@ class Layers(nn.Module):
             raise ValueError(f"embedding of a layer must be at least 1; got {embedding}.")
         self.slots = tuple(slots)
         self.register_buffer("factors", factors(slots, std, scale))
-        self.places = Places(len(self.slots), embedding, code_size)
+        self.places = SlotEmbedding(len(self.slots), embedding, code_size)
         self.trunk = trunk(embedding, hidden)
         shapes = list(dict.fromkeys(s.shape for s in slots))
         self.which = [shapes.index(s.shape) for s in slots]

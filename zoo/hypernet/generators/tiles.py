@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.hypernet.generators.heads import Base, factors, on_base
-from zoo.hypernet.generators.initialization import Places, head
+from zoo.hypernet.generators.initialization import SlotEmbedding, head
 from zoo.hypernet.target import Slot
 
 
@@ -27,7 +27,7 @@ class Tiles(nn.Module):
 
     Args:
         slots, std, scale, code_size: see `zoo.hypernet.generators.base.Generator`. A code scales the embeddings, see
-            `zoo.hypernet.generators.initialization.Places`.
+            `zoo.hypernet.generators.initialization.SlotEmbedding`.
         outputs, inputs: channels of a tile; the slots' channels must be multiples.
         embedding: length of a tile's embedding z.
         width: length d of the features between the two layers; None for that of the embedding.
@@ -73,7 +73,7 @@ class Tiles(nn.Module):
         self.outputs, self.inputs = outputs, inputs
         self.register_buffer("factors", factors(slots, std, scale))
         self.grids = [(s.shape[0] // outputs, s.shape[1] // inputs) for s in slots]
-        self.places = Places(sum(o * i for o, i in self.grids), embedding, code_size)
+        self.places = SlotEmbedding(sum(o * i for o, i in self.grids), embedding, code_size)
         numel = outputs * slots[0].numel // (slots[0].shape[0] * slots[0].shape[1])
         self.first = head(inputs * width, embedding)
         self.first_bias = nn.Parameter(torch.zeros(inputs * width))

@@ -37,11 +37,11 @@ class Attempt(NamedTuple):
     y: Tensor  # state at the step's end
     k: Tensor | None  # f there, where the method has it (first same as last)
     ratio: Tensor | None  # (B,) error estimate over tolerance; None for a step without an estimate
-    bend: Tensor | None = None  # quartic term of the dense output, where it was asked for
+    dense_coeff: Tensor | None = None  # quartic term of the dense output, where it was asked for
     unsolved: np.ndarray | None = None  # (B,) where the equation of an implicit step was not solved
 
 
-Step = Callable[..., Attempt]  # (t, dt, y, k, bend: bool) -> Attempt; t and dt floats, or (B, 1, ..., 1)
+Step = Callable[..., Attempt]  # (t, dt, y, k, dense: bool) -> Attempt; t and dt floats, or (B, 1, ..., 1)
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class ODESolution(Solution[Any]):
         return y if self.unpack is None else self.unpack(y)
 
 
-Around = Callable[[Step, "Field", bool], Step]  # (step, field, keep the slope k) -> step
+StepWrapper = Callable[[Step, "Field", bool], Step]  # (step, field, keep the slope k) -> step
 
 
 class PackedField(Packed):
@@ -112,7 +112,7 @@ class Field:
     def __init__(self, f: VectorField, args: tuple[Tensor, ...] | None) -> None:
         self.f, self.args = f, args or ()
         self.calls = self.samples = 0
-        self.moving: Tensor | None = None  # (B, 1, ..., 1), False for samples that are held still
+        self.active_mask: Tensor | None = None  # (B, 1, ..., 1), False for samples that are held still
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
         self.calls += 1
@@ -127,7 +127,7 @@ class Field:
                 f"f(t, y) must return dy/dt with y's shape and dtype: given {tuple(y.shape)} {y.dtype}, it returned "
                 f"{tuple(dy.shape)} {dy.dtype}. Add a projection (or a .to(dtype)) at its end."
             )
-        return dy if self.moving is None else torch.where(self.moving, dy, 0.0)
+        return dy if self.active_mask is None else torch.where(self.active_mask, dy, 0.0)
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class Problem:
     event: Event | None
     dense: bool
     norm: Norm | None
-    around: Around | None
+    step_wrapper: StepWrapper | None
     compact: bool  # finished samples may be taken out of the batch
 
     @property

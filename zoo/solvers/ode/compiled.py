@@ -30,10 +30,10 @@ def compiled_stepper(tableau: Tableau, adaptive: bool, rtol: float, atol: float,
     field, stages = problem.field, len(tableau.a)
     function: Callable[..., Any] | None = _function(field.f, tableau, adaptive, rtol, atol)
 
-    def step(t: float | Tensor, dt: float | Tensor, y: Tensor, k: Tensor, bend: bool) -> Attempt:
+    def step(t: float | Tensor, dt: float | Tensor, y: Tensor, k: Tensor, dense: bool) -> Attempt:
         nonlocal function
-        if function is None or bend or field.moving is not None:
-            return eager(t, dt, y, k, bend)
+        if function is None or dense or field.active_mask is not None:
+            return eager(t, dt, y, k, dense)
         if dt.__class__ is float:
             time = torch.full((), t, dtype=y.dtype, device=y.device)
             length = torch.full((), dt, dtype=y.dtype, device=y.device)
@@ -50,7 +50,7 @@ def compiled_stepper(tableau: Tableau, adaptive: bool, rtol: float, atol: float,
                 stacklevel=2,
             )
             function = None
-            return eager(t, dt, y, k, bend)
+            return eager(t, dt, y, k, dense)
         field.calls += stages
         field.samples += stages * y.shape[0]
         return Attempt(y1, k1, ratio)

@@ -26,13 +26,13 @@ class Segment(NamedTuple):
     k0: Tensor
     y1: Tensor
     k1: Tensor
-    bend: Tensor | None
+    dense_coeff: Tensor | None
     stop: Tensor | None = None
 
     def at(self, x: float | Tensor) -> Tensor:
         """The state at the share ``x`` in [0, 1] of the step.
 
-        The cubic that meets both states and both slopes (Hermite), plus ``x^2 (1 - x)^2 bend``: every quartic with the
+        The cubic that meets both states and both slopes (Hermite), plus ``x^2 (1 - x)^2 dense_coeff``: every quartic with the
         same ends differs from that cubic by a multiple of this term only.
         """
         if self.stop is not None:
@@ -40,8 +40,8 @@ class Segment(NamedTuple):
         rise = self.y1 - self.y0
         left = self.k0 * self.dt - rise
         inner = rise - self.k1 * self.dt - left
-        if self.bend is not None:
-            inner = inner + (1 - x) * self.bend
+        if self.dense_coeff is not None:
+            inner = inner + (1 - x) * self.dense_coeff
         return self.y0 + x * (rise + (1 - x) * (left + x * inner))
 
 

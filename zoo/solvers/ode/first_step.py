@@ -43,7 +43,7 @@ def first_step(
         d2 = (change - fuzz * d1).clamp_min(0) / h0
         h0, d0, d1, d2 = torch.stack((h0.expand_as(d1), d0, d1, d2)).double().cpu().numpy()
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        power = solver.share * d1 * np.where(d1 > 0, d2 / d1, 0.0) ** (solver.order - 1)
+        power = solver.error_constant * d1 * np.where(d1 > 0, d2 / d1, 0.0) ** (solver.order - 1)
         if common:
             power = power.max() if solver.norm == "max" else np.sqrt(np.square(power).mean())
             h0, d0, d1 = h0[0], d0.max(), d1.max()

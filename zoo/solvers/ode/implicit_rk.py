@@ -46,9 +46,9 @@ class ImplicitRungeKutta(OneStep):
     )
     linear_solver: Solver = field(default_factory=lambda: GMRES(rtol=1e-8, atol=0.0, max_steps=100))
 
-    slope: ClassVar[Literal["field", "own", "none"]] = "none"
-    share: ClassVar[float]  # theta
-    time: ClassVar[float]  # theta'
+    first_slope: ClassVar[Literal["field", "own", "none"]] = "none"
+    theta: ClassVar[float]  # of dt f in the equation
+    theta_time: ClassVar[float]  # theta'
     explicit: ClassVar[float] = 0.0  # weight of k in base
     extrapolate: ClassVar[bool] = False
 
@@ -64,9 +64,9 @@ class ImplicitRungeKutta(OneStep):
     def stepper(self, problem: Problem, norm: Norm) -> Step:
         f, floor = problem.field, resolution(problem.field.f, problem.y0)
 
-        def step(t: float, dt: float, y: Tensor, k: Tensor, bend: bool) -> Attempt:
-            time = torch.full((), t + self.time * dt, dtype=y.dtype, device=y.device)
-            scale = self.share * dt
+        def step(t: float, dt: float, y: Tensor, k: Tensor, dense: bool) -> Attempt:
+            time = torch.full((), t + self.theta_time * dt, dtype=y.dtype, device=y.device)
+            scale = self.theta * dt
             base = torch.add(y, k, alpha=self.explicit * dt) if self.explicit else y
 
             def equation(z: Tensor) -> Tensor:
@@ -111,8 +111,8 @@ class ImplicitEuler(ImplicitRungeKutta):
     """Implicit Euler, order 1: damps what is stiff (L-stable)."""
 
     order: ClassVar[int] = 1
-    share: ClassVar[float] = 1.0
-    time: ClassVar[float] = 1.0
+    theta: ClassVar[float] = 1.0
+    theta_time: ClassVar[float] = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,8 +120,8 @@ class ImplicitMidpoint(ImplicitRungeKutta):
     """Implicit midpoint rule, order 2: A-stable, symplectic, keeps quadratic invariants."""
 
     order: ClassVar[int] = 2
-    share: ClassVar[float] = 0.5
-    time: ClassVar[float] = 0.5
+    theta: ClassVar[float] = 0.5
+    theta_time: ClassVar[float] = 0.5
     extrapolate: ClassVar[bool] = True
 
 
@@ -131,7 +131,7 @@ class Trapezoid(ImplicitRungeKutta):
 
     order: ClassVar[int] = 2
     fsal: ClassVar[bool] = True
-    slope: ClassVar[Literal["field", "own", "none"]] = "own"
-    share: ClassVar[float] = 0.5
-    time: ClassVar[float] = 1.0
+    first_slope: ClassVar[Literal["field", "own", "none"]] = "own"
+    theta: ClassVar[float] = 0.5
+    theta_time: ClassVar[float] = 1.0
     explicit: ClassVar[float] = 0.5

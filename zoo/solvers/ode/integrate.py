@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.solvers.ode.base import Around, Field, Norm, ODESolution, ODESolver, Problem, VectorField, WholeSolver
+from zoo.solvers.ode.base import Field, Norm, ODESolution, ODESolver, Problem, StepWrapper, VectorField, WholeSolver
 from zoo.solvers.ode.dense import Event
-from zoo.solvers.ode.loops import each, together
+from zoo.solvers.ode.loops import integrate_batched, integrate_per_sample
 from zoo.solvers.ode.one_step import OneStep
 
 
@@ -25,7 +25,7 @@ def integrate(
     event: Event | None = None,
     dense: bool = False,
     norm: Norm | None = None,
-    around: Around | None = None,
+    step_wrapper: StepWrapper | None = None,
 ) -> ODESolution:
     """Integrate ``dy/dt = f(t, y)`` from ``ts[0]`` through every time of ``ts``.
 
@@ -39,7 +39,7 @@ def integrate(
         event: ``(t, y, *args) -> (B,)``; a sample ends where its sign changes. ``t`` broadcasts against ``y``.
         dense: keep what `ODESolution.evaluate` needs.
         norm: replaces the per-sample norm of the error (for states whose first dimension is no batch).
-        around: wraps the step function, for adjoints that decide what the graph of a step keeps.
+        step_wrapper: wraps the step function, for adjoints that decide what the graph of a step keeps.
 
     Returns:
         the solution, with a value of shape (T, B, ...); ``value[0]`` is ``y0``.
@@ -70,9 +70,9 @@ def integrate(
                 f"args must be tensors of batch {y0.shape[0]}, cut with the samples; args[{i}] is {shape}."
             )
     field = Field(f, args)
-    problem = Problem(field, y0, times, event, dense, norm, around, compact=args is not None)
+    problem = Problem(field, y0, times, event, dense, norm, step_wrapper, compact=args is not None)
     if isinstance(solver, OneStep):
-        return (each if solver.per_sample else together)(solver, problem)
+        return (integrate_per_sample if solver.per_sample else integrate_batched)(solver, problem)
     return solver.run(problem)
 
 

@@ -1,4 +1,6 @@
-"""The two time loops: `together`, one step for the whole batch, and `each`, steps of every sample's own.
+"""The two time loops.
+
+`integrate_batched` takes one step for the whole batch, `integrate_per_sample` gives every sample steps of its own.
 
 Both own accepting and rejecting, landing on the requested times, terminal events, samples that are settled and the
 statistics; a method owns nothing but one step. The clock and every decision live on the host in double precision, from
@@ -23,7 +25,7 @@ from zoo.solvers.ode.one_step import OneStep
 LAND = 1.05  # a step that would end up to 5 % short of a requested time is stretched to it: safety leaves 10 %
 
 
-class Ledger:
+class IntegrationProgress:
     """What is known of every sample of the whole batch; becomes the `ODEStats`."""
 
     def __init__(self, batch: int, start: np.ndarray | float) -> None:
@@ -87,13 +89,13 @@ class Ledger:
 def _functions(solver: OneStep, p: Problem, norm: Norm) -> tuple[Step, Callable[[Tensor, Tensor], Tensor]]:
     """The step, and the evaluation ``f(t, y)`` at its start, both as the adjoint wants their graphs kept."""
     step = solver.stepper(p, norm)
-    if p.around is None:
+    if p.step_wrapper is None:
         return step, p.field
-    evaluate = p.around(lambda t, dt, y, k, bend: Attempt(y, p.field(t, y), None), p.field, False)
-    return p.around(step, p.field, solver.slope == "own"), lambda t, y: evaluate(t, 0.0, y, None, False).k
+    evaluate = p.step_wrapper(lambda t, dt, y, k, dense: Attempt(y, p.field(t, y), None), p.field, False)
+    return p.step_wrapper(step, p.field, solver.first_slope == "own"), lambda t, y: evaluate(t, 0.0, y, None, False).k
 
 
-def together(solver: OneStep, p: Problem) -> ODESolution:
+def integrate_batched(solver: OneStep, p: Problem) -> ODESolution:
     """One step for the whole batch."""
     field, y, ts, batch = p.field, p.y0, p.ts.tolist(), p.batch
     t, k, end = ts[0], None, ts[-1]
@@ -114,12 +116,12 @@ def together(solver: OneStep, p: Problem) -> ODESolution:
         nonlocal left_over
         moving[who] = False
         left_over = bool(moving.any())
-        field.moving = torch.tensor(moving, device=y.device).view((-1,) + (1,) * (y.dim() - 1))
-        return torch.where(field.moving, k, 0.0)
+        field.active_mask = torch.tensor(moving, device=y.device).view((-1,) + (1,) * (y.dim() - 1))
+        return torch.where(field.active_mask, k, 0.0)
 
-    log, moving = Ledger(batch, t), np.ones(batch, dtype=bool)
+    log, moving = IntegrationProgress(batch, t), np.ones(batch, dtype=bool)
     order, controller = solver.order, solver.controller
-    left_over, wants_slope = True, watch or solver.slope != "none"
+    left_over, wants_slope = True, watch or solver.first_slope != "none"
     accepted = rejected = 0
     last, good, ratio = math.nan, math.nan, None
     r1 = r2 = 1.0
@@ -166,7 +168,7 @@ def together(solver: OneStep, p: Problem) -> ODESolution:
             y, k = a.y, a.k
             if watch:
                 k = slope(clock(t_next), y) if k is None else k
-                segment = Segment(t, h, start[0], start[1], y, k, a.bend)
+                segment = Segment(t, h, start[0], start[1], y, k, a.dense_coeff)
                 if p.dense:
                     segments.append(segment)
             if p.event:
@@ -190,11 +192,11 @@ def together(solver: OneStep, p: Problem) -> ODESolution:
     settle(moving)
     if ratio is not None:
         log.residual[:] = ratio.double().cpu().numpy()
-    field.moving = None
+    field.active_mask = None
     return log.solution(torch.stack(values), field, p.ts, segments)
 
 
-def each(solver: OneStep, p: Problem) -> ODESolution:
+def integrate_per_sample(solver: OneStep, p: Problem) -> ODESolution:
     """Steps of every sample's own; with ``args`` given, finished samples are taken out of the batch.
 
     The states at the requested times are gathered at the end from a pool of pieces by one index, so that the loop
@@ -216,7 +218,7 @@ def each(solver: OneStep, p: Problem) -> ODESolution:
     rows = np.arange(batch)
     t, goal = ts[:, 0].copy(), np.ones(batch, dtype=np.int64)
     tiny = 16 * np.finfo(np.float64).eps * np.abs(ts).max(1)
-    log, active = Ledger(batch, t), np.ones(batch, dtype=bool)
+    log, active = IntegrationProgress(batch, t), np.ones(batch, dtype=bool)
     r1, r2 = np.ones(batch), np.ones(batch)
     pool, filled, index = [y], batch, np.zeros((count, batch), dtype=np.int64)
     index[:] = rows
@@ -242,9 +244,9 @@ def each(solver: OneStep, p: Problem) -> ODESolution:
         if broken.any() and torch.is_grad_enabled():
             # The attempt stays in the graph for the rows that accept it, where 0 * NaN would reach shared parameters:
             # take it once more with the broken rows held still.
-            field.moving = device(active & ~broken)
-            a = step(time, length, y, torch.where(field.moving, k, 0.0), p.event is not None)
-            field.moving = None if active.all() else device(active)
+            field.active_mask = device(active & ~broken)
+            a = step(time, length, y, torch.where(field.active_mask, k, 0.0), p.event is not None)
+            field.active_mask = None if active.all() else device(active)
         log.trace.append(_scatter(np.where(active, r, np.nan), rows, batch))
         ok = (r <= 1) & active
         failed = active & ~ok
@@ -274,7 +276,9 @@ def each(solver: OneStep, p: Problem) -> ODESolution:
             after = p.event(device(t_next), y, *field.args).detach()
             crossed = ((after * before <= 0) & (before != 0)).cpu().numpy() & ok
             if crossed.any():
-                share, at_event = locate(p.event, field.args, Segment(time, length, *start, y, k, a.bend), before)
+                share, at_event = locate(
+                    p.event, field.args, Segment(time, length, *start, y, k, a.dense_coeff), before
+                )
                 y = torch.where(device(crossed), at_event, y)
                 t_next = np.where(crossed, t + h * share.double().cpu().numpy(), t_next)
                 log.event_time[rows[crossed]] = t_next[crossed]
@@ -300,16 +304,16 @@ def each(solver: OneStep, p: Problem) -> ODESolution:
                 cut = torch.from_numpy(keep).to(y.device)
                 y, k, before, field.args = (None if s is None else take(s, cut) for s in (y, k, before, field.args))
                 rows, t, dt, goal, r1, r2, active = (x[keep] for x in (rows, t, dt, goal, r1, r2, active))
-            field.moving = None if active.all() else device(active)
-            if field.moving is not None and k is not None:
-                k = torch.where(field.moving, k, 0.0)
+            field.active_mask = None if active.all() else device(active)
+            if field.active_mask is not None and k is not None:
+                k = torch.where(field.active_mask, k, 0.0)
     else:
         left = np.flatnonzero(active)
         pool.append(y.index_select(0, torch.from_numpy(left).to(y.device)))
         for place, row in enumerate(left):
             index[goal[row] :, rows[row]] = filled + place
         log.short[rows[left]] = True
-    field.moving = None
+    field.active_mask = None
     chosen = torch.from_numpy(index.reshape(-1)).to(y.device)
     value = torch.cat(pool).index_select(0, chosen).view(count, batch, *p.y0.shape[1:])
     return log.solution(value, field, ts, [])

@@ -72,8 +72,10 @@ class OneStep(ODESolver):
 
     fsal: ClassVar[bool] = False  # the last stage of a step is the first of the next
     embedded: ClassVar[bool] = False  # has an error estimate
-    share: ClassVar[float] = 1.0  # of dt^order |L^(order-1) f| that the estimate is on y' = L y
-    slope: ClassVar[Literal["field", "own", "none"]] = "field"  # the k a step starts from: f(t, y), its own, or unused
+    error_constant: ClassVar[float] = 1.0  # of dt^order |L^(order-1) f| that the estimate is on y' = L y
+    first_slope: ClassVar[Literal["field", "own", "none"]] = (
+        "field"  # the k a step starts from: f(t, y), its own, or unused
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -42,7 +42,7 @@ class RungeKutta(OneStep):
     def __init_subclass__(cls) -> None:
         if "tableau" in cls.__dict__:
             cls.order, cls.fsal, cls.embedded = cls.tableau.order, cls.tableau.fsal, cls.tableau.e is not None
-            cls.share = cls.tableau.share
+            cls.error_constant = cls.tableau.error_constant
 
     def stepper(self, problem: Problem, norm: Norm) -> Step:
         f, y0 = problem.field, problem.y0
@@ -50,12 +50,12 @@ class RungeKutta(OneStep):
         tableau, adaptive = self.tableau, self.adaptive
         shares = torch.tensor(tableau.c, dtype=y0.dtype, device=y0.device)
 
-        def step(t: float | Tensor, dt: float | Tensor, y: Tensor, k: Tensor, bend: bool) -> Attempt:
+        def step(t: float | Tensor, dt: float | Tensor, y: Tensor, k: Tensor, dense: bool) -> Attempt:
             if dt.__class__ is float:
                 times = (shares * dt).add_(t).unbind() if tableau.c else ()
             else:
                 times = tuple(torch.add(t, dt, alpha=c) for c in tableau.c)
-            return attempt(tableau, adaptive, rtol, atol, norm, f, times, dt, y, k, bend)
+            return attempt(tableau, adaptive, rtol, atol, norm, f, times, dt, y, k, dense)
 
         if not self.compile:
             return step

@@ -46,7 +46,7 @@ def attempt(
     dt: float | Tensor,
     y: Tensor,
     k: Tensor,
-    bend: bool,
+    dense: bool,
 ) -> Attempt:
     """One step of a tableau, with its error over tolerance."""
     ks = [k]
@@ -59,5 +59,5 @@ def attempt(
     if adaptive:
         with torch.no_grad():
             ratio = norm(scaled(weighted(dt, tableau.error, ks), y, y1, rtol, atol))
-    quartic = weighted(dt, tableau.quartic, ks) if bend and tableau.bend else None
+    quartic = weighted(dt, tableau.quartic, ks) if dense and tableau.dense_coeff else None
     return Attempt(y1, ks[-1] if tableau.fsal else None, ratio, quartic)

@@ -39,7 +39,7 @@ class Leapfrog(OneStep):
     check: bool = True
 
     order: ClassVar[int] = 2
-    slope: ClassVar[Literal["field", "own", "none"]] = "own"
+    first_slope: ClassVar[Literal["field", "own", "none"]] = "own"
     shares: ClassVar[tuple[float, ...]] = (1.0,)  # of the leapfrog steps that one step is composed of
 
     def stepper(self, problem: Problem, norm: Norm) -> Step:
@@ -55,7 +55,7 @@ class Leapfrog(OneStep):
         def clock(t: float) -> Tensor:
             return torch.full((), t, dtype=y0.dtype, device=y0.device)
 
-        def step(t: float, dt: float, y: Tensor, k: Tensor, bend: bool) -> Attempt:
+        def step(t: float, dt: float, y: Tensor, k: Tensor, dense: bool) -> Attempt:
             q, p = y.chunk(2, 1)
             force = k.chunk(2, 1)[1]
             for share in self.shares:
@@ -67,7 +67,7 @@ class Leapfrog(OneStep):
                 force = k.chunk(2, 1)[1]
                 p = torch.add(p, force, alpha=h / 2)
             # k's first half is g at the momenta before the kick: right for the next step, not for a dense output
-            return Attempt(torch.cat([q, p], 1), None if bend else k, None)
+            return Attempt(torch.cat([q, p], 1), None if dense else k, None)
 
         return step
 

@@ -18,11 +18,11 @@ class Tableau:
             last": its last stage is the first of the next step.
         b: weights of the solution.
         e: weights of the error estimate; None where the method has none.
-        bend: weights of the quartic term of the dense output; None: the dense output is a cubic.
+        dense_coeff: weights of the quartic term of the dense output; None: the dense output is a cubic.
 
     Attributes:
-        share: ``|e A^(order-1) 1|``: on ``y' = L y`` the error estimate is ``share dt^order |L^(order-1) f|``, but for
-            higher powers of dt. 0 without an estimate.
+        error_constant: ``|e A^(order-1) 1|``: ``c`` such that on ``y' = L y`` the error estimate is
+            ``c dt^order |L^(order-1) f|``, but for higher powers of dt. 0 without an estimate.
     """
 
     name: str
@@ -31,12 +31,12 @@ class Tableau:
     a: tuple[tuple[float, ...], ...]
     b: tuple[float, ...]
     e: tuple[float, ...] | None = None
-    bend: tuple[float, ...] | None = None
-    stages: tuple[Terms, ...] = field(init=False)  # a, b, e, bend without their zeros
+    dense_coeff: tuple[float, ...] | None = None
+    stages: tuple[Terms, ...] = field(init=False)  # a, b, e, dense_coeff without their zeros
     solution: Terms = field(init=False)
     error: Terms = field(init=False)
     quartic: Terms = field(init=False)
-    share: float = field(init=False)
+    error_constant: float = field(init=False)
 
     @property
     def fsal(self) -> bool:
@@ -46,11 +46,11 @@ class Tableau:
         object.__setattr__(self, "stages", tuple(_terms(row) for row in self.a))
         object.__setattr__(self, "solution", _terms(self.b))
         object.__setattr__(self, "error", _terms(self.e or ()))
-        object.__setattr__(self, "quartic", _terms(self.bend or ()))
+        object.__setattr__(self, "quartic", _terms(self.dense_coeff or ()))
         power = [1.0] * (len(self.c) + 1)  # (A^j 1)_i, from j = 0
         for _ in range(self.order - 1):
             power = [0.0, *(sum(w * power[i] for i, w in row) for row in self.stages)]
-        object.__setattr__(self, "share", abs(sum(w * power[i] for i, w in self.error)))
+        object.__setattr__(self, "error_constant", abs(sum(w * power[i] for i, w in self.error)))
 
 
 def _terms(row: tuple[float, ...]) -> Terms:
@@ -83,7 +83,7 @@ DOPRI5 = Tableau(
     ),
     (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84, 0.0),
     e=(71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40),
-    bend=(
+    dense_coeff=(
         -12715105075 / 11282082432,
         0.0,
         87487479700 / 32700410799,
@@ -115,7 +115,7 @@ TSIT5 = Tableau(
         -0.45808210592918697,
         1 / 66,
     ),
-    bend=(
+    dense_coeff=(
         -1.0530884977290216,
         0.1017,
         2.490627285651252793,

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from zoo.solvers.ode.base import Field, ODESolution, Problem, WholeSolver
-from zoo.solvers.ode.loops import Ledger
+from zoo.solvers.ode.loops import IntegrationProgress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class TorchDiffEq(WholeSolver):
         for wanted, what in (
             (problem.dense, "dense output"),
             (problem.event is not None, "a terminal event of each sample"),
-            (problem.around is not None, "the checkpoint adjoint"),
+            (problem.step_wrapper is not None, "the checkpoint adjoint"),
         ):
             if wanted:
                 raise ValueError(
@@ -63,7 +63,7 @@ class TorchDiffEq(WholeSolver):
         for callback in callbacks:
             setattr(watch, callback, getattr(watch, f"on_{callback.removeprefix('callback_')}"))
         times = problem.ts.tolist()
-        log = Ledger(problem.batch, times[0])
+        log = IntegrationProgress(problem.batch, times[0])
         try:
             value = self._solve(watch, problem, times, adaptive)
             log.reached[:] = times[-1]
