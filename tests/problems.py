@@ -50,3 +50,14 @@ def cosine(batch: int = 4, n: int = 3, dtype: torch.dtype = torch.float64) -> Pr
 
 
 PROBLEMS = {"linear": linear, "tanh": tanh, "cosine": cosine}
+
+
+# A solver and an adjoint for a fixed point and for an ODE, tight enough that gradients of several processes agree.
+GMRES = {"name": "gmres", "rtol": 1e-12, "atol": 0.0, "max_steps": 100}
+SOLVES = {
+    "equilibrium": (
+        {"name": "anderson", "rtol": 1e-10, "atol": 0.0, "max_steps": 300},
+        {"name": "implicit", "solver": GMRES},
+    ),
+    "ode": ({"name": "dopri5", "rtol": 1e-10, "atol": 1e-12, "max_steps": 1000}, "checkpoint"),
+}

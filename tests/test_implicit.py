@@ -72,7 +72,7 @@ def test_an_unfinished_solve_says_so_or_raises_as_chosen():
 
 def test_an_unfinished_integration_raises_where_that_was_chosen():
     class Decay(zoo.ImplicitMixin, nn.Module):
-        problems = ("ode",)
+        problem_types = ("ode",)
 
         def __init__(self):
             super().__init__()

@@ -7,7 +7,7 @@ import torch
 from problems import matrix
 
 import zoo
-from zoo.solvers.base import Result, hold
+from zoo.solvers.base import Result, freeze
 from zoo.solvers.iterate import iterate
 from zoo.solvers.learned import Learned, Proposer
 
@@ -125,6 +125,6 @@ def test_a_settled_sample_stays_where_it_settled(s):
 
 def test_holding_cuts_the_gradient_of_whole_rows():
     x = torch.randn(2, 3, requires_grad=True)
-    held = hold((x / torch.tensor([[0.0], [1.0]]), (x[:, 0],), 7), torch.tensor([False, True]))
+    held = freeze((x / torch.tensor([[0.0], [1.0]]), (x[:, 0],), 7), torch.tensor([False, True]))
     (g,) = torch.autograd.grad(held[0][1].sum() + held[0][0].sum() + held[1][0].sum(), x)
     torch.testing.assert_close(g, torch.tensor([[torch.nan] * 3, [2.0, 1.0, 1.0]]), equal_nan=True)

@@ -16,7 +16,7 @@ from zoo.hub import cards
 from zoo.implicit import implicit_modules
 from zoo.solvers import SOLVERS
 
-CLASSIFIERS = [n for n in zoo.list_models("test_*") if "classification" in cards.card(n).task]
+CLASSIFIERS = [n for n in zoo.list_models("test_*") if ".classification:" in cards.card(n).task]
 IMPLICIT = [n for n in CLASSIFIERS if cards.card(n).solver]  # the others are explicit baselines
 
 

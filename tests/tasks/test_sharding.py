@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from problems import matrix
+from problems import SOLVES, matrix
 from torch import nn
 from torch.distributed.tensor import DTensor
 
@@ -20,14 +20,6 @@ from zoo.tasks.classification import Classification
 from zoo.tasks.sharding import shard, whole
 
 HALF, N = 6, 8
-GMRES = {"name": "gmres", "rtol": 1e-12, "atol": 0.0, "max_steps": 100}
-SOLVES = {
-    "equilibrium": (
-        {"name": "anderson", "rtol": 1e-10, "atol": 0.0, "max_steps": 300},
-        {"name": "implicit", "solver": GMRES},
-    ),
-    "ode": ({"name": "dopri5", "rtol": 1e-10, "atol": 1e-12, "max_steps": 1000}, "checkpoint"),
-}
 
 
 class Model(zoo.ImplicitMixin, nn.Module):

@@ -13,8 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from problems import matrix
-from test_sharding import SOLVES
+from problems import SOLVES, matrix
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 

@@ -19,7 +19,7 @@ from zoo.training.request import resolve
 from zoo.training.summary import generated
 from zoo.training.train import train
 
-NAMES = [n for n in zoo.list_models("test_*") if "classification" not in cards.card(n).task]
+NAMES = [n for n in zoo.list_models("test_*") if ".classification:" not in cards.card(n).task]
 SHORT = {
     "max_epochs": 1, "limit_train_batches": 2, "limit_val_batches": 1, "limit_test_batches": 1, "accelerator": "cpu",
     "devices": 1, "log_every_n_steps": 1, "enable_progress_bar": False,

@@ -95,7 +95,7 @@ def test_float16_halves_the_file_and_keeps_the_number(trained, made, tmp_path):
 
 
 def test_a_number_that_does_not_hold_is_not_published(trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "measure", lambda *a, **k: ({"accuracy": 0.999}, 0.0, 359, "accuracy"))
+    monkeypatch.setattr("zoo.training.export.measure", lambda *a, **k: ({"accuracy": 0.999}, 0.0, 359, "accuracy"))
     with pytest.raises(
         WeightsError, match="is 0.9990 stored as float16; its results.json says .* Export without --half"
     ):

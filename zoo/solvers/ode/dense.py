@@ -32,8 +32,8 @@ class Segment(NamedTuple):
     def at(self, x: float | Tensor) -> Tensor:
         """The state at the share ``x`` in [0, 1] of the step.
 
-        The cubic that meets both states and both slopes (Hermite), plus ``x^2 (1 - x)^2 dense_coeff``: every quartic with the
-        same ends differs from that cubic by a multiple of this term only.
+        The cubic that meets both states and both slopes (Hermite), plus ``x^2 (1 - x)^2 dense_coeff``: every quartic
+        with the same ends differs from that cubic by a multiple of this term only.
         """
         if self.stop is not None:
             x = self.stop.clamp(max=x)
