@@ -215,7 +215,7 @@ class ImplicitMixin:
         seen.append((self, solve))
 
     def _refuse_unfinished(self, solution: Solution[Any]) -> None:
-        if self.throw and not _aside.get() and solution.result not in (Result.converged, Result.terminated):
+        if self.throw and not _aside.get() and not solution.result.success:
             raise SolveError(solution)
 
     def _present_solver(self, solver: str, adjoint: str) -> Any:

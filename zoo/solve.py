@@ -180,6 +180,6 @@ def odeint(
             return tuple(p.view(*y.shape[:-1], *p.shape[1:]) for p in parts)
 
         solution = dataclasses.replace(solution, value=unpack(solution.value), unpack=unpack)
-    if throw and solution.result not in (Result.converged, Result.terminated):
+    if throw and not solution.result.success:
         raise SolveError(solution)
     return solution

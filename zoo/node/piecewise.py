@@ -23,8 +23,6 @@ from torch import Tensor
 from zoo.implicit import ImplicitMixin, SolveRecord
 from zoo.solvers.base import Result, Stats
 
-WORST = (Result.nonfinite, Result.stalled, Result.unsolved, Result.max_steps, Result.terminated, Result.converged)
-
 
 def solve_piece(
     module: ImplicitMixin,
@@ -110,5 +108,4 @@ def merge_records(records: Sequence[SolveRecord]) -> SolveRecord | None:
     """One record of all pieces, for `ImplicitMixin.last`; None where there was nothing to integrate."""
     if not records:
         return None
-    result = min((r.result for r in records), key=WORST.index)
-    return SolveRecord(result, sum_stats([r.stats for r in records]))
+    return SolveRecord(Result.worst(r.result for r in records), sum_stats([r.stats for r in records]))

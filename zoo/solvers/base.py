@@ -9,7 +9,7 @@ import dataclasses
 import enum
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -24,23 +24,47 @@ class Result(enum.Enum):
     """How a solve ended; the value is the sentence that a person reads."""
 
     converged = "Every sample met its tolerance."
-    max_steps = (
-        "The solver used all its steps before every sample met its tolerance. Raise max_steps or rtol, try another "
-        "solver, or make the map more contractive (weight or spectral normalisation, Jacobian regularisation)."
-    )
-    nonfinite = (
-        "A state became infinite or NaN; the best finite iterate was kept. Check the input for NaN, damp the "
-        "iteration, or make the map contractive (normalisation, Jacobian regularisation)."
+    fixed_steps = (
+        "Every sample reached the last time by fixed steps, whose error nobody estimated. Halve the steps to see it, "
+        "or take a solver that adapts them, such as dopri5."
     )
     terminated = "A terminal event ended the integration before the last requested time."
-    stalled = (
-        "The time step fell below the resolution of the clock while the error stayed too large: the solution is "
-        "singular there, or the field jumps. End before the singularity, split ts at the jump, or raise atol."
+    max_steps = (
+        "The solver used all its steps before every sample met its tolerance. Raise max_steps or rtol, or try another "
+        "solver."
     )
     unsolved = (
         "The equation of an implicit time step was not solved to its tolerance; the best iterate was taken. Take "
         "smaller steps, or raise max_steps of the solver's own solver."
     )
+    stiff = (
+        "The field is stiff: stability, not accuracy, bounds the steps of an explicit solver, and max_steps ran out. "
+        "Use implicit_euler, or torchdiffeq:scipy_solver with options={'solver': 'Radau'} (or 'BDF'), or raise "
+        "max_steps."
+    )
+    stalled = (
+        "The time step fell below the resolution of the clock while the error stayed too large: the solution is "
+        "singular there, or the field jumps. End before the singularity, name the jump in jump_ts, or raise atol."
+    )
+    nonfinite = "A state became infinite or NaN; the best finite one was kept. Check the input for NaN."
+
+    @property
+    def success(self) -> bool:
+        """Whether the solve reached its end: the tolerance, the last time, or a terminal event."""
+        return self in (Result.converged, Result.fixed_steps, Result.terminated)
+
+    @staticmethod
+    def worst(results: Iterable[Result]) -> Result:
+        """The worst of several results; the members stand in this order, the best first."""
+        return max(results, key=list(Result).index)
+
+
+# What else helps where a search for a fixed point ends without one.
+CONTRACT = {
+    Result.max_steps: " A map that contracts more needs fewer (weight or spectral normalization, Jacobian "
+    "regularization).",
+    Result.nonfinite: " Damp the iteration, or make the map contractive (normalization, Jacobian regularization).",
+}
 
 
 class SolveError(RuntimeError):
@@ -49,7 +73,7 @@ class SolveError(RuntimeError):
     def __init__(self, solution: Solution[Any]) -> None:
         s = solution.stats
         super().__init__(
-            f"{solution.result.value} ({int(s.converged.sum())} of {len(s.converged)} samples converged in "
+            f"{solution.message} ({int(s.converged.sum())} of {len(s.converged)} samples converged in "
             f"{s.nfe} evaluations; worst residual {float(s.residual.max()):.3g}.)"
         )
         self.solution = solution
@@ -96,6 +120,11 @@ class Solution(Generic[Z]):
     result: Result
     stats: Stats
     state: Any = None
+
+    @property
+    def message(self) -> str:
+        """How the solve ended, in a sentence, and what helps where it failed."""
+        return self.result.value + CONTRACT.get(self.result, "")
 
 
 @dataclass(frozen=True)

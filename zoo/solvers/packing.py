@@ -115,6 +115,24 @@ def resolution(f: Any, z: Tensor) -> float:
     return torch.finfo(dtype).eps
 
 
+def version(x: Tensor) -> int:
+    """How often a tensor's memory was written to; -1 for inference tensors, whose writes torch does not count."""
+    return -1 if x.is_inference() else x._version
+
+
+def refuse_in_place(x: Tensor, before: int, what: str) -> None:
+    """Raise where `version` of an input is no longer what it was before a call of the user's function ``what``.
+
+    Raises:
+        ValueError: the function wrote into its input.
+    """
+    if version(x) != before:
+        raise ValueError(
+            f"{what} wrote into its input, which belongs to the solver: the answer would be wrong. Use operations that "
+            "return a new tensor (torch.relu, nn.ReLU(inplace=False)), or begin with a clone()."
+        )
+
+
 def _parts(z: Any) -> tuple[Tensor, ...]:
     """The tensors of a state; none where it is not one."""
     if isinstance(z, Tensor):

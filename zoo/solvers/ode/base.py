@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.solvers.base import Solution, Stats
+from zoo.solvers.base import Result, Solution, Stats
 from zoo.solvers.ode.dense import Event, Interpolant
 from zoo.solvers.packing import Packed, Packing, resolution
 
@@ -61,6 +61,14 @@ class ODEStats(Stats):
     event_time: Tensor | None = None
 
 
+# What else helps where an integration ends early.
+STEPS = {
+    Result.max_steps: " A larger atol helps where the state crosses zero.",
+    Result.nonfinite: " Where the input is right, the steps are too large for a field this stiff, or the solution "
+    "itself is singular: take smaller or adaptive steps, implicit_euler for a stiff field, or end earlier.",
+}
+
+
 @dataclass(frozen=True)
 class ODESolution(Solution[Any]):
     """States at the requested times, (T, B, ...). With ``dense=True``, `evaluate` gives the states between them."""
@@ -68,6 +76,11 @@ class ODESolution(Solution[Any]):
     stats: ODEStats
     interpolant: Interpolant | None = None
     unpack: Callable[[Tensor], Any] | None = None
+
+    @property
+    def message(self) -> str:
+        """How the integration ended, in a sentence, and what helps where it failed."""
+        return self.result.value + STEPS.get(self.result, "")
 
     def evaluate(self, t: float | Sequence[float] | Tensor) -> Any:
         """The state at a time (B, ...), or at several (T, B, ...), by the solver's interpolant."""
