@@ -74,7 +74,7 @@ def fixed_point(
         SolveError: with ``throw``, holding the solution that was reached.
     """
     packing = Packing.of(z0)
-    flat = packing.pack(z0)
+    flat = packing.pack(z0).clone()  # the map may write into it, and the answer may be the start: both stay apart
     for i, a in enumerate(args or ()):
         if not isinstance(a, Tensor) or a.dim() == 0 or a.shape[0] != flat.shape[0]:
             got = tuple(a.shape) if isinstance(a, Tensor) else type(a).__name__
@@ -164,7 +164,7 @@ def odeint(
             f"The solver {type(solver).__name__} solves fixed points, not ODEs (adjoint {type(adjoint).__name__}); "
             "use an ODE solver, such as dopri5, or call fixed_point."
         )
-    plain = isinstance(y0, Tensor) and packing.work == y0.dtype
+    plain = isinstance(y0, Tensor) and packing.work == y0.dtype and not packing.whole
     field = f if plain else PackedField(f, packing)
     g = event if plain or event is None else PackedEvent(event, packing)
     start = y0 if plain else packing.pack(y0)
@@ -172,14 +172,7 @@ def odeint(
     with profile_scope(f"integrate by {type(solver).__name__}"), _said_of_transforms():
         solution = adjoint.integrate(field, start, ts, solver, args, params, event=g, dense=dense)
     if not plain:
-
-        def unpack(y: Tensor) -> Any:
-            parts = packing.unpack(y.reshape(-1, y.shape[-1]))
-            if isinstance(parts, Tensor):
-                return parts.view(*y.shape[:-1], *parts.shape[1:])
-            return tuple(p.view(*y.shape[:-1], *p.shape[1:]) for p in parts)
-
-        solution = dataclasses.replace(solution, value=unpack(solution.value), unpack=unpack)
+        solution = dataclasses.replace(solution, value=packing.unpack(solution.value), unpack=packing.unpack)
     if throw and not solution.result.success:
         raise SolveError(solution)
     return solution

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from zoo.solvers.base import Affine, Map, Result, Solution, Solver, Stats, freeze, take
 from zoo.solvers.history import release
-from zoo.solvers.packing import resolution
+from zoo.solvers.packing import call_unchanged, resolution
 from zoo.solvers.profiler import profile_scope
 
 
@@ -32,7 +32,7 @@ class Counted:
         self.calls += 1
         self.samples += z.shape[0]
         with self.autocast, profile_scope("evaluation"):
-            fz = self.f(z, *self.args)
+            fz = call_unchanged(self.f, z, *self.args)
         if fz.shape != z.shape or fz.dtype != z.dtype:
             raise ValueError(
                 f"The map must keep its state's shape and dtype: given {tuple(z.shape)} {z.dtype}, it returned "

@@ -15,38 +15,53 @@ Tensors = Tensor | tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Packing:
-    """Shapes and dtype of a state, without the batch.
+    """Shapes and dtype of a state.
+
+    A sample is a row of the solvers' matrix. A state of one axis, ``(N,)``, has no batch axis and is one sample; so is
+    a whole batch whose rows form one system (``coupled``). A complex state is seen by the solvers as pairs of reals.
 
     The solver works in at least float32: a bfloat16 state keeps its dtype towards the map, while residuals, history
     and tolerances are float32. Under autocast the map may answer in another dtype; its answer is cast to the state's.
     """
 
     single: bool
-    shapes: tuple[tuple[int, ...], ...]
+    shapes: tuple[tuple[int, ...], ...]  # of one sample
     dtype: torch.dtype  # of the user's state
     work: torch.dtype  # of the solver's
+    whole: bool = False  # whether the state is one sample as it stands, so that `shapes` are its own
 
     @classmethod
-    def of(cls, z: Tensors, what: str = "z0") -> Packing:
+    def of(cls, z: Tensors, what: str = "z0", coupled: bool = False) -> Packing:
         """Read the layout off a state.
 
+        Args:
+            z: the state.
+            what: its name, for messages.
+            coupled: whether all rows form one system, that is, one sample.
+
         Raises:
-            TypeError: neither a tensor nor a tuple of them, or not of a real floating dtype.
+            TypeError: neither a tensor nor a tuple of them, or of integers.
             ValueError: an empty batch, or tensors whose batch, dtype or device differ.
         """
         single, parts = isinstance(z, Tensor), _parts(z)
         if not parts:
             raise TypeError(f"{what} must be a tensor or a tuple of tensors; got {_describe(z)}.")
         first = parts[0]
-        if not first.is_floating_point():
+        if not (first.is_floating_point() or first.is_complex()):
             raise TypeError(f"{what} must be of a floating dtype; got {first.dtype}. Convert it, e.g. {what}.float().")
+        whole = coupled or all(p.dim() <= 1 for p in parts)
         for p in parts:
-            if p.dim() == 0 or p.shape[0] == 0 or p.numel() == 0:
+            if p.numel() == 0 or (p.dim() == 0 and not whole):
                 raise ValueError(f"{what} must be batch first with at least one sample; got shape {tuple(p.shape)}.")
-            if (p.shape[0], p.dtype, p.device) != (first.shape[0], first.dtype, first.device):
+            if (p.dtype, p.device) != (first.dtype, first.device) or (not whole and len(p) != len(first)):
                 raise ValueError(f"All tensors of {what} must share batch size, dtype and device; got {_describe(z)}.")
-        work = torch.promote_types(first.dtype, torch.float32)
-        return cls(single, tuple(tuple(p.shape[1:]) for p in parts), first.dtype, work)
+        work = torch.promote_types(first.real.dtype if first.is_complex() else first.dtype, torch.float32)
+        return cls(single, tuple(tuple(p.shape if whole else p.shape[1:]) for p in parts), first.dtype, work, whole)
+
+    @property
+    def real(self) -> torch.dtype:
+        """The dtype of the numbers that the state is made of: of its real parts, where it is complex."""
+        return self.dtype.to_real()
 
     def pack(self, z: Tensors) -> Tensor:
         """(B, N) in the solver's dtype; a view where that is possible.
@@ -64,30 +79,40 @@ class Packing:
             )
         if (
             len(parts) != len(self.shapes)
-            or any(p.dim() == 0 or tuple(p.shape[1:]) != s for p, s in zip(parts, self.shapes, strict=True))
-            or any(len(p) != len(parts[0]) for p in parts)
+            or not all(map(self._fits, parts, self.shapes))
+            or (not self.whole and any(len(p) != len(parts[0]) for p in parts))
         ):
+            each = "" if self.whole else " for each sample"
             raise ValueError(
-                f"The map must return a state shaped like the one it was given, {_shapes(self.shapes)} for each "
-                f"sample; it returned {_describe(z)}. Add a projection at its end."
+                f"The map must return a state shaped like the one it was given, {_shapes(self.shapes)}{each}; it "
+                f"returned {_describe(z)}. Add a projection at its end."
             )
         for i, p in enumerate(parts):
-            if p.dtype != self.dtype and not torch.is_autocast_enabled(p.device.type):
+            if p.dtype != self.dtype and not (torch.is_autocast_enabled(p.device.type) and not self.dtype.is_complex):
                 raise ValueError(
                     f"The map must keep its state's dtype: given {self.dtype}, it returned {p.dtype}"
                     f"{'' if self.single else f' as tensor {i}'}. Start from a state of {p.dtype}, or add "
                     f".to({self.dtype}) at the map's end."
                 )
-        flat = [p.reshape(p.shape[0], -1) for p in parts]
+        if self.dtype.is_complex:
+            parts = tuple(torch.view_as_real(p.resolve_conj()) for p in parts)
+        flat = [p.reshape(1 if self.whole else p.shape[0], -1) for p in parts]
         return (flat[0] if self.single else torch.cat(flat, dim=1)).to(self.work)
 
+    def _fits(self, p: Tensor, shape: tuple[int, ...]) -> bool:
+        return tuple(p.shape) == shape if self.whole else p.dim() > 0 and tuple(p.shape[1:]) == shape
+
     def unpack(self, flat: Tensor) -> Any:
-        """The user's structure again, as views."""
-        flat = flat.to(self.dtype)
-        if self.single:
-            return flat.view(flat.shape[0], *self.shapes[0])
-        parts = flat.split([prod(s) for s in self.shapes], dim=1)
-        return tuple(p.view(p.shape[0], *s) for p, s in zip(parts, self.shapes, strict=True))
+        """The user's structure again, as views, from (..., B, N): axes before the batch (of times) stay."""
+        flat = flat.to(self.real)
+        lead = flat.shape[: -2 if self.whole else -1]
+        pair = (2,) if self.dtype.is_complex else ()
+        sizes = [prod((*s, *pair)) for s in self.shapes]
+        parts = (flat,) if self.single else flat.split(sizes, dim=-1)
+        out = [p.reshape((*lead, *s, *pair)) for p, s in zip(parts, self.shapes, strict=True)]
+        if pair:
+            out = [torch.view_as_complex(p.contiguous()) for p in out]
+        return out[0] if self.single else tuple(out)
 
     def wrap(self, f: Callable[..., Tensors]) -> Packed:
         """The same map on (B, N); arguments behind the state are passed through."""
@@ -105,11 +130,37 @@ class Packed:
         return self.packing.pack(self.f(self.packing.unpack(flat), *args))
 
 
+def call_unchanged(f: Callable[..., Any], *inputs: Tensor, what: str = "map") -> Any:
+    """Return ``f(*inputs)``, refused where ``f`` has written into one of its inputs.
+
+    A map that begins with ``nn.ReLU(inplace=True)`` would change the solver's own state, or the caller's tensors,
+    and the answer with them. Autograd's version counter tells, at no cost.
+
+    Args:
+        f: a map or a field of the user.
+        *inputs: what it is called with.
+        what: its name, for the message.
+
+    Raises:
+        ValueError: an input was written to.
+    """
+    before = [None if x.is_inference() else x._version for x in inputs]
+    out = f(*inputs)
+    for i, (x, version) in enumerate(zip(inputs, before, strict=True)):
+        if version is not None and x._version != version:
+            raise ValueError(
+                f"The {what} has written into its argument {i} (counted from 0, shape {tuple(x.shape)}), which the "
+                "solver or its caller still needs. Use operations that return a new tensor: nn.ReLU() in place of "
+                "nn.ReLU(inplace=True), y.relu() in place of y.relu_()."
+            )
+    return out
+
+
 def resolution(f: Any, z: Tensor) -> float:
     """The relative spacing of the numbers that a map computes with, given ``z``; autocast included."""
     dtype, device = z.dtype, z.device.type
     if isinstance(f, Packed):
-        dtype = f.packing.dtype
+        dtype = f.packing.real
     if torch.is_autocast_enabled(device) and dtype is not torch.float64:
         dtype = torch.get_autocast_dtype(device)
     return torch.finfo(dtype).eps

@@ -108,11 +108,16 @@ class PackedEvent(Packed):
     """An event of tuples, or of half precision, as the solvers see it."""
 
     def __call__(self, t: Tensor, flat: Tensor, *args: Tensor) -> Tensor:  # type: ignore[override]
-        return self.f(_time(self.packing, t), self.packing.unpack(flat), *args).to(flat.dtype)  # type: ignore[union-attr]
+        found: Any = self.f(_time(self.packing, t), self.packing.unpack(flat), *args)
+        if isinstance(found, Tensor) and self.packing.whole:
+            found = found.reshape(1)  # of the one sample that a state without a batch axis is
+        return found.to(flat.dtype)
 
 
 def _time(packing: Packing, t: Tensor) -> Tensor:
-    return (t.view((-1,) + (1,) * len(packing.shapes[0])) if t.dim() else t).to(packing.dtype)
+    if t.dim():
+        t = t.reshape(()) if packing.whole else t.view((-1,) + (1,) * len(packing.shapes[0]))
+    return t.to(packing.real)
 
 
 class Field:
