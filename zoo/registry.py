@@ -27,7 +27,7 @@ class UnknownName(KeyError):
 
 def unknown(noun: str, name: str, known: Iterable[str]) -> str:
     """The sentence for a name that is not known: what was got, the nearest, and all that would do."""
-    known = sorted(known)
+    known = sorted(set(known))
     near = difflib.get_close_matches(name, known, n=2, cutoff=0.5)
     hint = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
     return f"No {noun} named {name!r}.{hint} Known: {', '.join(known) or 'none'}."

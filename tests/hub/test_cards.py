@@ -237,7 +237,7 @@ def test_entry_points_may_be_packages_paths_or_functions(write, tmp_path, monkey
     assert cards._files(package) == sorted(tmp_path.glob("*.yaml"))
 
 
-@pytest.mark.parametrize("name", cards.list_models())
+@pytest.mark.parametrize("name", cards.list_models(tests=True))
 def test_every_card_of_the_package_names_things_that_exist(name):
     from zoo.adjoints import ADJOINTS
     from zoo.data import DATA
@@ -252,3 +252,37 @@ def test_every_card_of_the_package_names_things_that_exist(name):
     assert all(d in DATA for d in card.data)
     assert card.licence
     assert card.paper["url"]
+
+
+def test_a_name_after_a_colon_sets_what_the_card_leaves_open():
+    assert cards.card("timm:resnet18").model["arch"] == "resnet18"
+    assert cards.card("timm:test_convnext").name == "timm:test_convnext"
+    assert cards.card("timm:test_convnext.mnist").name == "timm:test_convnext"
+    assert cards.recipe("timm:test_convnext", "digits") == cards.recipe("timm", "digits")
+    model = zoo.create_model("timm:test_convnext", in_chans=1, num_classes=3)
+    assert (model.arch, model(torch.zeros(2, 1, 8, 8)).shape) == ("test_convnext", (2, 3))
+    assert zoo.create_model("timm:test_convnext.digits").arch == "test_convnext"
+    assert cards.is_card_name("timm:resnet18")
+    assert not cards.is_card_name("hf-hub:org/name") and not cards.is_card_name("hf-hub:name")
+    for name, said in (
+        ("timm:", "write timm:NAME"),
+        ("tim:resnet18", "Did you mean 'timm:resnet18'"),
+        ("mdeq_tiny:resnet18", "'mdeq_tiny' takes nothing after a colon"),
+    ):
+        with pytest.raises(UnknownName, match=said):
+            cards.card(name)
+    with pytest.raises(UnknownName, match="No timm model named 'resnet18x'"):
+        zoo.create_model("timm:resnet18x")
+
+
+def test_the_tests_own_models_are_hidden_and_nothing_is_hinted_twice():
+    assert not any(n.startswith("test_") for n in zoo.list_models())
+    assert set(zoo.list_models(tests=True)) - set(zoo.list_models()) == set(zoo.list_models("test_*")) != set()
+    assert not any(n.startswith("test_") for n in zoo.list_models("*mdeq*"))
+    with pytest.raises(UnknownName) as error:
+        cards.card("mdeqq")
+    assert "'mdeq'" in str(error.value) and "test_" not in str(error.value) and len(str(error.value)) < 200
+    with pytest.raises(UnknownName, match="Did you mean 'test_mdeq'"):
+        cards.card("test_mdeqq")
+    with pytest.raises(UnknownName, match=r"Did you mean 'digits'\? Known: cifar10, digits, fashion_mnist"):
+        zoo.load("mdeq_tiny.digit")

@@ -10,14 +10,15 @@ a model's class is imported when it is built.
 from __future__ import annotations
 
 import copy
+import difflib
 import fnmatch
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
@@ -26,12 +27,10 @@ from zoo.solvers import SOLVERS
 from zoo.storage import model_folder
 from zoo.storage.huggingface import download
 
-if TYPE_CHECKING:
-    pass
-
 HERE = Path(__file__).resolve().parents[1]
 SECTIONS = ("model", "solver", "adjoint", "data", "optim", "task", "trainer")  # what a recipe may set
 CARRIED = ("rtol", "atol", "max_steps")  # of a solver that is replaced by another one
+TESTS = "test_"  # how the names of the tests' own models begin
 
 _REQUIRED = {"family": str, "class": str, "task": str, "summary": str, "data": list, "variants": dict}
 _OPTIONAL = {
@@ -45,7 +44,7 @@ _OPTIONAL = {
     "published": dict,
     "weights": dict,
 }
-_VARIANT = {"summary": str, "model": dict, "solver": dict, "adjoint": dict, "data": list}
+_VARIANT = {"summary": str, "model": dict, "solver": dict, "adjoint": dict, "data": list, "takes": str}
 
 
 class CardError(ValueError):
@@ -65,6 +64,7 @@ class ModelCard:
         model: the class's arguments for this variant.
         solver, adjoint: specs as `Registry.build` takes them; empty where the model has none (an explicit baseline).
         data: names of the data sets it trains on, the default first.
+        takes: the argument of the class that a name after a colon sets (``timm:resnet18``); empty: there is none.
         aliases: other names of this variant.
         paper, licence, measured, published: for reports; numbers under ``measured`` come from our own runs.
         weights: by data set: ``{file, sha256}``, the file below ``zoo/weights``; or ``{hub, sha256}``, a repository.
@@ -81,6 +81,7 @@ class ModelCard:
     solver: Mapping[str, Any]
     adjoint: Mapping[str, Any]
     data: tuple[str, ...]
+    takes: str = ""
     aliases: tuple[str, ...] = ()
     paper: Mapping[str, Any] = field(default_factory=dict)
     licence: str = ""
@@ -142,18 +143,47 @@ def register_card(path: str | Path) -> list[ModelCard]:
 
 
 def card(name: str) -> ModelCard:
-    """The card of a name; a tag after a dot ("mdeq_tiny.fashion_mnist") is left aside."""
-    base = name.partition(".")[0]
+    """Look up the card of a name.
+
+    A data set after a dot ("mdeq_tiny.fashion_mnist") is left aside. After a colon stands what the card leaves open:
+    "timm:resnet18" is the card `timm` with that architecture.
+
+        >>> card("timm:resnet18").model["arch"]
+        'resnet18'
+
+    Raises:
+        UnknownName: no card has this name; the nearest is named.
+    """
+    whole = name.partition(".")[0]
+    base, colon, argument = whole.partition(":")
     known = all_cards()
-    base = _aliases.get(base, base)
-    if base not in known:
-        raise UnknownName(unknown("model", name, [*known, *_aliases]))
-    return known[base]
+    found = known.get(_aliases.get(base, base))
+    if found is None or (colon and not (found.takes and argument)):
+        raise UnknownName(_no_model(name, found))
+    return replace(found, name=whole, model={**found.model, found.takes: argument}) if colon else found
+
+
+def _no_model(name: str, found: ModelCard | None) -> str:
+    """Say that no card has this name, and what to do; ``found``: the card before a colon that it does not take."""
+    if found is not None:
+        more = f"write {found.name}:NAME" if found.takes else f"{found.name!r} takes nothing after a colon"
+        return f"No model named {name!r}: {more}."
+    base, colon, argument = name.partition(".")[0].partition(":")
+    names = [n for n in [*_cards, *_aliases] if name.startswith(TESTS) or not n.startswith(TESTS)]
+    close = difflib.get_close_matches(base, names, n=2, cutoff=0.5)
+    hint = f" Did you mean {' or '.join(repr(n + colon + argument) for n in close)}?" if close else ""
+    return (
+        f"No model named {name!r}.{hint} All {len(list_models())} names: zoo.list_models(), python -m zoo.fit --help."
+    )
 
 
 def is_card_name(text: str) -> bool:
     """Whether a model is meant by the name of a card, not by a place."""
-    return bool(text) and ":" not in text and "/" not in text and not Path(text).exists()
+    if not text or "/" in text or "\\" in text or Path(text).exists():
+        return False
+    base, colon, _ = text.partition(":")
+    found = all_cards().get(_aliases.get(base, base))
+    return not colon or (found is not None and bool(found.takes))
 
 
 def recipe(name: str, data: str | None = None) -> dict[str, Any]:
@@ -164,7 +194,7 @@ def recipe(name: str, data: str | None = None) -> dict[str, Any]:
     c = card(name)
     data = data or name.partition(".")[2] or c.data[0]
     out: dict[str, Any] = {}
-    for variant in ("*", c.name):
+    for variant in ("*", c.name.partition(":")[0]):
         for dataset in ("*", data):
             out = overlay(out, c.recipes.get(variant, {}).get(dataset, {}))
     return out
@@ -187,14 +217,21 @@ def overlay(base: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
-    """Names of the models that match a shell pattern; with ``pretrained``, ``name.data`` of each set of weights."""
-    names = [n for n in all_cards() if fnmatch.fnmatchcase(n, pattern)]
-    if not pretrained:
-        return names
-    return [
-        f"{n}.{tag}" for n, c in all_cards().items() for tag in c.weights if fnmatch.fnmatchcase(f"{n}.{tag}", pattern)
-    ]
+def list_models(pattern: str = "*", *, pretrained: bool = False, tests: bool = False) -> list[str]:
+    """List the models whose name matches a shell pattern, in order.
+
+        >>> list_models("mdeq_tiny*")
+        ['mdeq_tiny', 'mdeq_tiny_stem']
+
+    Args:
+        pattern: ``"*"`` for all.
+        pretrained: list ``name.data`` of each set of trained weights instead.
+        tests: list the tests' own models too. As hidden files in a shell, they are listed where the pattern itself
+            begins with ``test_``.
+    """
+    shown = [c for n, c in all_cards().items() if tests or pattern.startswith(TESTS) or not n.startswith(TESTS)]
+    names = [f"{c.name}.{tag}" for c in shown for tag in c.weights] if pretrained else [c.name for c in shown]
+    return [n for n in names if fnmatch.fnmatchcase(n, pattern)]
 
 
 def weights_of(c: ModelCard, tag: str = "") -> tuple[Path, str]:
@@ -284,6 +321,7 @@ def _read(path: Path) -> tuple[list[ModelCard], dict[str, str]]:
                 summary=variant.get("summary", raw["summary"]),
                 model=variant.get("model", {}),
                 data=tuple(data),
+                takes=variant.get("takes", ""),
                 aliases=tuple(a for a, target in raw.get("aliases", {}).items() if target == name),
                 paper=raw.get("paper", {}),
                 licence=raw.get("licence", ""),

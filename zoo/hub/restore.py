@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from zoo.hub import cards
 from zoo.hub.configure import configure
-from zoo.registry import UnknownName, check_options, unknown
+from zoo.registry import UnknownName, check_options
 from zoo.storage import model_folder
 from zoo.storage.model_folder import Config, WeightsError
 
@@ -26,12 +26,10 @@ def restore(
         WeightsError: the folder is damaged, of a newer format, or made for another model; nothing is loaded.
     """
     saved = model_folder.read(place)
-    known = [
-        *cards.all_cards(),
-        *cards.aliases(),
-    ]  # converted weights of sizes that no card has are named by their family
-    if saved.name.partition(".")[0] not in known:
-        raise WeightsError(f"{place / model_folder.CONFIG}: name: {unknown('model', saved.name, known)}")
+    try:
+        cards.card(saved.name)  # converted weights of sizes that no card has are named by their family
+    except UnknownName as error:
+        raise WeightsError(f"{place / model_folder.CONFIG}: name: {error}") from error
     state = model_folder.read_weights(place, saved, sha256)
     return build(saved, state, str(place), solver=solver, adjoint=adjoint, throw=throw, **overrides)
 
