@@ -39,7 +39,7 @@ def test_a_resumed_pass_sees_the_rest_of_the_batches():
     batches = list(whole)
     assert len(batches) == len(whole)
     data = SplitDigits(batch_size=32)
-    data._where = lambda: (3, 4)
+    data.position = lambda: (3, 4)
     rest = list(data.train_dataloader())
     torch.testing.assert_close(rest, batches[4:], rtol=0, atol=0)
 

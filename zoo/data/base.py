@@ -1,6 +1,6 @@
-"""What every image data set shares: the splits, and the Lightning data module over batches in memory.
+"""The Lightning data module of every data set here: splits in memory, batches that resume exactly.
 
-Shape letters: ``n`` samples, ``B`` samples a batch, ``C H W`` channels, height, width. Images stay uint8 in memory.
+One base class holds the plumbing; images, tensors, series and texts say what a split is and how it is batched.
 """
 
 from __future__ import annotations
@@ -8,209 +8,123 @@ from __future__ import annotations
 import hashlib
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sized
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, Generic, TypeVar, cast
 
 import lightning as L
 import numpy as np
-import torch
 from torch import Tensor
 
-from zoo.data.loader import ResumableLoader, distributed
-from zoo.data.transforms import ImageTransform
+from zoo._compat import fit_position, sampler_ranks
+from zoo.data.loader import distributed
 
-
-class Arrays(NamedTuple):
-    """A data set as published: images uint8 (n, C, H, W), labels int64 (n,), for training and for the test."""
-
-    images: np.ndarray
-    labels: np.ndarray
-    test_images: np.ndarray
-    test_labels: np.ndarray
+S = TypeVar("S")  # a split, as a set keeps it
+MODEL_ARGUMENTS = ("num_classes", "in_chans", "vocab_size", "features", "targets")
 
 
 def data_root(root: str | os.PathLike[str] | None = None) -> Path:
-    """The folder of the data sets: ``root``, else the environment's ``ZOO_DATA``, else ``./data``."""
+    """Return the folder of the data sets: ``root``, else the environment's ``ZOO_DATA``, else ``./data``."""
     return Path(root or os.environ.get("ZOO_DATA") or "data").expanduser()
 
 
-def stratified(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Split into ``1 - fraction`` and ``fraction`` of every class, by a fixed seed.
-
-    Returns:
-        two sorted, disjoint index arrays that together hold every sample.
-    """
-    random = np.random.Generator(np.random.PCG64(seed))
-    held = np.zeros(len(labels), dtype=bool)
-    for label in np.unique(labels):
-        rows = random.permutation(np.flatnonzero(labels == label))
-        held[rows[: round(fraction * len(rows))]] = True
-    return np.flatnonzero(~held), np.flatnonzero(held)
+def digest(arrays: Iterable[np.ndarray | Tensor]) -> str:
+    """Return the sha256 over types, shapes and values."""
+    found = hashlib.sha256()
+    for array in arrays:
+        kind = array.dtype.str if isinstance(array, np.ndarray) else str(array.dtype)
+        found.update(f"{kind}{tuple(array.shape)}".encode())
+        found.update(np.ascontiguousarray(array).data)
+    return found.hexdigest()
 
 
-class ImageData(L.LightningDataModule, ABC):
-    """Images with one label each, all in memory, as a Lightning data module that plain PyTorch can use too.
+class InMemoryDataModule(L.LightningDataModule, ABC, Generic[S]):
+    """A data set in memory, split into ``train``, ``val`` and ``test``; plain PyTorch can use it too.
 
-    Training batches are cut from a new order each epoch, and augmented, by ``(seed, epoch, batch)`` alone: a resumed
-    run sees what an uninterrupted one sees. The split into train, validation and test does not depend on ``seed``, so
-    that runs of different seeds are measured on the same samples.
+    Batches of an epoch depend on ``(seed, epoch, batch)`` alone, so that a resumed run sees what an uninterrupted one
+    sees; the splits do not depend on ``seed``, so that runs of different seeds are measured on the same samples.
 
     Args:
-        root: the folder of the data sets, in torchvision's layout; None: the environment's ZOO_DATA, else ./data.
+        root: the folder of the data sets; None: the environment's ZOO_DATA, else ./data.
         batch_size: samples a batch (and a device).
-        num_workers: processes that make batches ahead; 0 is usually the fastest, as all images lie in memory.
-        augment: random shifts (and flips, where the class stays the same); None: as is usual for the set.
-        val_fraction: the part of the training images, of every class, that is held out for validation; 0: none.
-        seed: of the order and the augmentation; not of the split.
-        download: fetch files that are missing.
+        seed: of the order.
 
     Raises:
-        DataError: at ``prepare_data`` or ``setup``: a file is missing, or it is not what was published.
         ValueError: an argument is out of range.
     """
 
-    num_classes: ClassVar[int]
-    in_chans: ClassVar[int]
-    image_size: ClassVar[int]
-    mean: ClassVar[tuple[float, ...]]  # of the training images, in [0, 1], for each channel
-    std: ClassVar[tuple[float, ...]]
-    classes: ClassVar[tuple[str, ...]]
-    white: ClassVar[int] = 255  # the value of a full pixel
-    padding: ClassVar[int] = 0  # pixels that augmentation shifts by, at most
-    mirrored: ClassVar[bool] = False  # whether augmentation flips left to right
-    augmented: ClassVar[bool] = False  # whether it is usual to augment this set
-    joint: ClassVar[bool] = False  # whether the transform takes the targets along (masks)
-
-    def __init__(
-        self,
-        root: str | None = None,
-        batch_size: int = 64,
-        num_workers: int = 0,
-        augment: bool | None = None,
-        val_fraction: float = 0.1,
-        seed: int = 0,
-        download: bool = True,
-    ) -> None:
+    def __init__(self, root: str | None, batch_size: int, seed: int) -> None:
         super().__init__()
         name = type(self).__name__
         if batch_size < 1:
             raise ValueError(f"{name}: batch_size must be at least 1; got {batch_size}.")
-        if num_workers < 0:
-            raise ValueError(f"{name}: num_workers must not be negative; got {num_workers}. 0: no worker processes.")
-        if not 0 <= val_fraction < 1:
-            raise ValueError(f"{name}: val_fraction must lie in [0, 1); got {val_fraction}. 0.1 holds out a tenth.")
         if seed < 0:
             raise ValueError(f"{name}: seed must not be negative; got {seed}.")
-        self.root = data_root(root)
-        self.batch_size, self.num_workers, self.val_fraction, self.seed = batch_size, num_workers, val_fraction, seed
-        self.augment = self.augmented if augment is None else augment
-        self.download = download
-        self._splits: dict[str, tuple[Any, Any]] = {}
+        self.root, self.batch_size, self.seed = data_root(root), batch_size, seed
+        self._splits: dict[str, S] = {}
         self._fingerprint = ""
 
     @abstractmethod
-    def fetch(self) -> None:
-        """Download what is missing, if that is allowed; raises DataError where it then still is."""
+    def load(self) -> tuple[dict[str, S], str]:
+        """Return the splits and their fingerprint; raises DataError where a file is missing or not as published."""
 
     @abstractmethod
-    def read(self) -> Arrays:
-        """The arrays as published; raises DataError where a file is missing, or is not what was published."""
-
-    def prepare_data(self) -> None:
-        self.fetch()
+    def loader(self, name: str) -> Iterable[Any]:
+        """Return the batches of a split; those of ``train`` resume where the Trainer is."""
 
     def setup(self, stage: str | None = None) -> None:
-        if self._splits:
-            return
-        arrays = self.read()
-        train, val = self.held_out(arrays.labels)
-        digest = hashlib.sha256()
-        for array in arrays:
-            digest.update(f"{array.dtype.str}{array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).data)
-        self._fingerprint = digest.hexdigest()
-        self._splits = {
-            "train": _tensors(arrays.images[train], arrays.labels[train]),
-            "val": _tensors(arrays.images[val], arrays.labels[val]),
-            "test": _tensors(arrays.test_images, arrays.test_labels),
-        }
-
-    def held_out(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of the published training part to train on, and to validate on."""
-        return stratified(labels, self.val_fraction, seed=0)
+        if not self._splits:
+            self._splits, self._fingerprint = self.load()
 
     def fingerprint(self) -> str:
-        """The sha256 over all arrays as published: two runs with the same one saw the same data."""
+        """Return the sha256 over all that was read: two runs with the same one saw the same data."""
         self.setup()
         return self._fingerprint
 
-    def split(self, name: str) -> tuple[Any, Any]:
-        """Images uint8 (n, C, H, W) and labels (n,) of ``train``, ``val`` or ``test``."""
+    def split(self, name: str) -> S:
+        """Return all samples of ``train``, ``val`` or ``test``."""
         self.setup()
         return self._splits[name]
+
+    def size_of(self, split: S) -> int:
+        """Return the number of samples in a split; that of its first part, where it is a tuple."""
+        return len(cast(Sized, split[0] if isinstance(split, tuple) else split))
 
     @property
     def sizes(self) -> dict[str, int]:
         """Samples in each split."""
         self.setup()
-        return {name: len(y) for name, (_, y) in self._splits.items()}
+        return {name: self.size_of(split) for name, split in self._splits.items()}
 
-    @property
-    def transform(self) -> Any:
-        """From raw pixels (B, C, H, W) to what the model gets; augmented where a generator is given."""
-        return ImageTransform(
-            mean=self.mean,
-            std=self.std,
-            white=self.white,
-            padding=self.padding if self.augment else 0,
-            mirrored=self.mirrored and self.augment,
-        )
+    def model_arguments(self) -> dict[str, int]:
+        """Return what this data set decides of a model: the arguments of its class that follow from the data.
 
-    def train_dataloader(self) -> ResumableLoader:
-        x, y = self.split("train")
-        return self._batches(x, y, shuffle=True)
+        By default those of ``num_classes``, ``in_chans``, ``vocab_size``, ``features`` and ``targets`` that the class
+        has as attributes. A set may have to be read for it.
+        """
+        return {
+            name: getattr(self, name) for name in MODEL_ARGUMENTS if hasattr(type(self), name) or name in vars(self)
+        }
 
-    def val_dataloader(self) -> ResumableLoader | list[ResumableLoader]:
-        x, y = self.split("val")
-        return self._batches(x, y) if len(y) else []
+    def train_dataloader(self) -> Iterable[Any]:
+        return self.loader("train")
 
-    def test_dataloader(self) -> ResumableLoader:
-        x, y = self.split("test")
-        return self._batches(x, y)
+    def val_dataloader(self) -> Iterable[Any]:
+        return self.loader("val") if self.size_of(self.split("val")) else []
 
-    def _batches(self, x: Any, y: Any, shuffle: bool = False) -> ResumableLoader:
-        return ResumableLoader(
-            x,
-            y,
-            self.transform,
-            batch_size=self.batch_size,
-            shuffle=shuffle,
-            seed=self.seed,
-            workers=self.num_workers,
-            where=self._where if shuffle else None,
-            ranks=self._ranks,
-            joint=self.joint,
-        )
+    def test_dataloader(self) -> Iterable[Any]:
+        return self.loader("test")
 
-    def _where(self) -> tuple[int, int] | None:
-        """Epoch and batches done of a fit in progress, by the Trainer's own count: it is saved with every checkpoint
-        and counts a batch that an interruption cut short as not done."""
-        trainer: Any = self.trainer  # Lightning sets overfit_batches and the counters without declaring them
-        if trainer is None or not trainer.training:
-            return None
-        loop = trainer.fit_loop
-        epoch = 0 if trainer.overfit_batches else loop.epoch_progress.current.processed  # overfitting: the same batches
-        return epoch, loop.epoch_loop.batch_progress.current.ready
+    def position(self) -> tuple[int, int] | None:
+        """Return epoch and batches done of a fit in progress, by the Trainer's own count; None outside of one.
 
-    def _ranks(self) -> tuple[int, int]:
-        """By the Trainer, which knows the ranks that share a batch (tensor parallel ones) from those that do not."""
-        if self.trainer is None:
-            return distributed()
-        options = self.trainer.distributed_sampler_kwargs
-        return (options["rank"], options["num_replicas"]) if options else (0, 1)
+        That count is saved with every checkpoint and takes a batch that an interruption cut short as not done.
+        """
+        return fit_position(self.trainer) if self.trainer is not None else None
 
+    def ranks(self) -> tuple[int, int]:
+        """Return the rank and the number of processes that share a batch.
 
-def _tensors(images: np.ndarray, labels: np.ndarray) -> tuple[Tensor, Tensor]:
-    """A copy only where torch needs one: what was read straight from a file's bytes cannot be written."""
-    images, labels = (np.require(a, requirements=["C", "W"]) for a in (images, labels))
-    return torch.from_numpy(images), torch.from_numpy(labels)
+        By the Trainer, which knows the ranks that share a batch (tensor parallel ones) from those that do not.
+        """
+        return sampler_ranks(self.trainer) if self.trainer is not None else distributed()

@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from zoo.data.base import Arrays, ImageData
-from zoo.data.loader import Batch, ResumableLoader
+from zoo.data.images import Arrays, ImageData
+from zoo.data.loader import Batch, ResumableIterable, ResumableLoader
 from zoo.data.transforms import ImageTransform
 from zoo.data.vision import MNIST, Digits
 
@@ -32,7 +32,7 @@ class Numbered:
         return self.images(x, random), y % self.per_task, torch.full_like(y, self.task)
 
 
-class SequentialTasks:
+class SequentialTasks(ResumableIterable):
     """The tasks' loaders in turn: in epoch e that of task ``e // each``, and the last task from then on.
 
     Every pass has as many batches as the smallest task. ``where`` knows the position of a run in progress (see
@@ -42,28 +42,20 @@ class SequentialTasks:
     def __init__(
         self, loaders: Sequence[ResumableLoader], each: int, where: Callable[[], tuple[int, int] | None]
     ) -> None:
-        self.loaders, self.each, self.where = loaders, each, where
-        self.epoch = 0
+        super().__init__(where, loaders[0].ranks)
+        self.loaders, self.each = loaders, each
 
     def __len__(self) -> int:
         return min(len(loader) for loader in self.loaders)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Take this epoch next. A run by a Trainer does not need it."""
-        self.epoch = epoch
-
     def __iter__(self) -> Iterator[Batch]:
-        epoch, first = self.where() or (self.epoch, 0)
-        self.epoch = epoch + 1
+        epoch, first = self.start()
         loader = self.loaders[min(epoch // self.each, len(self.loaders) - 1)]
         loader.set_epoch(epoch)
         yield from islice(loader, len(self) - first)  # the loader skips the first ones by itself
 
     def state_dict(self) -> dict[str, Any]:
         return self.loaders[0].state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.loaders[0].load_state_dict(state)
 
 
 class Chain:
@@ -133,23 +125,20 @@ class SplitTasks(ImageData):
     def read(self) -> Arrays:
         return self.whole.read()
 
-    def train_dataloader(self) -> SequentialTasks:
+    def loader(self, name: str) -> SequentialTasks | Chain:
+        if name != "train":
+            return Chain(self._loaders(name))
         needed, epochs = self.tasks * self.epochs_per_task, self.trainer.max_epochs if self.trainer else None
         if epochs is not None and 0 <= epochs < needed:
             raise ValueError(
                 f"{self.tasks} tasks of {self.epochs_per_task} epochs take {needed} epochs; the run has {epochs}. Set "
                 f"--trainer.max_epochs {needed}, or lower --data.epochs_per_task."
             )
-        return SequentialTasks(self._loaders("train", shuffle=True), self.epochs_per_task, self._where)
+        return SequentialTasks(self._loaders(name), self.epochs_per_task, self.position)
 
-    def val_dataloader(self) -> Any:
-        return Chain(self._loaders("val")) if len(self.split("val")[1]) else []
-
-    def test_dataloader(self) -> Any:
-        return Chain(self._loaders("test"))
-
-    def _loaders(self, split: str, shuffle: bool = False) -> list[ResumableLoader]:
-        x, y = self.split(split)
+    def _loaders(self, name: str) -> list[ResumableLoader]:
+        train = name == "train"
+        x, y = self.split(name)
         out = []
         for task in range(self.tasks):
             rows = torch.nonzero(y // self.per_task == task)[:, 0]
@@ -159,11 +148,11 @@ class SplitTasks(ImageData):
                     y[rows],
                     Numbered(self.transform, task, self.per_task),
                     batch_size=self.batch_size,
-                    shuffle=shuffle,
+                    shuffle=train,
                     seed=self.seed,
                     workers=self.num_workers,
-                    where=self._where if shuffle else None,
-                    ranks=self._ranks,
+                    where=self.position if train else None,
+                    ranks=self.ranks,
                     joint=True,
                 )
             )

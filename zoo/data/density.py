@@ -21,13 +21,13 @@ from scipy.special import i0e
 from sklearn.datasets import make_moons, make_swiss_roll
 from torch import Tensor
 
-from zoo.data.in_memory import MemoryData, Split
+from zoo.data.tensors import Split, TensorData
 
 Random = np.random.Generator
 COUNTS = {"val": 2_000, "test": 10_000}
 
 
-class Plane(MemoryData):
+class Plane(TensorData):
     """A distribution in the plane: ``count`` samples to train on, 2,000 to validate on, 10,000 for the test.
 
     Args:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.data.base import Arrays, ImageData
+from zoo.data.images import Arrays, ImageData
 from zoo.data.loader import ResumableLoader, generator
 from zoo.data.transforms import ImageTransform
 
@@ -159,27 +159,19 @@ class Episodes(ImageData):
             )
         return made
 
-    def train_dataloader(self) -> ResumableLoader:
-        return self._episodes("train", shuffle=True)
-
-    def val_dataloader(self) -> ResumableLoader:
-        return self._episodes("val")
-
-    def test_dataloader(self) -> ResumableLoader:
-        return self._episodes("test")
-
-    def _episodes(self, split: str, shuffle: bool = False) -> ResumableLoader:
-        ids = torch.arange(self.episodes[split])
+    def loader(self, name: str) -> ResumableLoader:
+        train = name == "train"
+        ids = torch.arange(self.episodes[name])
         return ResumableLoader(
             ids,
             ids,
-            self.sampler(split),
+            self.sampler(name),
             batch_size=self.batch_size,
-            shuffle=shuffle,
+            shuffle=train,
             seed=self.seed,
             workers=self.num_workers,
-            where=self._where if shuffle else None,
-            ranks=self._ranks,
+            where=self.position if train else None,
+            ranks=self.ranks,
             joint=True,
         )
 

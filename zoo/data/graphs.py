@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.data.in_memory import MemoryData, Split
+from zoo.data.tensors import Split, TensorData
 from zoo.layers.graphs import UNKNOWN
 
 
-class Chains(MemoryData):
+class Chains(TensorData):
     """Chains whose nodes all have the class that only the first node tells: a test of long range.
 
     Nodes stand in a row and each speaks to the next. The first one's features hold its class as a one among zeros, all

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -29,7 +30,7 @@ def generator(*key: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(seed) >> 1)
 
 
-class Parts(Dataset[Batch]):
+class BatchDataset(Dataset[Batch]):
     """A data set whose items are whole batches, by ``(epoch, part, parts)``. Workers share it; it holds no state."""
 
     def __init__(
@@ -57,7 +58,46 @@ class Parts(Dataset[Batch]):
         return self.transform(self.x[rows], random), self.y[rows]
 
 
-class ResumableLoader:
+class ResumableIterable(ABC):
+    """An iterable over the batches of one pass, from where the Trainer is; each of its passes is the next epoch.
+
+    Args:
+        where: ``() -> (epoch, first batch)`` of a run in progress, read when a pass starts; None: this object counts.
+        ranks: ``() -> (rank, W)``; by default those of torch.distributed.
+    """
+
+    def __init__(
+        self, where: Callable[[], tuple[int, int] | None] | None, ranks: Callable[[], tuple[int, int]] | None
+    ) -> None:
+        self.where, self.ranks = where or (lambda: None), ranks or distributed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Take this epoch next. A run by a Trainer does not need it."""
+        self.epoch = epoch
+
+    def start(self) -> tuple[int, int]:
+        """Return the epoch and the first batch of a pass that begins now, and count it."""
+        epoch, first = self.where() or (self.epoch, 0)
+        self.epoch = epoch + 1
+        return epoch, first
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the order depends on. Where the run is, the Trainer knows exactly, so it is not kept here."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Warn where the order cannot be that of the run that is resumed."""
+        for name, now in self.state_dict().items():
+            if state.get(name, now) != now:
+                warnings.warn(
+                    f"The run that is resumed was made with {name}={state[name]}, now it is {now}: from here on its "
+                    f"batches differ from those of an uninterrupted run. Set it back for an exact continuation.",
+                    stacklevel=2,
+                )
+
+
+class ResumableLoader(ResumableIterable):
     """An iterable over the batches of one pass; each of its passes is the next epoch.
 
     One pass is cut into ``P = K W`` parts whose sizes differ by one at most, and rank ``r`` takes the parts
@@ -96,8 +136,7 @@ class ResumableLoader:
     ) -> None:
         self.x, self.y, self.transform, self.joint = x, y, transform, joint
         self.batch_size, self.shuffle, self.seed, self.workers = batch_size, shuffle, seed, workers
-        self.where, self.ranks = where or (lambda: None), ranks or distributed
-        self.epoch = 0
+        super().__init__(where, ranks)
         self._pool: tuple[int, _Keys, DataLoader[Batch]] | None = None
 
     def __len__(self) -> int:
@@ -114,15 +153,10 @@ class ResumableLoader:
         count = max(1, n // whole)
         return count, min(n, count * whole), ranks
 
-    def set_epoch(self, epoch: int) -> None:
-        """Take the order of this epoch next. A run by a Trainer does not need it."""
-        self.epoch = epoch
-
     def __iter__(self) -> Iterator[Batch]:
         """A generator: nothing is decided before its first ``next``, as Lightning makes the iterator of a resumed
         run before it knows the epoch."""
-        epoch, first = self.where() or (self.epoch, 0)
-        self.epoch = epoch + 1
+        epoch, first = self.start()
         count, keep, ranks = self._cut()
         rank = self.ranks()[0]
         keys = [(epoch, k * ranks + rank, count * ranks) for k in range(first, count)]
@@ -144,28 +178,18 @@ class ResumableLoader:
             self._pool[1].keys = keys
             yield from self._pool[2]
 
-    def _parts(self, keep: int) -> Parts:
-        return Parts(self.x, self.y, self.transform, shuffle=self.shuffle, keep=keep, seed=self.seed, joint=self.joint)
+    def _parts(self, keep: int) -> BatchDataset:
+        return BatchDataset(
+            self.x, self.y, self.transform, shuffle=self.shuffle, keep=keep, seed=self.seed, joint=self.joint
+        )
 
     def state_dict(self) -> dict[str, Any]:
-        """What the order depends on. Where the run was is known to the Trainer, exactly, so it is not kept here."""
         return {
             "samples": len(self.y),
             "batch_size": self.batch_size,
             "seed": self.seed,
             "processes": self.ranks()[1],
         }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Warn where the order cannot be that of the run that is resumed."""
-        mine = self.state_dict()
-        for name, now in mine.items():
-            if state.get(name, now) != now:
-                warnings.warn(
-                    f"The run that is resumed was made with {name}={state[name]}, now it is {now}: from here on its "
-                    f"batches differ from those of an uninterrupted run. Set it back for an exact continuation.",
-                    stacklevel=2,
-                )
 
 
 class _Keys:

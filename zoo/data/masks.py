@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo.data.base import ImageData
+from zoo.data.images import ImageData
 
 IGNORE = 255  # the label of pixels that count neither in the loss nor in the metrics
 

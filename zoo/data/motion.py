@@ -15,12 +15,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from zoo.data.in_memory import MemoryData, Split
 from zoo.data.loader import generator
+from zoo.data.tensors import Split, TensorData
 from zoo.solve import odeint
 
 
-class Motion(MemoryData):
+class Motion(TensorData):
     """Paths (n, T, D) of a system and their times (n, T), the same for all.
 
     Args:

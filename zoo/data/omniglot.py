@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 
 from zoo.data import files
-from zoo.data.base import Arrays
 from zoo.data.episodes import Episodes
+from zoo.data.images import Arrays
 
 
 class Omniglot(Episodes):

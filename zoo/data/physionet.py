@@ -11,8 +11,8 @@ from typing import Literal
 
 import numpy as np
 
-from zoo.data.base import stratified
 from zoo.data.files import corrupt, missing
+from zoo.data.images import stratified
 from zoo.data.series import Series, SeriesData, as_series
 
 STATIC = ("Age", "Gender", "Height", "ICUType", "Weight")

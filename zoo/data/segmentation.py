@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from zoo.data import files
-from zoo.data.base import Arrays
+from zoo.data.images import Arrays, Pair
 from zoo.data.masks import IGNORE, MaskData
 
 
@@ -118,22 +118,17 @@ class FileScenes(MaskData):
                 raise files.corrupt(images[i], f"it is {h}x{w}, and none larger than {self.frame} was published")
         return [images[i] for i in order], [masks[i] for i in order]
 
-    def setup(self, stage: str | None = None) -> None:
-        if self._splits:
-            return
+    def load(self) -> tuple[dict[str, Pair], str]:
+        """Return the lists of files, and the sha256 over their names and sizes: reading their 10 GB takes too long."""
         lists: Any = self.read()
-        digest = hashlib.sha256(lists.labels.table.tobytes())
+        found = hashlib.sha256(lists.labels.table.tobytes())
         for path in [path for part in lists for path in part.paths]:
-            digest.update(f"{path.name} {path.stat().st_size}\n".encode())
-        self._fingerprint = digest.hexdigest()
+            found.update(f"{path.name} {path.stat().st_size}\n".encode())
         train, val = self.held_out(lists.labels)
-        for name, rows in (("train", train), ("val", val)):
-            self._splits[name] = lists.images.part(rows), lists.labels.part(rows)
-        self._splits["test"] = lists.test_images, lists.test_labels
-
-    def fingerprint(self) -> str:
-        """The sha256 over the names and sizes of all files: reading their 10 GB would take longer than it is worth."""
-        return super().fingerprint()
+        splits: dict[str, Pair] = {
+            name: (lists.images.part(rows), lists.labels.part(rows)) for name, rows in (("train", train), ("val", val))
+        }
+        return {**splits, "test": (lists.test_images, lists.test_labels)}, found.hexdigest()
 
 
 class Cityscapes(FileScenes):

@@ -7,18 +7,16 @@ Shape letters: ``n`` series of a set, ``B`` of a batch, ``T`` rows, ``D`` channe
 
 from __future__ import annotations
 
-import hashlib
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.data.base import data_root
-from zoo.data.loader import ResumableLoader, distributed
+from zoo.data.base import InMemoryDataModule, digest
+from zoo.data.loader import ResumableLoader
 from zoo.registry import unknown
 
 
@@ -79,7 +77,7 @@ def longest(mask: Tensor) -> int:
     return int(used[-1]) + 1 if len(used) else 1
 
 
-class SeriesData(L.LightningDataModule):
+class SeriesData(InMemoryDataModule[Series]):
     """What every set of series shares: three splits in memory, and batches that resume exactly.
 
     Attributes:
@@ -92,85 +90,32 @@ class SeriesData(L.LightningDataModule):
     aims: tuple[str, ...]
 
     def __init__(self, root: str | None, batch_size: int, seed: int, aim: str) -> None:
-        super().__init__()
-        name = type(self).__name__
-        if batch_size < 1 or seed < 0:
-            raise ValueError(f"{name}: batch_size must be at least 1 and seed at least 0; got {batch_size}, {seed}.")
+        super().__init__(root, batch_size, seed)
         if aim not in self.aims:
             raise ValueError(unknown("aim", aim, self.aims))
-        self.root, self.batch_size, self.seed, self.aim = data_root(root), batch_size, seed, aim
-        self._splits: dict[str, Series] = {}
-        self._fingerprint = ""
+        self.aim = aim
 
     @abstractmethod
     def read(self) -> dict[str, Series]:
         """The splits ``train``, ``val`` and ``test``; raises DataError where a file is missing or no complete one."""
 
-    def setup(self, stage: str | None = None) -> None:
-        if self._splits:
-            return
+    def load(self) -> tuple[dict[str, Series], str]:
         splits = self.read()
-        digest = hashlib.sha256()
-        for split in splits.values():
-            for x in split:
-                digest.update(f"{x.dtype}{tuple(x.shape)}".encode())
-                digest.update(np.ascontiguousarray(x.numpy()).data)
-        self._splits, self._fingerprint = splits, digest.hexdigest()
+        return splits, digest(x for split in splits.values() for x in split)
 
-    def fingerprint(self) -> str:
-        """The sha256 over all arrays: two runs with the same one saw the same data."""
-        self.setup()
-        return self._fingerprint
-
-    def split(self, name: str) -> Series:
-        """All series of ``train``, ``val`` or ``test``, as one batch."""
-        self.setup()
-        return self._splits[name]
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Series in each split."""
-        self.setup()
-        return {name: len(s.times) for name, s in self._splits.items()}
-
-    def train_dataloader(self) -> ResumableLoader:
-        return self._batches("train", shuffle=True)
-
-    def val_dataloader(self) -> ResumableLoader:
-        return self._batches("val")
-
-    def test_dataloader(self) -> ResumableLoader:
-        return self._batches("test")
-
-    def _batches(self, name: str, shuffle: bool = False) -> ResumableLoader:
-        series = self.split(name)
-        where = self._where if shuffle else None
+    def loader(self, name: str) -> ResumableLoader:
+        series, train = self.split(name), name == "train"
         return ResumableLoader(
             SeriesDataset(series),
             series.label,
             _batch,
             batch_size=self.batch_size,
-            shuffle=shuffle,
+            shuffle=train,
             seed=self.seed,
-            where=where,
-            ranks=self._ranks,
+            where=self.position if train else None,
+            ranks=self.ranks,
             joint=True,
         )
-
-    def _where(self) -> tuple[int, int] | None:
-        """Epoch and batches done of a fit in progress, by the Trainer's own count."""
-        trainer: Any = self.trainer
-        if trainer is None or not trainer.training:
-            return None
-        loop = trainer.fit_loop
-        epoch = 0 if trainer.overfit_batches else loop.epoch_progress.current.processed
-        return epoch, loop.epoch_loop.batch_progress.current.ready
-
-    def _ranks(self) -> tuple[int, int]:
-        if self.trainer is None:
-            return distributed()
-        options = self.trainer.distributed_sampler_kwargs
-        return (options["rank"], options["num_replicas"]) if options else (0, 1)
 
 
 class Spirals(SeriesData):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from zoo.data.base import Arrays
+from zoo.data.images import Arrays
 from zoo.data.masks import MaskData
 
 SIZE = 32

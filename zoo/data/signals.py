@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo.data.in_memory import MemoryData, Split
+from zoo.data.tensors import Split, TensorData
 
 
-class Photograph(MemoryData):
+class Photograph(TensorData):
     """A photograph that ships with scikit-learn (a temple in China), one sample a pixel.
 
     Every second pixel of every second row is for training. Of the others, which the model has to fill in, one in ten is

@@ -5,14 +5,13 @@ Letters: ``n`` tokens, ``B`` streams of one process, ``W`` processes (ranks), ``
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from zoo.data.loader import distributed, generator
+from zoo.data.loader import ResumableIterable, generator
 
 FILLED = -1  # the target of what only fills up a row
 
@@ -31,7 +30,7 @@ class Segment(NamedTuple):
     number: int
 
 
-class Segments:
+class Segments(ResumableIterable):
     """An iterable over the segments of one pass over a text; each of its passes is the next epoch.
 
     What a batch holds depends on ``(seed, epoch, batch)`` and on the ranks alone, so that a resumed run sees what an
@@ -69,23 +68,17 @@ class Segments:
         where: Callable[[], tuple[int, int] | None] | None = None,
         ranks: Callable[[], tuple[int, int]] | None = None,
     ) -> None:
+        super().__init__(where, ranks)
         self.tokens, self.batch_size, self.length, self.train = tokens, batch_size, length, train
         self.order, self.seed = order, seed
-        self.where, self.ranks = where or (lambda: None), ranks or distributed
-        self.epoch = 0
 
     def __len__(self) -> int:
         return self._train_steps() if self.train else -(-self._longest() // self.length)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Take the cuts of this epoch next. A run by a Trainer does not need it."""
-        self.epoch = epoch
-
     def __iter__(self) -> Iterator[Segment]:
         """A generator: nothing is decided before its first ``next``, as Lightning makes the iterator of a resumed
         run before it knows the epoch."""
-        epoch, first = self.where() or (self.epoch, 0)
-        self.epoch = epoch + 1
+        epoch, first = self.start()
         yield from self._training(epoch, first) if self.train else self._evaluation(first)
 
     def _training(self, epoch: int, first: int) -> Iterator[Segment]:
@@ -135,7 +128,6 @@ class Segments:
         return -(-(len(self.tokens) - 1) // self._streams())
 
     def state_dict(self) -> dict[str, Any]:
-        """What the batches depend on. Where the run was is known to the Trainer, exactly, so it is not kept here."""
         return {
             "tokens": len(self.tokens),
             "batch_size": self.batch_size,
@@ -144,13 +136,3 @@ class Segments:
             "seed": self.seed,
             "processes": self.ranks()[1],
         }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Warn where the batches cannot be those of the run that is resumed."""
-        for name, now in self.state_dict().items():
-            if state.get(name, now) != now:
-                warnings.warn(
-                    f"The run that is resumed was made with {name}={state[name]}, now it is {now}: from here on its "
-                    f"batches differ from those of an uninterrupted run. Set it back for an exact continuation.",
-                    stacklevel=2,
-                )

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from zoo.data.files import DataError, corrupt, missing
-from zoo.data.in_memory import MemoryData, Split
+from zoo.data.tensors import Split, TensorData
 
 
 class Parts(NamedTuple):
@@ -47,7 +47,7 @@ def normalised(parts: Parts, by: np.ndarray) -> Parts:
     return Parts(*((x - mean) / deviation for x in parts))
 
 
-class Tabular(MemoryData):
+class Tabular(TensorData):
     """Rows of numbers, with the published split.
 
     Args:

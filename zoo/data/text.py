@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import Any, ClassVar, Literal, NamedTuple
 
-import lightning as L
 import torch
 from torch import Tensor
 
-from zoo.data.base import data_root
+from zoo.data.base import InMemoryDataModule
 from zoo.data.files import DataError
-from zoo.data.loader import distributed
 from zoo.data.stream import Segments
 from zoo.registry import unknown
 from zoo.storage.model_folder import WeightsError
@@ -28,7 +26,7 @@ class Corpus(NamedTuple):
     test: str
 
 
-class TextData(L.LightningDataModule, ABC):
+class TextData(InMemoryDataModule[Tensor]):
     """A text in memory, as segments of parallel streams; a Lightning data module that plain PyTorch can use too.
 
     A batch is ``(tokens (B, T), targets (B, T), number)``, see `zoo.data.stream.Segment`. The vocabulary is made from
@@ -73,65 +71,57 @@ class TextData(L.LightningDataModule, ABC):
         vocabulary: str | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(root, batch_size, seed)
         name = type(self).__name__
         for key, value in (
-            ("batch_size", batch_size),
             ("length", length),
             ("eval_batch_size", eval_batch_size),
             ("min_count", min_count),
         ):
             if value < 1:
                 raise ValueError(f"{name}: {key} must be at least 1; got {value}.")
-        if seed < 0:
-            raise ValueError(f"{name}: seed must not be negative; got {seed}.")
         if level is not None and level not in LEVELS:
             raise ValueError(f"{name}: {unknown('level', level, LEVELS)}")
         if order not in ("streams", "random"):
             raise ValueError(f"{name}: {unknown('order', order, ('streams', 'random'))}")
         cut("", val_fraction, test_fraction)  # refuses shares that cannot be
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
-        self.root = data_root(root)
-        self.batch_size, self.length, self.order, self.seed = batch_size, length, order, seed
+        self.length, self.order = length, order
         self.eval_batch_size = eval_batch_size
         self.level = level or self.usual
         self.min_count, self.bpe_size, self.vocabulary = min_count, bpe_size, vocabulary
         self._tokenizer: Tokenizer | None = None
-        self._splits: dict[str, Tensor] = {}
-        self._fingerprint = ""
 
     @abstractmethod
     def read(self) -> Corpus:
         """The three parts; raises DataError where a file is missing or no text."""
 
-    def setup(self, stage: str | None = None) -> None:
-        if self._splits:
-            return
+    def load(self) -> tuple[dict[str, Tensor], str]:
         corpus = self.read()
         for part, text in corpus._asdict().items():
             if not text.strip():
                 raise DataError(f"{type(self).__name__}: the {part} part of the text is empty; give a longer text.")
-        digest = hashlib.sha256()
+        found = hashlib.sha256()
         for text in corpus:
             raw = text.encode("utf-8", "surrogatepass")
-            digest.update(len(raw).to_bytes(8, "little") + raw)
-        self._fingerprint = digest.hexdigest()
+            found.update(len(raw).to_bytes(8, "little") + raw)
         try:
             if self.vocabulary:
-                made = TextPreprocessing.of(self.vocabulary).symbols()
-                self.level = made.level
+                symbols = TextPreprocessing.of(self.vocabulary).symbols()
+                self.level = symbols.level
             else:
-                made = learn(corpus.train, self.level, min_count=self.min_count, vocab_size=self.bpe_size)
+                symbols = learn(corpus.train, self.level, min_count=self.min_count, vocab_size=self.bpe_size)
         except (ImportError, WeightsError) as error:
             raise DataError(str(error)) from error
-        splits = {part: torch.from_numpy(made.encode(text)) for part, text in corpus._asdict().items()}
+        splits = {part: torch.from_numpy(symbols.encode(text)) for part, text in corpus._asdict().items()}
         for part, tokens in splits.items():
             if len(tokens) < 2:
                 raise DataError(
                     f"{type(self).__name__}: the {part} part has {len(tokens)} token, so nothing can be predicted; "
                     "give a longer text."
                 )
-        self._tokenizer, self._splits = made, splits
+        self._tokenizer = symbols
+        return splits, found.hexdigest()
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -149,32 +139,11 @@ class TextData(L.LightningDataModule, ABC):
         """Plain values from which `TextPreprocessing` turns text into this data set's numbers."""
         return {"kind": "text", "tokenizer": self.tokenizer.as_dict()}
 
-    def fingerprint(self) -> str:
-        """The sha256 over the text of the three parts: two runs with the same one read the same text."""
-        self.setup()
-        return self._fingerprint
+    def size_of(self, split: Tensor) -> int:
+        """Return the tokens that are predicted: all but the first."""
+        return len(split) - 1
 
-    def split(self, name: str) -> Tensor:
-        """The tokens (n,) of ``train``, ``val`` or ``test``, int32."""
-        self.setup()
-        return self._splits[name]
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Tokens that are predicted in each part: all but its first."""
-        self.setup()
-        return {name: len(tokens) - 1 for name, tokens in self._splits.items()}
-
-    def train_dataloader(self) -> Segments:
-        return self._segments("train")
-
-    def val_dataloader(self) -> Segments:
-        return self._segments("val")
-
-    def test_dataloader(self) -> Segments:
-        return self._segments("test")
-
-    def _segments(self, name: str) -> Segments:
+    def loader(self, name: str) -> Segments:
         train = name == "train"
         return Segments(
             self.split(name),
@@ -183,24 +152,9 @@ class TextData(L.LightningDataModule, ABC):
             train=train,
             order=self.order,
             seed=self.seed,
-            where=self._where if train else None,
-            ranks=self._ranks,
+            where=self.position if train else None,
+            ranks=self.ranks,
         )
-
-    def _where(self) -> tuple[int, int] | None:
-        """Epoch and batches done of a fit in progress, by the Trainer's own count; see `zoo.data.base.ImageData`."""
-        trainer: Any = self.trainer
-        if trainer is None or not trainer.training:
-            return None
-        loop = trainer.fit_loop
-        epoch = 0 if trainer.overfit_batches else loop.epoch_progress.current.processed
-        return epoch, loop.epoch_loop.batch_progress.current.ready
-
-    def _ranks(self) -> tuple[int, int]:
-        if self.trainer is None:
-            return distributed()
-        options = self.trainer.distributed_sampler_kwargs
-        return (options["rank"], options["num_replicas"]) if options else (0, 1)
 
 
 def cut(text: str, val: float, test: float) -> Corpus:

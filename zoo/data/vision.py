@@ -14,7 +14,7 @@ from typing import ClassVar
 import numpy as np
 
 from zoo.data import files
-from zoo.data.base import Arrays, ImageData, stratified
+from zoo.data.images import Arrays, ImageData, stratified
 
 
 class Digits(ImageData):
