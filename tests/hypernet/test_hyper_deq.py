@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import zoo
+from zoo.data.vision import Digits
 from zoo.hypernet.hyper_deq import HyperDEQ, HyperDEQClassifier
 
 B, N, C = 6, 5, 3
@@ -144,6 +145,44 @@ def test_the_twin_has_one_set_of_weights():
         model.layer.generator.register_forward_hook(lambda m, i, out, seen=seen: seen.append(i[0].dim()))
         assert model(images).shape == (3, 10) and seen == [shape]
         assert model.layer.last.stats.converged.all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["hyper_deq.digits"])
+def test_shipped_weights_answer_under_autocast_as_in_float32(name, dtype):
+    model = zoo.load(name).eval()
+    data = Digits(batch_size=64)
+    data.setup("test")
+    images, _ = next(iter(data.test_dataloader()))
+    with torch.no_grad():
+        whole = model(images)
+        with torch.autocast("cpu", dtype):
+            narrow = model(images)
+    assert narrow.dtype == dtype
+    assert model.layer.last.stats.converged.all()
+    top = whole.topk(2, 1).values
+    clear = top[:, 0] - top[:, 1] > 0.05 * whole.abs().amax(1)  # more than the rounding of such logits
+    assert clear.sum() >= 50
+    assert torch.equal(narrow.argmax(1)[clear], whole.argmax(1)[clear])
+
+
+@pytest.mark.parametrize("context", ["image", "constant"])
+def test_training_under_autocast_reaches_every_parameter(context):
+    torch.manual_seed(0)
+    model = HyperDEQClassifier(channels=4, features=6, context=context)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(torch.randn(3, 1, 8, 8)).float().logsumexp(1).sum()
+    loss.backward()
+    for name, p in model.named_parameters():
+        assert p.grad.dtype == torch.float32 and p.grad.isfinite().all(), name
+        assert p.grad.abs().max() > 0, name
+
+
+def test_the_limit_holds_under_autocast():
+    made, (_, code) = layer().float(), data()
+    with torch.autocast("cpu", torch.bfloat16):
+        w = made.weights(code.float())["linear.weight"]
+    assert (torch.linalg.matrix_norm(w.double(), 2) <= 0.7 * (1 + 1e-5)).all()
 
 
 def test_bad_input_is_named():

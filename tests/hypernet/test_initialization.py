@@ -122,6 +122,26 @@ def test_the_size_of_a_code_is_no_matter(kind, size):
         torch.testing.assert_close(generator(size * code)[name], w, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("size", [0.0, 1e-30, 1e-8])
+def test_a_code_of_zeros_is_the_base_with_a_gradient_of_ordinary_size(size):
+    torch.manual_seed(0)
+    target = HyperTarget(nn.Linear(3, 2))
+    generator = Generator(target, CODE)
+    code = torch.full((CODE,), size, requires_grad=True)
+    weights = generator(code)
+    for name, w in weights.items():
+        torch.testing.assert_close(w, generator.base[name].detach(), rtol=0, atol=1e-7)
+    sum(w.sum() for w in weights.values()).backward()
+    slope = sum(h.sum(0) for h in generator.delta.heads).detach()  # the weights are linear in the features
+    torch.testing.assert_close(code.grad, slope)
+
+
+def test_a_small_code_has_the_gradient_of_its_direction():
+    code = torch.tensor([3e-4, 4e-4], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda c: encode(c, "unit"), code, eps=1e-9, atol=1e-2)
+    torch.testing.assert_close(encode(code, "unit"), 2**0.5 * torch.tensor([0.6, 0.8], dtype=torch.float64))
+
+
 def test_without_the_encoding_it_is():
     target = HyperTarget(mlp(4, bias=False))
     x, code = torch.randn(16, 64), torch.randn(CODE)

@@ -21,10 +21,10 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import vmap
 
 from zoo.hypernet.compression import BatchSize, GeneratedWeights, GeneratesWeights
 from zoo.hypernet.target import HyperTarget
+from zoo.layers.autocast import vmap
 from zoo.layers.conv4 import Conv4
 from zoo.layers.fewshot_checks import check_episode
 
@@ -86,7 +86,7 @@ class HyperClassifier(GeneratesWeights, nn.Module):
             ValueError: see `zoo.layers.fewshot_checks.check_episode`.
         """
         ways = check_episode(support_x, support_y, query_x, self.in_chans)
-        features = vmap(self.body)(torch.cat([support_x, query_x], 1))
+        features = vmap(self.body, support_x.device.type)(torch.cat([support_x, query_x], 1))
         seen, asked = features.split([support_x.shape[1], query_x.shape[1]], 1)
         return target(seen.shape[-1], ways)(self.write(seen, support_y, ways), asked, batched=True)
 

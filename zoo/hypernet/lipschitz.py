@@ -80,7 +80,9 @@ def lipschitz(weight: Tensor, dims: int, method: str = "gram", steps: int = 5) -
         )
     lead, shape = weight.shape[: weight.dim() - dims], weight.shape[weight.dim() - dims :]
     matrix = weight.reshape(*lead, shape[0], prod(shape[1:]))
-    norm = gram_bound(matrix, steps) if method == "gram" else power_norm(matrix, steps)
+    with torch.autocast(weight.device.type, enabled=False):  # products in halves would break the bound by a percent
+        matrix = matrix.float() if matrix.dtype in (torch.float16, torch.bfloat16) else matrix
+        norm = gram_bound(matrix, steps) if method == "gram" else power_norm(matrix, steps)
     return norm * prod(shape[2:]) ** 0.5
 
 
@@ -92,5 +94,5 @@ def constrain(weight: Tensor, dims: int, limit: float, method: str = "gram", ste
     if not limit > 0:
         raise ValueError(f"limit must be above 0; got {limit}.")
     norm = lipschitz(weight, dims, method, steps)
-    factor = limit / torch.clamp_min(norm, limit)
+    factor = (limit / torch.clamp_min(norm, limit)).to(weight.dtype)
     return weight * factor.reshape(*factor.shape, *(1,) * dims)

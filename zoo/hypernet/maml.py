@@ -29,10 +29,11 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import grad, vmap
+from torch.func import grad
 
 from zoo.hypernet.target import HyperTarget
 from zoo.implicit import ImplicitMixin
+from zoo.layers.autocast import vmap
 from zoo.layers.conv4 import Conv4
 from zoo.layers.fewshot_checks import check_episode
 
@@ -131,7 +132,7 @@ class MetaLearner(ImplicitMixin, nn.Module):
             w0 = tuple(v.expand(tasks, *v.shape) for v in theta)
             seen, asked = support_x, query_x
             if self.adapt == "head":  # one pass for both, so that batch statistics are the same
-                features = vmap(self.body)(torch.cat([support_x, query_x], 1))
+                features = vmap(self.body, support_x.device.type)(torch.cat([support_x, query_x], 1))
                 features = F.rms_norm(features, features.shape[-1:])
                 seen, asked = features.split([support_x.shape[1], query_x.shape[1]], 1)
 

@@ -18,10 +18,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import functional_call
 from torch.nn.utils import parametrizations
 from torch.nn.utils.spectral_norm import SpectralNorm
 
+from zoo.layers.autocast import vmap
 from zoo.registry import unknown
 
 _OBSTACLES = {
@@ -176,7 +177,7 @@ class HyperTarget(nn.Module):
             return self._call(dict(zip(names, x, strict=False)), x[len(names) :])
 
         try:
-            return vmap(one, in_dims=in_dims, randomness="different")(*flat)
+            return vmap(one, flat[0].device.type, in_dims=in_dims, randomness="different")(*flat)
         except RuntimeError as error:
             if not any(sign in str(error).lower() for sign in ("vmap", "batching rule", "batchedtensor")):
                 raise

@@ -29,6 +29,7 @@ from zoo.hypernet.target import Slot
 
 LAWS = ("match", "hyperfan_in", "hyperfan_out")
 ENCODINGS = ("plain", "unit", "cos_sin")
+SMALL = 1e-4  # root mean square of a code below which it has no direction
 FLOOR = 0.02  # of a deviation: a slot that starts constant (a bias of zeros, a scale of ones) must be able to learn
 
 
@@ -120,11 +121,14 @@ def encoded_size(code_size: int, encoding: str) -> int:
 def encode(code: Tensor, encoding: str) -> Tensor:
     """Features of a code (..., C), of mean square 1 unless ``plain``.
 
-    ``unit``: the code's direction times the root of C. ``cos_sin``: ``sqrt(2) [cos(c pi/2), sin(c pi/2)]``, (..., 2C),
-    for codes in [0, 1] whose size means something (a hyperparameter).
+    ``unit``: the code's direction times the root of C. A code whose root mean square is at most 1e-4 has no direction:
+    it is taken as it is, so that a code of zeros gives zeros, with a gradient of ordinary size.
+    ``cos_sin``: ``sqrt(2) [cos(c pi/2), sin(c pi/2)]``, (..., 2C), for codes in [0, 1] whose size means something (a
+    hyperparameter).
     """
     if encoding == "unit":
-        return code * (math.sqrt(code.shape[-1]) / code.norm(dim=-1, keepdim=True).clamp_min(1e-12))
+        rms = torch.linalg.vector_norm(code, dim=-1, keepdim=True) / math.sqrt(code.shape[-1])
+        return code / torch.where(rms > SMALL, rms, 1.0)
     if encoding == "cos_sin":
         angle = code * (math.pi / 2)
         return math.sqrt(2) * torch.cat([angle.cos(), angle.sin()], -1)
