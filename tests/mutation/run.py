@@ -130,6 +130,7 @@ def main() -> int:
     import torch
 
     torch.set_num_threads(1)
+    whole = {f: sorted({tuple(t) for v in rows.values() for t in v}) for f, rows in lines.items()}
     rows = []
     for i, (file, mutant) in enumerate(chosen(given.only, given.sample, given.seed), 1):
         name = key(file, (ROOT / file).read_text(), mutant)
@@ -137,7 +138,8 @@ def main() -> int:
             rows.append({"mutant": name, "result": "equivalent", "why": EQUIVALENT[name]})
             continue
         tests, spent = [], 0.0
-        for seconds, test in lines.get(file, {}).get(mutant.line, ()):
+        covering = lines.get(file, {}).get(mutant.line) or whole.get(file, [])  # what runs at import is every test's
+        for seconds, test in covering:
             if spent + seconds > given.budget and tests:
                 break
             tests.append(test)

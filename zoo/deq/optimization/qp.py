@@ -1,0 +1,109 @@
+"""A convex quadratic program as a layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zoo.deq.optimization.program import assemble, check_convex
+from zoo.deq.optimization.search import Search
+from zoo.deq.optimization.splitting import Program, Scaling, Splitting
+from zoo.deq.optimization.status import ProgramRecord, Status
+from zoo.implicit import ImplicitMixin
+from zoo.solve import Spec
+
+
+class QP(ImplicitMixin, nn.Module):
+    """The layer ``(Q, q, A, b, G, h) -> argmin 1/2 x'Qx + q'x  subject to  Ax = b, Gx <= h``, batched.
+
+        >>> layer = QP()
+        >>> x = layer(torch.eye(2), torch.tensor([[-3.0, 1.0]]), G=torch.eye(2), h=torch.ones(1, 2))
+        >>> x.round(decimals=4)
+        tensor([[ 1., -1.]])
+
+    Every argument may be one sample's (batch first) or shared by all: a matrix (N, N) is factored once. Gradients reach
+    every argument. A program without a solution is NaN in the answer, takes no part in gradients, and its `Status` says
+    whether it is infeasible or unbounded; ``record`` has the residuals and the multipliers of every sample.
+
+    All is computed in float64, where 1e-8 can be reached; the answer has the dtype of ``q``.
+
+    Args:
+        solver: finds the fixed point of the splitting map; its ``rtol`` bounds the residuals of the optimality
+            conditions, relative to the sizes of their terms; its ``max_steps`` are those of one round.
+        adjoint: how gradients cross the solve.
+        rounds: each ends with the equations of the active constraints, which bring the residuals to rounding where the
+            active ones were found, and adapts the step size otherwise; at most so many.
+
+    Reference: Amos and Kolter, "OptNet: differentiable optimization as a layer in neural networks", ICML 2017.
+    """
+
+    def __init__(
+        self,
+        solver: Spec | Any = None,
+        adjoint: Spec | Any = None,
+        *,
+        rounds: int = 20,
+    ) -> None:
+        super().__init__()
+        if rounds < 1:
+            raise ValueError(f"QP: rounds must be at least 1; got {rounds}.")
+        self.rounds = rounds
+        self.program: ProgramRecord | None = None
+        self.configure_implicit(
+            solver or {"name": "anderson", "window": 5, "rtol": 1e-7, "atol": 1e-9, "max_steps": 50},
+            adjoint or {"name": "implicit", "solver": {"name": "gmres", "rtol": 1e-9, "atol": 0.0, "max_steps": 400}},
+        )
+
+    def forward(
+        self,
+        Q: Tensor,
+        q: Tensor,
+        A: Tensor | None = None,
+        b: Tensor | None = None,
+        G: Tensor | None = None,
+        h: Tensor | None = None,
+        *,
+        lower: Tensor | float | None = None,
+        upper: Tensor | float | None = None,
+        start: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """Solve; return x, (B, N).
+
+        Args:
+            Q: (N, N) or (B, N, N), symmetric and positive semidefinite.
+            q: (B, N) or (N,).
+            A, b: equalities, (E, N) or (B, E, N), and (E,) or (B, E).
+            G, h: inequalities, likewise.
+            lower, upper: bounds of x, numbers, (N,) or (B, N).
+            start: (B, N) and (B, M), where to begin: the answer to a similar program and its multipliers
+                (``layer.program.y``), say.
+
+        Raises:
+            ValueError: shapes that do not fit, data that are not finite, a Q that is not symmetric or not positive
+                semidefinite (the samples are named); with ``throw``, a sample that is not solved.
+        """
+        p, equal = assemble(Q, q, A, b, G, h, lower, upper)
+        check_convex(p)
+        x = self.solve_program(p, equal, start)
+        return x.to(q.dtype)
+
+    def solve_program(self, p: Program, equal: Tensor, start: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Solve an assembled program: rounds of the splitting, certificates, polishing, and the implicit gradient."""
+        plain = p.detach()
+        with torch.no_grad():
+            scaling = Scaling.ruiz(plain)
+            search = Search(plain, scaling, equal, self._present_solver("anderson", "implicit"), self.rounds, start)
+            state, rho = search.run()
+        splitting = Splitting(p.scaled(scaling), rho, equal)
+        wanted = torch.is_grad_enabled() and any(t.requires_grad for t in (p.Q, p.q, p.C, p.l, p.u))
+        if wanted:
+            state = self.solve(splitting, state)
+        x = scaling.D * state[:, : p.variables]
+        self.program = search.record()
+        if self.throw and not self.program.solved:
+            bad = [i for i, s in enumerate(self.program.status) if s is not Status.solved]
+            raise ValueError(f"The program of samples {bad[:5]} is not solved: {self.program.status[bad[0]].value}")
+        lost = torch.tensor([s not in (Status.solved, Status.max_steps) for s in self.program.status], device=x.device)
+        return torch.where(lost[:, None], torch.nan, x)

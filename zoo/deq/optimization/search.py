@@ -1,0 +1,168 @@
+"""The forward solve of a quadratic program: rounds of the splitting, certificates, polishing."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from zoo.deq.optimization.splitting import SIGMA, Program, Scaling, Splitting, apply, largest
+from zoo.deq.optimization.status import CODES, ProgramRecord, Status
+from zoo.solvers.base import Solver
+from zoo.solvers.iterate import iterate
+
+RHO = (1e-6, 1e6)  # least and greatest step size
+PLAIN = 60  # plain iterations before a certificate of infeasibility is looked for
+
+
+class Search:
+    """The forward solve of one batch, without a graph."""
+
+    def __init__(
+        self,
+        plain: Program,
+        scaling: Scaling,
+        equal: Tensor,
+        solver: Solver,
+        rounds: int,
+        start: tuple[Tensor, Tensor] | None,
+    ) -> None:
+        self.plain, self.scaling, self.equal, self.solver, self.most = plain, scaling, equal, solver, rounds
+        self.scaled = scaled = plain.scaled(scaling)
+        B, N = plain.q.shape
+        self.rho = rho = plain.q.new_full((B, 1), 0.1)
+        self.code = torch.full((B,), CODES.index(Status.max_steps), device=rho.device)
+        self.steps = torch.zeros(B, dtype=torch.long)
+        self.rounds = 0
+        self.warm = start is not None
+        x, y = plain.q.new_zeros(B, N), torch.zeros_like(plain.l)
+        if start is not None:
+            x, y = start[0].detach().to(x) / scaling.D, scaling.c * start[1].detach().to(x) / scaling.E
+        self.state = Splitting(scaled, rho, equal).state(x, apply(scaled.C, x), y)
+
+    def run(self) -> tuple[Tensor, Tensor]:
+        """Return the state and the step size that belong to the answer."""
+        for _ in range(self.most):
+            self.rounds += 1
+            splitting = Splitting(self.scaled, self.rho, self.equal)
+            if not self.warm:
+                solution = iterate(splitting, self.state, self.solver)
+                self.state = solution.value
+                self.steps += solution.stats.steps.cpu()
+            self.warm = False  # where the active constraints are those of the start, its round needs no iteration
+            primal, dual, ratio = self._residuals(splitting)
+            solved = (primal <= 1) & (dual <= 1)
+            self.code = torch.where(solved, CODES.index(Status.solved), CODES.index(Status.max_steps))
+            self._polish(splitting)
+            unsolved = self.code == CODES.index(Status.max_steps)
+            if bool(unsolved.any()) and bool(self.steps.any()):
+                self._certify(splitting, unsolved)
+            unsolved = self.code == CODES.index(Status.max_steps)
+            if not bool(unsolved.any()):
+                break
+            self._adapt(splitting, ratio, ~unsolved)
+        return self.state, self.rho
+
+    def _residuals(self, splitting: Splitting) -> tuple[Tensor, Tensor, Tensor]:
+        """Primal and dual residual over their tolerances, in the units of the data, and the ratio of the two."""
+        x, z, y = self.point(splitting)
+        p, solver = self.plain, self.solver
+        Cx, Qx, Cy = apply(p.C, x), apply(p.Q, x), apply(p.C.transpose(1, 2), y)
+        self.x, self.y = x, y
+        self.primal, self.dual = largest(Cx - z), largest(Qx + p.q + Cy)
+        one = torch.maximum(largest(Cx), largest(z))
+        two = torch.stack([largest(Qx), largest(Cy), largest(p.q)]).amax(0)
+        relative = (self.primal / one.clamp_min(1e-10)) / (self.dual / two.clamp_min(1e-10)).clamp_min(1e-12)
+        atol, rtol = solver.atol, solver.rtol
+        return self.primal / (atol + rtol * one), self.dual / (atol + rtol * two), relative
+
+    def point(self, splitting: Splitting) -> tuple[Tensor, Tensor, Tensor]:
+        """``x``, ``z`` and ``y`` of the state in the units of the data."""
+        x, z, y = splitting.read(self.state)
+        s = self.scaling
+        return s.D * x, z / s.E, s.E * y / s.c
+
+    def _adapt(self, splitting: Splitting, ratio: Tensor, solved: Tensor) -> None:
+        """Change the step size where one residual outruns the other; the point and its multipliers stay."""
+        factor = ratio.clamp(1e-6, 1e6).sqrt()[:, None]
+        change = ((factor > 3) | (factor < 1 / 3)) & ~solved[:, None]
+        x, z, y = splitting.read(self.state)
+        self.rho = torch.where(change, (self.rho * factor).clamp(*RHO), self.rho)
+        self.state = Splitting(self.scaled, self.rho, self.equal).state(x, z, y)
+
+    def _certify(self, splitting: Splitting, open_: Tensor) -> None:
+        """Look for certificates: without a solution the differences of plain iterates tend to one.
+
+        Reference: Banjac, Goulart, Stellato and Boyd, "Infeasibility detection in the alternating direction method of
+        multipliers for convex optimization", J. Optimization Theory and Applications 183, 2019.
+        """
+        state = self.state
+        for _ in range(PLAIN):
+            before, state = state, splitting(state)
+        s, p = self.scaling, self.plain
+        (x1, _, y1), (x0, _, y0) = splitting.read(state), splitting.read(before)
+        dx, dy = s.D * (x1 - x0), s.E * (y1 - y0) / s.c
+        tolerance = 1e-6
+        size = largest(dy)
+        bounded_u = torch.where(p.u.isfinite(), p.u, 0.0)
+        bounded_l = torch.where(p.l.isfinite(), p.l, 0.0)
+        positive, negative = dy.clamp_min(0), dy.clamp_max(0)
+        open_row = (torch.where(p.u.isfinite(), 0.0, positive) - torch.where(p.l.isfinite(), 0.0, negative)).abs()
+        support = (bounded_u * positive + bounded_l * negative).sum(1)
+        none = (largest(apply(p.C.transpose(1, 2), dy)) <= tolerance * size) & (largest(open_row) <= tolerance * size)
+        infeasible = none & (support < -tolerance * size) & (size > 1e-12)
+        size = largest(dx)
+        Cd = apply(p.C, dx)
+        inside = torch.where(p.u.isfinite(), Cd.clamp_min(0), 0.0) - torch.where(p.l.isfinite(), Cd.clamp_max(0), 0.0)
+        falls = (p.q * dx).sum(1) < -tolerance * size
+        flat = largest(apply(p.Q, dx)) <= tolerance * size
+        unbounded = falls & flat & (largest(inside) <= tolerance * size) & (size > 1e-12)
+        self.code = torch.where(open_ & infeasible, CODES.index(Status.infeasible), self.code)
+        self.code = torch.where(open_ & unbounded & ~infeasible, CODES.index(Status.unbounded), self.code)
+        bad = ~state.isfinite().all(1)
+        self.code = torch.where(bad, CODES.index(Status.nonfinite), self.code)
+
+    def _polish(self, splitting: Splitting) -> None:
+        """Solve the linear equations of the constraints that are active; kept where the residuals fall.
+
+        [[Q + d I, C_a'], [C_a, -d I]] [x; y] = [-q; bound], with d tiny, and one step of refinement.
+        """
+        p, B = self.scaled, len(self.scaled.q)
+        N, M = p.variables, p.l.shape[1]
+        _, _, y = splitting.read(self.state)
+        low, high = (y < 0) & p.l.isfinite(), (y > 0) & p.u.isfinite()
+        active = low | high | self.equal
+        bound = torch.where(self.equal | low, p.l, p.u)
+        bound = torch.where(active, bound, 0.0)
+        C = torch.where(active[:, :, None], p.C.expand(B, M, N), 0.0)
+        K = p.q.new_zeros(B, N + M, N + M)
+        K[:, :N, :N] = p.Q
+        K[:, :N, N:], K[:, N:, :N] = C.transpose(1, 2), C
+        shift = torch.cat([y.new_full((B, N), SIGMA), torch.where(active, -SIGMA, -1.0)], 1)
+        right = torch.cat([-p.q, bound], 1)
+        factor, pivots, info = torch.linalg.lu_factor_ex(K + torch.diag_embed(shift))
+        target = torch.where(active, 0.0, -1.0)  # rows without a say: y = 0
+        exact = K + torch.diag_embed(torch.cat([y.new_zeros(B, N), target], 1))
+        t = torch.linalg.lu_solve(factor, pivots, right[:, :, None])
+        for _ in range(3):
+            t = t + torch.linalg.lu_solve(factor, pivots, right[:, :, None] - exact @ t)
+        x1, y1 = t[:, :N, 0], torch.where(active, t[:, N:, 0], 0.0)
+        reached = apply(p.C, x1)
+        z1 = torch.where(active, bound, torch.minimum(torch.maximum(reached, p.l), p.u))
+        y1 = torch.where(self.equal, y1, torch.where(low, y1.clamp_max(0), y1.clamp_min(0)))
+        x0, y0 = self.x, self.y
+        before, old = torch.maximum(self.primal, self.dual), self.state
+        kept = x0, y0, self.primal, self.dual
+        self.state = splitting.state(x1, z1, y1)
+        primal, dual, _ = self._residuals(splitting)
+        better = (torch.maximum(self.primal, self.dual) <= before) & self.state.isfinite().all(1) & (info == 0)
+        self.state = torch.where(better[:, None], self.state, old)
+        fresh = self.x, self.y, self.primal, self.dual
+        self.x, self.y, self.primal, self.dual = (
+            torch.where(better.view(-1, *([1] * (a.dim() - 1))), a, b) for a, b in zip(fresh, kept, strict=True)
+        )
+        now = better & (primal <= 1) & (dual <= 1) & (self.code == CODES.index(Status.max_steps))
+        self.code = torch.where(now, CODES.index(Status.solved), self.code)
+
+    def record(self) -> ProgramRecord:
+        status = tuple(CODES[i] for i in self.code.tolist())
+        return ProgramRecord(status, self.primal, self.dual, self.y, self.steps, self.rounds)
