@@ -265,3 +265,38 @@ def _carry_over(spec: Spec | Any, present: Any) -> Spec | Any:
 def implicit_modules(model: nn.Module) -> list[tuple[str, ImplicitMixin]]:
     """The implicit modules within a model, itself included, with their names."""
     return [(name, m) for name, m in model.named_modules() if isinstance(m, ImplicitMixin)]
+
+
+def implicit_layers(model: nn.Module) -> list[ImplicitMixin]:
+    """Return the implicit modules that lie within no other one, in order: those that a solver is chosen for."""
+    if isinstance(model, ImplicitMixin):
+        return [model]
+    return [layer for child in model.children() for layer in implicit_layers(child)]
+
+
+class DelegatesImplicit:
+    """Beside ``nn.Module``: a model that poses nothing itself, and whose implicit layers all solve alike.
+
+    >>> class Model(DelegatesImplicit, nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.first, self.second = Layer(), Layer()
+    >>> class Layer(ImplicitMixin, nn.Module): ...
+    >>> model = Model()
+    >>> model.configure_implicit("picard", "jfb", throw=True)
+    >>> type(model.second.solver).__name__, model.first.throw
+    ('Picard', True)
+    """
+
+    def configure_implicit(
+        self,
+        solver: Spec | Any | None = None,
+        adjoint: Spec | Any | None = None,
+        *,
+        eval_solver: Spec | Any | None = None,
+        throw: bool | None = None,
+    ) -> None:
+        """Choose the solver and the adjoint of every implicit layer; see `ImplicitMixin.configure_implicit`."""
+        assert isinstance(self, nn.Module)
+        for layer in implicit_layers(self):
+            layer.configure_implicit(solver, adjoint, eval_solver=eval_solver, throw=throw)

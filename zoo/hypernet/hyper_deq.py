@@ -28,7 +28,7 @@ from zoo.hypernet.generators.base import Generator
 from zoo.hypernet.generators.base import Spec as GeneratorSpec
 from zoo.hypernet.lipschitz import METHODS, constrain
 from zoo.hypernet.target import HyperTarget, Select
-from zoo.implicit import ImplicitMixin
+from zoo.implicit import DelegatesImplicit, ImplicitMixin
 from zoo.layers.head import ImageClassifier, check_images
 from zoo.solve import Spec
 
@@ -142,7 +142,7 @@ class Cell(nn.Module):
         return F.relu(self.conv(z) + x)
 
 
-class HyperDEQClassifier(GeneratesWeights, ImageClassifier, nn.Module):
+class HyperDEQClassifier(GeneratesWeights, DelegatesImplicit, ImageClassifier, nn.Module):
     """An image classifier with one equilibrium, whose convolution is written for each image by an encoder of it.
 
     Args:
@@ -221,9 +221,3 @@ class HyperDEQClassifier(GeneratesWeights, ImageClassifier, nn.Module):
         made = self.encoder.parameters() if self.code is None else (self.code,)
         writers = (*self.layer.generator.parameters(), *made)
         return GeneratedWeights(self.layer.target.numel, writers, batch.samples if self.code is None else 1)
-
-    def configure_implicit(
-        self, solver: Spec | Any = None, adjoint: Spec | Any = None, *, eval_solver: Spec | Any = None
-    ) -> None:
-        """Choose the solver and the adjoint of the layer; what is None stays as it is."""
-        self.layer.configure_implicit(solver, adjoint, eval_solver=eval_solver)

@@ -26,7 +26,7 @@ from zoo.hypernet.generators.base import Generator
 from zoo.hypernet.generators.base import Spec as GeneratorSpec
 from zoo.hypernet.lipschitz import constrain
 from zoo.hypernet.target import HyperTarget, Select
-from zoo.implicit import ImplicitMixin
+from zoo.implicit import DelegatesImplicit, ImplicitMixin
 from zoo.layers.series import Outcome, check_series, check_sizes, gaps
 from zoo.solve import Spec
 
@@ -138,7 +138,7 @@ class Field(nn.Module):
         return torch.cat([dy, torch.zeros_like(y[:, : self.constant])], 1) if self.constant else dy
 
 
-class HyperODEForecast(nn.Module):
+class HyperODEForecast(DelegatesImplicit, nn.Module):
     """Recognise a system from a few observations, write its field, and follow it.
 
         h = GRU(time gaps, values, masks),   c = code(h),   y(t_T) = last seen + start(h),   dy/dt = f(y; theta(c))
@@ -184,12 +184,6 @@ class HyperODEForecast(nn.Module):
         self.flow: HyperODE | PlainODE = PlainODE(field)
         if condition == "weights":
             self.flow = HyperODE(field, code_size, generator=generator, limit=limit)
-
-    def configure_implicit(
-        self, solver: Spec | Any = None, adjoint: Spec | Any = None, *, eval_solver: Spec | Any = None
-    ) -> None:
-        """Choose the solver and the adjoint; what is None stays as it is."""
-        self.flow.configure_implicit(solver, adjoint, eval_solver=eval_solver)
 
     def forward(self, times: Tensor, values: Tensor, mask: Tensor, query: Tensor | None = None) -> Outcome:
         """Values at the asked times.

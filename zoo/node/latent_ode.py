@@ -27,12 +27,11 @@ Shape letters: ``B`` series, ``T`` rows, ``D`` channels, ``Q`` asked times, ``Z`
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from zoo.implicit import SolveRecord
+from zoo.implicit import DelegatesImplicit, SolveRecord
 from zoo.layers.series import Events, Outcome, check_series, check_sizes, gaps, readout
 from zoo.node.ode_rnn import Flow, Recurrent
 from zoo.node.piecewise import merge_records, reduce_copies
@@ -40,7 +39,7 @@ from zoo.node.piecewise import merge_records, reduce_copies
 SMALL = 3e-3  # of a latent number, whose posterior is some hundredths wide: differences by it are good to a per mille
 
 
-class LatentODE(nn.Module):
+class LatentODE(DelegatesImplicit, nn.Module):
     """Latent ODE that predicts values at asked times, and classifies where it has classes.
 
     Args:
@@ -85,13 +84,6 @@ class LatentODE(nn.Module):
         self.flow = Flow(latent, hidden, rule)
         self.decoder = readout(latent, head, features)
         self.classifier = readout(latent, head, num_classes) if num_classes else None
-
-    def configure_implicit(
-        self, solver: Any = None, adjoint: Any = None, *, eval_solver: Any = None, throw: bool | None = None
-    ) -> None:
-        """Choose the solver and the adjoint of encoder and decoder; see `ImplicitMixin.configure_implicit`."""
-        for part in (self.encoder, self.flow):
-            part.configure_implicit(solver, adjoint, eval_solver=eval_solver, throw=throw)
 
     def encode(self, times: Tensor, values: Tensor, mask: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log standard deviation (B, Z) of z_0 at the times ``start`` (B,), from the last row to the first."""

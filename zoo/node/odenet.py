@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.implicit import ImplicitMixin
+from zoo.implicit import DelegatesImplicit, ImplicitMixin
 from zoo.layers.head import ImageClassifier, check_images
 from zoo.node.fields import ConvField, SecondOrder, Time, norm
 from zoo.registry import unknown
@@ -66,7 +66,7 @@ class ODEBlock(ImplicitMixin, nn.Module):
         return f"end={self.end}, augment={self.augment}, velocity={self.velocity}"
 
 
-class ODENet(ImageClassifier, nn.Module):
+class ODENet(DelegatesImplicit, ImageClassifier, nn.Module):
     """ODE-Net image classifier, with timm's conventions for a vision model.
 
     The defaults are the published configuration for MNIST: 208,266 parameters.
@@ -144,13 +144,6 @@ class ODENet(ImageClassifier, nn.Module):
             for i, c in enumerate(channels)
         ]
         self.reset_classifier(num_classes, global_pool)
-
-    def configure_implicit(
-        self, solver: Any = None, adjoint: Any = None, *, eval_solver: Any = None, throw: bool | None = None
-    ) -> None:
-        """Choose the solver and the adjoint of every stage; see `ImplicitMixin.configure_implicit`."""
-        for block in self.blocks:
-            block.configure_implicit(solver, adjoint, eval_solver=eval_solver, throw=throw)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Timm's grouping of parameters by depth: the stem, the stages, the rest."""

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from zoo.adjoints.backsolve import Backsolve
 from zoo.adjoints.unroll import Unroll
-from zoo.implicit import ImplicitMixin, SolveRecord, serves
+from zoo.implicit import DelegatesImplicit, ImplicitMixin, SolveRecord, serves
 from zoo.layers.head import ImageClassifier, check_images
 from zoo.node.fields import activation, norm
 from zoo.penalties import observe
@@ -179,7 +179,7 @@ def _residual(f: nn.Module, z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     return first, second
 
 
-class SteadyNet(ImageClassifier, nn.Module):
+class SteadyNet(DelegatesImplicit, ImageClassifier, nn.Module):
     """Image classifier on an equilibrium that a DEQ's solver or an ODE's finds, with timm's conventions.
 
     Args:
@@ -219,12 +219,6 @@ class SteadyNet(ImageClassifier, nn.Module):
         self.equilibrium = Equilibrium(Contraction(channels, contraction, act), horizon)
         self.norm = norm(groups, channels)
         self.reset_classifier(num_classes, global_pool)
-
-    def configure_implicit(
-        self, solver: Any = None, adjoint: Any = None, *, eval_solver: Any = None, throw: bool | None = None
-    ) -> None:
-        """Choose the solver, of fixed points or of ODEs, and the adjoint; see `ImplicitMixin.configure_implicit`."""
-        self.equilibrium.configure_implicit(solver, adjoint, eval_solver=eval_solver, throw=throw)
 
     def forward_features(self, images: Tensor) -> Tensor:
         """The equilibrium, normalised, (B, channels, H', W'), of images (B, in_chans, H, W)."""
