@@ -65,6 +65,7 @@ START = {
     "zoo.compare.command": {"zoo.compare"},
     "zoo.storage.model_folder": {"safetensors", "torch"},
     "zoo.tasks.optim": {"timm"},
+    "zoo._compat": {"jsonargparse", "torch"},
 }
 OPTIONAL = {
     "zoo.callbacks.console_progress": {"tqdm"},
@@ -85,7 +86,6 @@ OPTIONAL = {
     "zoo.storage.tokenizer": {"tokenizers"},
     "zoo.training.export": {"huggingface_hub"},
     "zoo.training.figure": {"matplotlib"},
-    "zoo.training.run": {"lightning"},  # its TensorBoard logger, where tensorboard is installed
 }
 TORCH_FREE = [
     "zoo",
@@ -104,6 +104,8 @@ TORCH_FREE = [
     "zoo.tasks.metrics",
     "zoo.tasks.optim",
     "zoo.training.request",
+    "zoo.training.sections",
+    "zoo.training.words",
     "zoo.training.run_folder",
     "zoo.training.process",
     "zoo.compare.command",

@@ -9,9 +9,99 @@ Tried on: torch 2.14.1, lightning 2.6.6, jsonargparse 4.53, torchdiffeq 0.2.5, t
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-# ---------------------------------------------------------------------------------------------------------- Lightning
+# --------------------------------------------------------------------------------------- jsonargparse, tried on 4.53
+
+
+@contextlib.contextmanager
+def allowed_imports(paths: Sequence[str]) -> Iterator[None]:
+    """Within the block a parser imports only these paths, and what is below them, and instantiates no ``Any``.
+
+    jsonargparse's settings are those of the process: they are put back, so that a program's own parsers stay as they
+    were. Tried on jsonargparse 4.53, whose `set_parsing_settings` can only add to its lists.
+    """
+    import jsonargparse
+    from jsonargparse import _common
+
+    was = dict(_common.parsing_settings)
+    try:
+        jsonargparse.set_parsing_settings(
+            import_path_denylist=["*"],
+            import_path_allowlist=list(paths),
+            validate_subclass_spec_in_any=False,
+            instantiate_subclass_spec_in_any=False,
+        )
+        yield
+    finally:
+        _common.parsing_settings.clear()
+        _common.parsing_settings.update(was)
+
+
+@contextlib.contextmanager
+def unserializable_allowed() -> Iterator[None]:
+    """Within the block a dump of options that are objects does not warn of each; its text for them is not used."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="[\\s\\S]*Unable to serialize instance")
+        yield
+
+
+def parser_options(parser: Any) -> list[tuple[str, str]]:
+    """The options of a jsonargparse parser and the help of each, without the actions that it adds by itself."""
+    own = ("_ActionConfigLoad", "_ActionHelpClassPath")
+    return [(a.dest, a.help or "") for a in parser._actions if type(a).__name__ not in own]
+
+
+@dataclass(frozen=True)
+class ParserError:
+    """A message of jsonargparse, taken apart; as text it is one sentence.
+
+    Attributes:
+        key: the option, as ``section.option``; empty where none is named.
+        wanted: the types that it takes; empty where the message does not say.
+        got: the value.
+        denied: the import path that was refused; empty where none was.
+        rest: the last part of a message of another form.
+    """
+
+    key: str
+    wanted: str
+    got: str
+    denied: str
+    rest: str
+
+    def __str__(self) -> str:
+        flag = f"--{self.key}: " if self.key else ""
+        if flag and self.wanted and self.got:
+            got = self.got if len(self.got) <= 80 else f"{self.got[:77]}..."
+            return f"{flag}expected {self.wanted}; got {got!r}"
+        return f"{flag}{self.rest}"
+
+
+def parser_error(message: str) -> ParserError:
+    """Take jsonargparse's message of several lines apart: it has no other form for what was expected."""
+    key = re.search(r'Parser key "([^"]+)"', message)
+    got = re.search(r"(?:Got value|Given value): (.*)", message)
+    subtypes = re.search(r"Subtypes: \[(.*)\]", message)
+    single = re.search(r"Expected a (.+?)\. Got value", message)
+    denied = re.search(r"Importing '([^']+)' is not allowed", message)
+    wanted = subtypes[1] if subtypes else single[1] if single else ""
+    wanted = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", wanted.replace("NoneType", "null"))
+    wanted = re.sub(r"(typing|collections\.abc|lightning(\.\w+)*)\.", "", wanted)
+    choices = re.fullmatch(r"Literal\[(.*)\]", wanted)
+    wanted = f"one of {choices[1]}" if choices else " or ".join(wanted.split(", "))
+    parts = [part.strip(" -") for part in message.splitlines() if part.strip()]
+    rest = parts[-1] if key and len(parts) > 1 else " ".join(parts)
+    return ParserError(key[1] if key else "", wanted, got[1] if got else "", denied[1] if denied else "", rest)
+
+
+# ----------------------------------------------------------------------------------------- Lightning, tried on 2.6.6
 # The trainer comes as an argument, so that nothing is imported here.
 
 
@@ -37,3 +127,116 @@ def sampler_ranks(trainer: Any) -> tuple[int, int]:
     """
     options = trainer.distributed_sampler_kwargs
     return (options["rank"], options["num_replicas"]) if options else (0, 1)
+
+
+def epoch_means(trainer: Any) -> dict[str, dict[str, Any]]:
+    """What has been logged for the epoch of training so far: by key its sum, its count, and how it is logged.
+
+    Tried on Lightning 2.6.6, which keeps these in the loop's `_results` and does not save them.
+    """
+    out: dict[str, dict[str, Any]] = {}
+    for key, result in trainer.fit_loop.epoch_loop._results.items():
+        meta = result.meta
+        if not meta.on_epoch or result.has_reset:
+            continue
+        out[key] = {
+            "fx": meta.fx,
+            "name": meta.name,
+            "prog_bar": meta.prog_bar,
+            "logger": meta.logger,
+            "on_step": meta.on_step,
+            "reduce_fx": meta.reduce_fx.__name__,
+            "sync_dist": meta.sync.should,
+            "metric_attribute": meta.metric_attribute,
+        }
+        if result.is_tensor:
+            out[key]["value"] = result.value.detach().clone()
+            if meta.is_mean_reduction:
+                out[key]["count"] = result.value.new_tensor(int(result.cumulated_batch_size)).long()
+    return out
+
+
+def restore_epoch_means(trainer: Any, module: Any, means: dict[str, dict[str, Any]]) -> None:
+    """Put what `epoch_means` returned back, before anything else is logged in the epoch that is resumed."""
+    results = trainer.fit_loop.epoch_loop._results
+    device = trainer.strategy.root_device
+    metrics = dict(module.named_modules())
+    for key, entry in means.items():
+        saved = dict(entry)
+        value, count = saved.pop("value", None), saved.pop("count", None)
+        attribute = saved["metric_attribute"]
+        first = metrics.get(attribute) if value is None else value.to(device)
+        if first is None or key in results:
+            continue
+        results.log(
+            saved.pop("fx"), saved.pop("name"), first, on_epoch=True, sync_dist_fn=trainer.strategy.reduce,
+            batch_size=1, **saved,
+        )  # fmt: skip
+        if value is not None:
+            results[key].value = value.to(device)
+            if count is not None:
+                results[key].cumulated_batch_size = count.to(device)
+
+
+def twin(module: Any, keep: Any) -> Any:
+    """A shallow copy of a LightningModule that shares one of its modules and has copies of the others.
+
+    Tried on torch 2.14.1 and Lightning 2.6.6: an `nn.Module` keeps its parts in `_modules`, and what the copy logs goes
+    to the same Trainer.
+    """
+    made = copy.copy(module)
+    parts = {name: part if part is keep else copy.deepcopy(part) for name, part in module._modules.items()}
+    made.__dict__["_modules"] = parts
+    return made
+
+
+def data_module(module: Any) -> Any:
+    """The data module that a LightningModule runs with; None where it has no Trainer, or plain loaders.
+
+    Tried on Lightning 2.6.6, whose `trainer` property raises where there is none.
+    """
+    trainer = module._trainer
+    return getattr(trainer, "datamodule", None)
+
+
+def validate_again(trainer: Any) -> None:
+    """Have a run that is resumed before a validation run it; Lightning would take it for done.
+
+    Tried on Lightning 2.6.6, where only the loop's `_restart_stage` says so.
+    """
+    loop = trainer.fit_loop.epoch_loop.val_loop
+    loop._restart_stage = type(loop._restart_stage).RESTARTED_MID_EVALUATION
+
+
+# --------------------------------------------------------------------------------------------- torch, tried on 2.14.1
+
+
+def eager_call(module: Any) -> Any:
+    """How a module is called where it was not compiled: with its hooks. Tried on torch 2.14.1 (`nn.Module`)."""
+    return module._call_impl
+
+
+def compiled_call(module: Any) -> Any:
+    """How a module is called after `nn.Module.compile`. Tried on torch 2.14.1."""
+    return module._compiled_call_impl
+
+
+def set_compiled_call(module: Any, call: Any) -> None:
+    """Have a module that was compiled be called by another function. Tried on torch 2.14.1.
+
+    `nn.Module.__call__` looks for this attribute, and a copy or a saved module leaves it out.
+    """
+    module._compiled_call_impl = call
+
+
+def allow_variants(count: int) -> None:
+    """Let compiled code have so many variants of one function, and recorded evaluations be used more than once.
+
+    The spectral radius takes many products with one recorded evaluation, whose tensors no product may overwrite. Tried
+    on torch 2.14.1 (`torch._dynamo.config`, `torch._functorch.config`).
+    """
+    import torch._dynamo.config
+    import torch._functorch.config
+
+    torch._functorch.config.donated_buffer = False
+    torch._dynamo.config.recompile_limit = max(count, torch._dynamo.config.recompile_limit)

@@ -20,7 +20,8 @@ from zoo.registry import UnknownName
 from zoo.solvers import SOLVERS
 from zoo.training.errors import UsageError
 from zoo.training.process import prepare
-from zoo.training.request import PROG, resolve, split
+from zoo.training.request import PROG, resolve
+from zoo.training.words import split
 
 USAGE = """\
 usage: python -m zoo.fit --model NAME [--data NAME] [--solver NAME] [--adjoint NAME] [options]

@@ -33,6 +33,18 @@ def unknown(noun: str, name: str, known: Iterable[str]) -> str:
     return f"No {noun} named {name!r}.{hint} Known: {', '.join(known) or 'none'}."
 
 
+def sentence(error: BaseException) -> str:
+    """An error as one line: all of it where it is the zoo's own, the first line of a foreign one.
+
+    An error without a message is named by its class.
+    """
+    text = str(error).strip()
+    if not text:
+        return type(error).__name__
+    ours = type(error).__module__.startswith("zoo.") or isinstance(error, OSError)
+    return " ".join(text.split()) if ours else text.splitlines()[0].strip()
+
+
 @dataclasses.dataclass(frozen=True)
 class Entry:
     """One registered name. ``kind`` groups names that serve the same purpose (``fixed_point``, ``linear``, ``ode``)."""

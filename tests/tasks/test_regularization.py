@@ -94,7 +94,7 @@ def test_early_answers_are_held_to_the_target_too_but_not_counted():
     task.log = lambda name, value, **_: logged.__setitem__(name, value)
     loss = task.training_step((x, y), 0)
     assert model.steps == [2, 12]  # the last solve is the full one
-    assert int(task.accuracy["train_"].tp + task.accuracy["train_"].fn) == 6
+    assert int(task.accuracy["train"].weight) == 6
     early = x * (1 + 0.9 + 0.81)  # two steps, and the one that carries the gradient
     torch.testing.assert_close(logged["train/loss_early"], F.cross_entropy(early, y))
     plain = copy.deepcopy(model)

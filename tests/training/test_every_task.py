@@ -16,7 +16,7 @@ from zoo.tasks.metrics import primary_metric
 from zoo.training.build import build_run, load_run
 from zoo.training.options import Options
 from zoo.training.request import resolve
-from zoo.training.summary import generated
+from zoo.training.results import generated
 from zoo.training.train import train
 
 NAMES = [n for n in zoo.list_models("test_*") if ".classification:" not in cards.card(n).task]

@@ -54,12 +54,12 @@ class At(Callback):
 
 
 def quick(out, step=-1, act=None, validating=False):
-    made = run._trainer
+    made = run.make_trainer
     try:
-        run._trainer = lambda *args: _with(made(*args), At(step, act, validating))
+        run.make_trainer = lambda *args: _with(made(*args), At(step, act, validating))
         return train("test_mdeq", "digits", out=out, **QUICK)
     finally:
-        run._trainer = made
+        run.make_trainer = made
 
 
 def _with(trainer, callback):

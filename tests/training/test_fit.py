@@ -78,7 +78,7 @@ def poison(batch):
 @pytest.fixture
 def at(monkeypatch):
     """Have the next runs do something at a step; None: nothing any more."""
-    trainer = run._trainer
+    trainer = run.make_trainer
     box = {}
 
     def with_callback(*args):
@@ -91,7 +91,7 @@ def at(monkeypatch):
         if step is not None:
             box[step] = act
 
-    monkeypatch.setattr(run, "_trainer", with_callback)
+    monkeypatch.setattr(run, "make_trainer", with_callback)
     return choose
 
 
@@ -115,7 +115,7 @@ def test_the_run_folder_is_complete(straight):
     folder, results = straight
     for name in ("results.json", "config.yaml", "metrics.csv", "training.png", "environment.json"):
         assert (folder / name).stat().st_size > 0, name
-    assert json.loads((folder / "results.json").read_text()) == results
+    assert json.loads((folder / "results.json").read_text()) == results.results
     assert results["status"] == "finished"
     assert (results["epochs"], results["steps"], results["seed"]) == (2, 8, 0)
     assert 0 <= results["test"]["accuracy"] <= 1

@@ -61,7 +61,12 @@ def test_a_resumed_run_goes_on_in_the_last_row_that_counts(tmp_path):
         put(log, (3, {"val/loss": 0.5}), (4, {"loss": 40.0}))
         rows = read_metrics(folder / "metrics.csv")
         assert [r["loss"] for r in rows] == [0, 1, 2, 3, 40] and rows[3]["val/loss"] == 0.5
-    MetricsLog(tmp_path, tmp_path / "metrics.csv", below=2).save()  # nothing was logged: it is cut all the same
+    before = (tmp_path / "metrics.csv").read_bytes()
+    log = MetricsLog(tmp_path, tmp_path / "metrics.csv", below=2)
+    log.save()
+    log.finalize("failed")
+    assert (tmp_path / "metrics.csv").read_bytes() == before  # the run never began: its file stays
+    log.begin()  # nothing is logged: it is cut all the same
     assert [r["step"] for r in read_metrics(tmp_path / "metrics.csv")] == [0, 1]
     assert MetricsLog(tmp_path / "other").rows() == []
 

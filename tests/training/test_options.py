@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from zoo import fit
+from zoo._compat import parser_error
 from zoo.training.build import build_run
-from zoo.training.options import Options, one_line
+from zoo.training.options import Options
 from zoo.training.request import resolve
 
 
@@ -205,10 +206,10 @@ def test_a_package_that_was_allowed_may_be_named(tmp_path, monkeypatch):
     )
     request = resolve(["-c", str(tmp_path / "c.yaml"), "--allow-import", "friend"])
     assert request.allow_import == ("friend",)
-    (made,) = Options(request).trainer()["callbacks"]
+    (made,) = Options(request).trainer(tmp_path)["callbacks"]
     assert type(made).__name__ == "X"
 
 
 def test_one_line_of_many():
     text = "Parser key \"a.b\":\n  Does not validate\n  Subtypes: [<class 'int'>, <class 'NoneType'>]\n  Given value: x"
-    assert one_line(text) == "--a.b: expected int or null; got 'x'"
+    assert str(parser_error(text)) == "--a.b: expected int or null; got 'x'"

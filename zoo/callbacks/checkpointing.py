@@ -10,8 +10,8 @@ from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.loops.evaluation_loop import RestartStage
 
+from zoo import _compat
 from zoo.data.loader import other_step
 from zoo.tasks.base import NonFiniteError, Task
 
@@ -19,7 +19,7 @@ BATCH = "zoo_step_batch"  # of a checkpoint: what makes up the batch of one step
 
 
 class Interrupted(Exception):
-    """The run was stopped by a signal, behind a finished step, after its state was saved."""
+    """The run was stopped by a signal, after a finished step and after its state was saved."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(f"stopped by signal {signum}")
@@ -67,7 +67,7 @@ class BestAndLastCheckpoint(Checkpoint):
         return self.folder / "best.ckpt"
 
     def stop(self, signum: int) -> None:
-        """Ask for an end behind the running step; safe to call from a signal handler."""
+        """Ask for an end after the running step; safe to call from a signal handler."""
         self._signal = signum
 
     def elapsed(self) -> float:
@@ -76,8 +76,8 @@ class BestAndLastCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._since = time.perf_counter()
-        if self._validating:  # Lightning would take a state behind the last step for one that was validated already
-            trainer.fit_loop.epoch_loop.val_loop._restart_stage = RestartStage.RESTARTED_MID_EVALUATION
+        if self._validating:  # Lightning would take a state after the last step for one that was validated already
+            _compat.validate_again(trainer)
             self._validating = False
 
     def on_train_batch_end(
@@ -110,7 +110,7 @@ class BestAndLastCheckpoint(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         score = trainer.callback_metrics.get(self.monitor)
         value = float(score) if score is not None else -math.inf if self.maximise else math.inf
-        better = value > self.best_score if self.maximise else value < self.best_score
+        better = score is None or (value > self.best_score if self.maximise else value < self.best_score)
         save = better or not self.best.exists() or (isinstance(pl_module, Task) and pl_module.latest)
         # saving takes all ranks, which may see the folder differently: the first one decides
         if trainer.strategy.broadcast(save):

@@ -9,7 +9,6 @@ a model's class is imported when it is built.
 
 from __future__ import annotations
 
-import copy
 import difflib
 import fnmatch
 from collections.abc import Iterable, Mapping
@@ -203,7 +202,7 @@ def recipe(name: str, data: str | None = None) -> dict[str, Any]:
 def overlay(base: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     """``new`` over ``base``, mapping by mapping. Where ``new`` gives another ``name``, the old one's options go, except
     a solver's tolerances and budget, which mean the same for every solver of a kind."""
-    out = copy.deepcopy(dict(base))
+    out = {k: _copied(v) for k, v in base.items()}
     for key, value in new.items():
         old = out.get(key)
         if isinstance(value, Mapping) and isinstance(old, Mapping):
@@ -213,8 +212,15 @@ def overlay(base: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
                 old = {k: v for k, v in old.items() if same and k in CARRIED}
             out[key] = overlay(old, value)
         else:
-            out[key] = copy.deepcopy(value)
+            out[key] = _copied(value)
     return out
+
+
+def _copied(value: Any) -> Any:
+    """A copy of mappings and lists; what they hold may be objects, which stay the same."""
+    if isinstance(value, Mapping):
+        return {k: _copied(v) for k, v in value.items()}
+    return [_copied(v) for v in value] if isinstance(value, list) else value
 
 
 def list_models(pattern: str = "*", *, pretrained: bool = False, tests: bool = False) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from zoo.registry import sentence
 from zoo.storage.model_folder import WeightsError
 
 FORCED = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"  # torch then unpickles anything, whatever the caller says
@@ -45,7 +46,7 @@ def read_pickle(file: str | Path) -> Any:
                 f"{file} is refused: it names {', '.join(unsafe)}, which may run code when it is read. Nothing was "
                 "run and nothing is loaded otherwise. Export the weights to safetensors where the file is trusted."
             ) from None
-        raise WeightsError(f"{file} is no whole checkpoint ({str(error).splitlines()[0]}).") from error
+        raise WeightsError(f"{file} is no whole checkpoint ({sentence(error)}).") from error
 
 
 def _unsafe(file: Path) -> list[str]:

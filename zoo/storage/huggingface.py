@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from zoo.registry import sentence
 from zoo.storage.model_folder import CONFIG, README, WEIGHTS, WeightsError
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
@@ -34,7 +35,7 @@ def download(repository: str) -> Path:
             f"written ({error.strerror or error}). Set HF_HOME to a folder that can."
         ) from error
     except Exception as error:  # the hub's own classes differ by version: a missing network, repository, or permission
-        why = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+        why = sentence(error).rstrip(".")
         raise WeightsError(
             f"hf-hub:{repository} is neither reachable nor in the cache {huggingface_hub.constants.HF_HUB_CACHE} "
             f"({why}). With a network: hf download {name}"

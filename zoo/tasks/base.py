@@ -1,22 +1,23 @@
-"""What every task shares: the optimiser, the Jacobian penalty, the checks, and the three steps, written once.
+"""What every task shares: the optimizer, the Jacobian penalty, the checks, and the three steps, written once.
 
 A task is a LightningModule around one model. A subclass says what the loss and the metrics of a batch are, and no more.
 """
 
 from __future__ import annotations
 
-import copy
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, NamedTuple, final
 
 import torch
 from lightning import LightningModule
 from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor, nn
 
-from zoo import penalties
+from zoo import _compat, penalties
 from zoo.implicit import implicit_modules, solver_budget, untracked
 from zoo.tasks.contractive_start import contract
 from zoo.tasks.optim import Optim
@@ -36,6 +37,37 @@ class Scored(NamedTuple):
     size: int
 
 
+class StageMetrics(nn.ModuleDict):
+    """A metric, or a mapping of several, for each stage: ``metrics["train"]``, ``["val"]``, ``["test"]``."""
+
+    def __getitem__(self, stage: str) -> Any:
+        return super().__getitem__(f"{stage}_")  # "train" alone would hide nn.Module.train
+
+
+def stage_metrics(make: Callable[[], nn.Module], stages: tuple[str, ...] = ("train", "val", "test")) -> StageMetrics:
+    """Make the metric of each stage by one function.
+
+    >>> from torchmetrics import MeanMetric
+    >>> stage_metrics(MeanMetric)["val"]
+    MeanMetric()
+    """
+    return StageMetrics({f"{stage}_": make() for stage in stages})
+
+
+def model_size(model: nn.Module, name: str) -> int:
+    """Read a size that a task needs to know of its model, such as ``num_classes``.
+
+    Raises:
+        ValueError: the model does not have it.
+    """
+    size = getattr(model, name, None)
+    if size is None:
+        raise ValueError(
+            f"This task must know {name} of its model, and {type(model).__name__} has none: set model.{name}."
+        )
+    return int(size)
+
+
 class Task(LightningModule, ABC):
     """One model in training.
 
@@ -45,8 +77,9 @@ class Task(LightningModule, ABC):
 
     Args:
         model: the network, a plain `nn.Module`.
-        optim: optimiser and schedule; None: `Optim`'s defaults.
-        stability: what keeps the solves stable; None: nothing. On the command line its options are the task's own.
+        optim: optimizer and schedule, or a mapping of their options; None: `Optim`'s defaults.
+        stability: what keeps the solves stable, or a mapping of its options; None: nothing. On the command line its
+            options are the task's own.
 
     Raises:
         ValueError: stability is asked of a model that solves no fixed points.
@@ -59,20 +92,25 @@ class Task(LightningModule, ABC):
     def __init__(
         self,
         model: nn.Module,
-        optim: Optim | None = None,
-        stability: StabilityConfig | None = None,
+        optim: Optim | Mapping[str, Any] | None = None,
+        stability: StabilityConfig | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.stability = stability or StabilityConfig()
+        self.stability = (
+            StabilityConfig(**stability) if isinstance(stability, Mapping) else stability or StabilityConfig()
+        )
         solves = any("fixed_point" in m.problem_types for _, m in implicit_modules(model))
         for name, value in self.stability.enabled_options().items():
             if not solves:
                 what = "solves ODEs, no fixed points" if implicit_modules(model) else "solves nothing"
                 raise ValueError(f"task.{name} is {value}, but {type(model).__name__} {what}; set it to 0.")
         self.model = model
-        self.optim = optim or Optim()
-        # plain values only, so that a checkpoint loads with weights_only=True
-        self.save_hyperparameters({"optim": asdict(self.optim)}, logger=False)
+        self.optim = Optim(**optim) if isinstance(optim, Mapping) else optim or Optim()
+        # plain values only, so that a checkpoint loads with weights_only=True; `load_from_checkpoint` hands them back
+        saved = {"optim": asdict(self.optim)}
+        if self.stability != StabilityConfig():
+            saved["stability"] = asdict(self.stability)
+        self.save_hyperparameters(saved, logger=False)
 
     def configure_model(self) -> None:
         """Shard the task as one unit where the strategy splits parameters over processes; called by Lightning."""
@@ -106,13 +144,13 @@ class Task(LightningModule, ABC):
 
     @final
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        kit = self.stability
-        weight = kit.penalty(self.global_step, self._steps_in_all()) if kit.enabled_options() else 0.0
-        if kit.nonfinite == "skip" and self.describe(batch):
+        stability = self.stability
+        weight = stability.penalty(self.global_step, self._steps_in_all()) if stability.enabled_options() else 0.0
+        if stability.nonfinite == "skip" and self.describe(batch):
             return self._void()
         self._refuse_nan_input(batch)
-        early = self._early(batch) if kit.correction_weight > 0 else None
-        less = int(torch.randint(kit.random_budget + 1, ())) if kit.random_budget else 0
+        early = self._early(batch) if stability.correction_weight > 0 else None
+        less = int(torch.randint(stability.random_budget + 1, ())) if stability.random_budget else 0
         with penalties.collect(jacobian=weight > 0) as terms, solver_budget(less=less):
             scored = self.score(batch, "train")
         loss = scored.loss
@@ -120,10 +158,10 @@ class Task(LightningModule, ABC):
             loss = loss + weight * terms["jacobian"]
             self.log("train/jacobian", terms["jacobian"].detach(), batch_size=scored.size)
         if early is not None:
-            loss = loss + kit.correction_weight * early
+            loss = loss + stability.correction_weight * early
             self.log("train/loss_early", early.detach(), batch_size=scored.size)
         if not torch.isfinite(loss):
-            if kit.nonfinite == "skip":
+            if stability.nonfinite == "skip":
                 return self._void()
             raise NonFiniteError(self._sentence(f"The training loss became {loss.item()}", batch))
         self.log("train/loss", scored.loss.detach(), on_step=True, on_epoch=False, batch_size=scored.size)
@@ -137,8 +175,7 @@ class Task(LightningModule, ABC):
 
     def _steps_in_all(self) -> float:
         """Steps of the whole run; infinite where no end is set, or where none is needed."""
-        kit = self.stability
-        scheduled = kit.jacobian_final is not None or kit.jacobian_until < 1
+        scheduled = self.stability.jacobian_final is not None or self.stability.jacobian_until < 1
         return float(self.trainer.estimated_stepping_batches) if scheduled else math.inf
 
     def _early(self, batch: Any) -> Tensor:
@@ -146,9 +183,7 @@ class Task(LightningModule, ABC):
 
         A shallow twin scores it: the same model, but copies of the metrics, which are to count the final answer only.
         """
-        twin = copy.copy(self)
-        own = {name: m if m is self.model else copy.deepcopy(m) for name, m in self._modules.items()}
-        twin.__dict__["_modules"] = own
+        twin = _compat.twin(self, keep=self.model)
         with untracked(), solver_budget(most=self.stability.correction_steps, adjoint="jfb"):
             return twin.score(batch, "train").loss
 
@@ -161,6 +196,10 @@ class Task(LightningModule, ABC):
             with untracked():  # before it is contractive a map need not converge
                 contract(lambda: self.answer(batch), self.stability.contract, agree=lambda r: self.all_gather(r).max())
             self.model.train(training)
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Any:
+        """The model's output for a batch, with its targets or without: `Trainer.predict`."""
+        return self.answer(batch if isinstance(batch, (tuple, list)) else (batch,))
 
     @final
     def validation_step(self, batch: Any, batch_idx: int) -> None:
@@ -187,14 +226,16 @@ class Task(LightningModule, ABC):
     @final
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Refuse a step that would put NaN into the weights. Mixed precision's scaler does that by itself."""
-        if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+        self.log("train/lr", float(optimizer.param_groups[0]["lr"]), batch_size=1)
+        precision = self.trainer.precision_plugin
+        if isinstance(precision, MixedPrecision) and precision.scaler is not None:
             return
         norm = whole(nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None]))
         skips = self.stability.nonfinite == "skip"
         if skips:
             self.log("train/skipped", float(not torch.isfinite(norm)), on_step=False, on_epoch=True, batch_size=1)
         if not torch.isfinite(norm):
-            if skips:  # without gradients an optimiser leaves weights and momenta as they are
+            if skips:  # without gradients an optimizer leaves weights and momenta as they are
                 optimizer.zero_grad(set_to_none=True)
                 return
             raise NonFiniteError(self._sentence(f"The gradient's norm became {norm.item()}", None))

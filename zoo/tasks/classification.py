@@ -6,9 +6,9 @@ from typing import Any
 
 import torch.nn.functional as F
 from torch import nn
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics import MeanMetric
 
-from zoo.tasks.base import Scored, Task
+from zoo.tasks.base import Scored, Task, stage_metrics
 from zoo.tasks.optim import Optim
 from zoo.tasks.regularization import StabilityConfig
 
@@ -17,7 +17,7 @@ class Classification(Task):
     """A classifier: cross entropy over logits (B, classes) and labels (B,), and the share of right answers.
 
     Args:
-        model: maps images to logits; says ``num_classes``.
+        model: maps images to logits.
         optim: optimiser and schedule; None: `Optim`'s defaults.
         stability: what keeps the solves stable, see `StabilityConfig`; None: nothing.
         label_smoothing: share of the target that is spread over all classes, in training only; in [0, 1).
@@ -38,15 +38,12 @@ class Classification(Task):
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"task.label_smoothing is a share in [0, 1); got {label_smoothing}.")
         self.label_smoothing = label_smoothing
-        classes = int(model.num_classes)  # type: ignore[arg-type]
-        self.accuracy = nn.ModuleDict(
-            {f"{s}_": MulticlassAccuracy(classes, average="micro") for s in ("train", "val", "test")}
-        )  # "train" alone would hide nn.Module.train
+        self.accuracy = stage_metrics(MeanMetric)
 
     def score(self, batch: Any, stage: str) -> Scored:
         x, y = batch
         logits = self.model(x)
         loss = F.cross_entropy(logits, y, label_smoothing=self.label_smoothing if stage == "train" else 0.0)
-        accuracy = self.accuracy[f"{stage}_"]
-        accuracy(logits.detach(), y)
+        accuracy = self.accuracy[stage]
+        accuracy.update((logits.detach().argmax(-1) == y).float())
         return Scored(loss, {"accuracy": accuracy}, len(y))

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from zoo.tasks.base import Scored, Task
+from zoo.tasks.base import Scored, Task, stage_metrics
 from zoo.tasks.optim import Optim
 from zoo.tasks.regularization import StabilityConfig
 
@@ -90,8 +90,8 @@ class Continual(Task):
         self.register_buffer("learned", first.new_zeros(tasks, first.shape[1]))
         self.register_buffer("done", torch.zeros(tasks, dtype=torch.bool))
         self.register_buffer("present", torch.tensor(-1))
-        self.accuracy = nn.ModuleDict({f"{s}_": TaskMean(tasks) for s in ("train", "val", "test")})
-        self.forgetting = nn.ModuleDict({f"{s}_": TaskMean(tasks) for s in ("val", "test")})
+        self.accuracy = stage_metrics(lambda: TaskMean(tasks))
+        self.forgetting = stage_metrics(lambda: TaskMean(tasks), ("val", "test"))
 
     def answer(self, batch: Any) -> Tensor:
         return self.model(batch[0], batch[2])
@@ -105,10 +105,10 @@ class Continual(Task):
         if stage == "train" and self.strength > 0 and self.done.any():
             loss = loss + self.strength * self.drift()
         right = (logits.detach().argmax(-1) == y).double()
-        metrics = {"accuracy": self.accuracy[f"{stage}_"]}
+        metrics = {"accuracy": self.accuracy[stage]}
         metrics["accuracy"].update(right, task)
         if stage != "train":
-            metrics["forgetting"] = self.forgetting[f"{stage}_"]
+            metrics["forgetting"] = self.forgetting[stage]
             rows = self.done[task]  # an update without samples still counts as one
             then = torch.zeros_like(right)
             for k in task[rows].unique():

@@ -10,7 +10,7 @@ from torch import nn
 from torchmetrics import MeanMetric
 
 from zoo.node.flow_matching import Coupling
-from zoo.tasks.base import Scored, Task
+from zoo.tasks.base import Scored, Task, stage_metrics
 from zoo.tasks.optim import Optim
 
 Objective = Literal["likelihood", "flow_matching", "ot_flow_matching"]
@@ -70,8 +70,8 @@ class Density(Task):
             raise ValueError(f"task.steer must be below the flow's end time {model.end}; got {steer}.")
         self.objective, self.bits = objective, bits
         self.kinetic, self.frobenius, self.error, self.steer = kinetic, frobenius, error, steer
-        self.nll = nn.ModuleDict({f"{s}_": MeanMetric() for s in ("train", "val", "test")})
-        self.per_dim = nn.ModuleDict({f"{s}_": MeanMetric() for s in ("train", "val", "test")})
+        self.nll = stage_metrics(MeanMetric)
+        self.per_dim = stage_metrics(MeanMetric)
 
     def score(self, batch: Any, stage: str) -> Scored:
         x = batch[0]
@@ -84,10 +84,10 @@ class Density(Task):
         else:
             nll = -model(x)
             loss = nll.mean()
-        metrics = {"nll": self.nll[f"{stage}_"]}
+        metrics = {"nll": self.nll[stage]}
         metrics["nll"].update(nll.detach())
         if self.bits:
-            metrics["bits_per_dim"] = self.per_dim[f"{stage}_"]
+            metrics["bits_per_dim"] = self.per_dim[stage]
             metrics["bits_per_dim"].update(nll.detach() / (x.shape[1] * math.log(2)))
         return Scored(loss, metrics, len(x))
 

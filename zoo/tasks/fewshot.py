@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 
-from zoo.tasks.base import Scored, Task
+from zoo.tasks.base import Scored, Task, stage_metrics
 from zoo.tasks.optim import Optim
 from zoo.tasks.regularization import StabilityConfig
 
@@ -62,9 +62,8 @@ class FewShot(Task):
         stability: StabilityConfig | None = None,
     ) -> None:
         super().__init__(model, optim, stability)
-        stages = ("train", "val", "test")
-        self.accuracy = nn.ModuleDict({f"{s}_": MeanMetric() for s in stages})  # "train" would hide nn.Module.train
-        self.interval = nn.ModuleDict({f"{s}_": Interval() for s in ("val", "test")})
+        self.accuracy = stage_metrics(MeanMetric)
+        self.interval = stage_metrics(Interval, ("val", "test"))
 
     def answer(self, batch: Any) -> Tensor:
         return self.model(*batch[:3])
@@ -74,9 +73,9 @@ class FewShot(Task):
         logits = self.answer(batch)
         loss = F.cross_entropy(logits.flatten(0, 1), y.flatten())
         right = (logits.detach().argmax(-1) == y).float().mean(1)  # (M,), one an episode
-        metrics: dict[str, Any] = {"accuracy": self.accuracy[f"{stage}_"]}
+        metrics: dict[str, Any] = {"accuracy": self.accuracy[stage]}
         if stage != "train":
-            metrics["interval"] = self.interval[f"{stage}_"]
+            metrics["interval"] = self.interval[stage]
         for metric in metrics.values():
             metric.update(right)
         return Scored(loss, metrics, len(y))

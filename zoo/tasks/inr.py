@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from torchmetrics.image import PeakSignalNoiseRatio
 
-from zoo.tasks.base import Scored, Task
+from zoo.tasks.base import Scored, Task, stage_metrics
 from zoo.tasks.optim import Optim
 from zoo.tasks.regularization import StabilityConfig
 
@@ -29,11 +29,11 @@ class ImplicitRepresentation(Task):
 
     def __init__(self, model: nn.Module, optim: Optim | None = None, stability: StabilityConfig | None = None) -> None:
         super().__init__(model, optim, stability)
-        self.noise = nn.ModuleDict({f"{s}_": PeakSignalNoiseRatio(data_range=1.0) for s in ("train", "val", "test")})
+        self.noise = stage_metrics(lambda: PeakSignalNoiseRatio(data_range=1.0))
 
     def score(self, batch: Any, stage: str) -> Scored:
         places, values = batch
         found = self.model(places)
-        psnr = self.noise[f"{stage}_"]
+        psnr = self.noise[stage]
         psnr(found.detach(), values)
         return Scored(F.mse_loss(found, values), {"psnr": psnr}, len(values))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from zoo.storage.model_folder import Config
-from zoo.tasks.base import Scored, Task
+from zoo.tasks.base import Scored, Task, stage_metrics
 from zoo.tasks.optim import Optim
 from zoo.tasks.regularization import StabilityConfig
 
@@ -67,13 +67,10 @@ class LanguageModel(Task):
         super().__init__(model, optim, stability)
         self.carry = carry
         self.characters = False
-        self.means = nn.ModuleDict(
-            {
-                f"{s}_": nn.ModuleDict(
-                    {"nll": MeanMetric(), "perplexity": Perplexity(), "bits_per_character": BitsPerToken()}
-                )
-                for s in ("train", "val", "test")
-            }
+        self.means = stage_metrics(
+            lambda: nn.ModuleDict(
+                {"nll": MeanMetric(), "perplexity": Perplexity(), "bits_per_character": BitsPerToken()}
+            )
         )
         # by stage: number of a segment -> the memory that it starts with. In training the last two are kept, as a step
         # that fails is done again after resuming.
@@ -113,7 +110,7 @@ class LanguageModel(Task):
             counted = targets >= 0
             size = int(counted.sum())
             loss = (losses * counted).sum() / max(size, 1)
-        metrics: Any = self.means[f"{stage}_"]
+        metrics: Any = self.means[stage]
         chosen = {k: m for k, m in metrics.items() if self.characters or k != "bits_per_character"}
         for metric in chosen.values():
             metric.update(loss.detach(), size)

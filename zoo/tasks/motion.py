@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
+from zoo import _compat
 from zoo.data.motion import Motion as MotionData
-from zoo.tasks.base import Scored, Task
+from zoo.tasks.base import Scored, Task, stage_metrics
 from zoo.tasks.optim import Optim
 
 
@@ -28,7 +29,7 @@ class Motion(Task):
 
     def __init__(self, model: nn.Module, optim: Optim | None = None) -> None:
         super().__init__(model, optim)
-        self.mse = nn.ModuleDict({f"{s}_": MeanMetric() for s in ("train", "val", "test")})
+        self.mse = stage_metrics(MeanMetric)
         self.drift = MeanMetric()
 
     def answer(self, batch: Any) -> Tensor:
@@ -43,9 +44,9 @@ class Motion(Task):
             raise ValueError(f"Expected paths (B, T, D) of at least two times; got {tuple(path.shape)}.")
         found = self.answer(batch)
         loss = F.mse_loss(found[:, 1:], path[:, 1:])
-        metrics = {"mse": self.mse[f"{stage}_"]}
+        metrics = {"mse": self.mse[stage]}
         metrics["mse"].update(loss.detach(), len(path))
-        data: Any = self.trainer.datamodule if stage == "test" and self._trainer is not None else None  # type: ignore[attr-defined]
+        data = _compat.data_module(self) if stage == "test" else None
         if isinstance(data, MotionData):
             first = data.energy(path[:, 0])
             metrics["energy_drift"] = self.drift

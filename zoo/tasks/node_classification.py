@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from zoo.layers.graphs import UNKNOWN
-from zoo.tasks.base import Scored, Task
+from zoo.tasks.base import Scored, Task, model_size, stage_metrics
 from zoo.tasks.optim import Optim
 from zoo.tasks.regularization import StabilityConfig
 
@@ -31,13 +31,8 @@ class NodeClassification(Task):
 
     def __init__(self, model: nn.Module, optim: Optim | None = None, stability: StabilityConfig | None = None) -> None:
         super().__init__(model, optim, stability)
-        classes = int(model.num_classes)  # type: ignore[arg-type]
-        self.accuracy = nn.ModuleDict(
-            {
-                f"{s}_": MulticlassAccuracy(classes, average="micro", ignore_index=UNKNOWN)
-                for s in ("train", "val", "test")
-            }
-        )
+        classes = model_size(model, "num_classes")
+        self.accuracy = stage_metrics(lambda: MulticlassAccuracy(classes, average="micro", ignore_index=UNKNOWN))
 
     def answer(self, batch: Any) -> Tensor:
         return self.model(batch[0], batch[1])
@@ -47,6 +42,6 @@ class NodeClassification(Task):
         logits = self.answer(batch).flatten(0, 1)
         known = int((labels != UNKNOWN).sum())
         loss = F.cross_entropy(logits, labels, ignore_index=UNKNOWN, reduction="sum") / max(1, known)
-        accuracy = self.accuracy[f"{stage}_"]
+        accuracy = self.accuracy[stage]
         accuracy(logits.detach(), labels)
         return Scored(loss, {"accuracy": accuracy}, max(1, known))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
 from zoo.layers.sliding_window import sliding, whole
-from zoo.tasks.base import Scored, Task
+from zoo.tasks.base import Scored, Task, model_size, stage_metrics
 from zoo.tasks.optim import Optim
 from zoo.tasks.regularization import StabilityConfig
 
@@ -48,7 +48,7 @@ class Segmentation(Task):
         overlap: float = 0.5,
     ) -> None:
         super().__init__(model, optim, stability)
-        classes, self.unit = int(model.num_classes), int(model.unit)  # type: ignore[arg-type]
+        classes, self.unit = model_size(model, "num_classes"), model_size(model, "unit")
         if window < 0 or window % self.unit or not 0 <= overlap < 1:
             raise ValueError(
                 f"task.window must be 0 or a multiple of {self.unit}, and task.overlap in [0, 1); got {window} and "
@@ -57,16 +57,13 @@ class Segmentation(Task):
         if 0 <= ignore_index < classes:
             raise ValueError(f"task.ignore_index must be no class of 0..{classes - 1}; got {ignore_index}.")
         self.ignore_index, self.window, self.overlap = ignore_index, window, overlap
-        self.metrics = nn.ModuleDict(
-            {
-                f"{s}_": nn.ModuleDict(
-                    {
-                        "miou": MulticlassJaccardIndex(classes, average="macro", ignore_index=ignore_index),
-                        "accuracy": MulticlassAccuracy(classes, average="micro", ignore_index=ignore_index),
-                    }
-                )
-                for s in ("train", "val", "test")
-            }
+        self.metrics = stage_metrics(
+            lambda: nn.ModuleDict(
+                {
+                    "miou": MulticlassJaccardIndex(classes, average="macro", ignore_index=ignore_index),
+                    "accuracy": MulticlassAccuracy(classes, average="micro", ignore_index=ignore_index),
+                }
+            )
         )
 
     def on_fit_start(self) -> None:
@@ -107,7 +104,7 @@ class Segmentation(Task):
         counted = counts.sum().clamp_min(1)  # a crop may hold ignored pixels only
         loss = F.cross_entropy(scores, y, ignore_index=self.ignore_index, reduction="sum") / counted
         guess = scores.detach().argmax(1)
-        metrics: Any = self.metrics[f"{stage}_"]
+        metrics: Any = self.metrics[stage]
         for metric in metrics.values():
             metric(guess, y)
         return Scored(loss, dict(metrics.items()), len(x))

@@ -13,7 +13,7 @@ from torchmetrics.classification import BinaryAUROC, MulticlassAccuracy, Multicl
 
 from zoo.data.series import Series
 from zoo.layers.series import Outcome
-from zoo.tasks.base import Scored, Task
+from zoo.tasks.base import Scored, Task, model_size, stage_metrics
 from zoo.tasks.optim import Optim
 from zoo.tasks.regularization import StabilityConfig
 
@@ -67,13 +67,11 @@ class TimeSeries(Task):
                 f"{noise}, {anneal}, {reconstruction} and {thin}."
             )
         self.noise, self.anneal, self.reconstruction, self.thin = noise, anneal, reconstruction, thin
-        self.classes = int(model.num_classes)  # type: ignore[arg-type]
+        self.classes = model_size(model, "num_classes")
         if self.classes:
             self.monitor, self.maximise = "val/auc", True
         keys = ("accuracy", "auc") if self.classes else ("mse", "nll")
-        self.meters: Any = nn.ModuleDict(
-            {f"{stage}_{key}": self._meter(key) for stage in ("train", "val", "test") for key in keys}
-        )
+        self.meters = stage_metrics(lambda: nn.ModuleDict({key: self._meter(key) for key in keys}))
 
     def _meter(self, key: str) -> nn.Module:
         if key == "accuracy":
@@ -119,15 +117,15 @@ class TimeSeries(Task):
                 loss = loss + self.reconstruction * self.bound(out, batch.values, batch.mask, stage)[0]
             logits = out.logits.detach()  # type: ignore[union-attr]
             chance = logits.softmax(1)[:, 1] if self.classes == 2 else logits.softmax(1)
-            self.meters[f"{stage}_accuracy"](logits, batch.label)
-            self.meters[f"{stage}_auc"].update(chance, batch.label)
-            return Scored(loss, {k: self.meters[f"{stage}_{k}"] for k in ("accuracy", "auc")}, size)
+            self.meters[stage]["accuracy"](logits, batch.label)
+            self.meters[stage]["auc"].update(chance, batch.label)
+            return Scored(loss, {k: self.meters[stage][k] for k in ("accuracy", "auc")}, size)
         loss, squared, count = self.bound(out, batch.target, batch.target_mask, stage)
         mse = squared.detach() / count
         nll = 0.5 * mse / self.noise**2 + math.log(self.noise) + 0.5 * math.log(2 * math.pi)
-        self.meters[f"{stage}_mse"].update(mse, count)
-        self.meters[f"{stage}_nll"].update(nll, count)
-        return Scored(loss, {k: self.meters[f"{stage}_{k}"] for k in ("mse", "nll")}, size)
+        self.meters[stage]["mse"].update(mse, count)
+        self.meters[stage]["nll"].update(nll, count)
+        return Scored(loss, {k: self.meters[stage][k] for k in ("mse", "nll")}, size)
 
     def bound(self, out: Outcome, target: Tensor, mask: Tensor, stage: str) -> tuple[Tensor, Tensor, Tensor]:
         """The loss L, the sum of squared errors, and how many numbers were asked for."""

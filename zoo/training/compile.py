@@ -18,10 +18,9 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-import torch._dynamo.config
-import torch._functorch.config
 from torch import nn
 
+from zoo import _compat
 from zoo.adjoints.phantom import Phantom
 from zoo.adjoints.unroll import Unroll
 from zoo.implicit import ImplicitMixin, implicit_modules
@@ -47,9 +46,7 @@ def compile_maps(model: nn.Module, backend: str = "inductor") -> list[str]:
     Raises:
         ValueError: nothing in the model can be compiled.
     """
-    # the spectral radius takes many products with one recorded evaluation, whose tensors no product may overwrite
-    torch._functorch.config.donated_buffer = False
-    torch._dynamo.config.recompile_limit = max(VARIANTS, torch._dynamo.config.recompile_limit)
+    _compat.allow_variants(VARIANTS)
     done, left = [], []
     for name, layer in implicit_modules(model):
         part = _compile(layer, backend)
@@ -82,7 +79,7 @@ def _compile(layer: ImplicitMixin, backend: str) -> str:
     name = next(named, "")
     if name:
         parts[name].compile(backend=backend)
-        parts[name]._compiled_call_impl = _Call(parts[name], layer)
+        _compat.set_compiled_call(parts[name], _Call(parts[name], layer))
     return name
 
 
@@ -97,8 +94,7 @@ class _Call:
     """
 
     def __init__(self, cell: nn.Module, layer: ImplicitMixin) -> None:
-        self.compiled: Any = cell._compiled_call_impl
-        self.eager, self.layer = cell._call_impl, layer
+        self.compiled, self.eager, self.layer = _compat.compiled_call(cell), _compat.eager_call(cell), layer
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         once = isinstance(self.layer.adjoint, ONCE) and not differentiated_twice()

@@ -18,7 +18,7 @@ from zoo.training.run_folder import rank
 
 @contextlib.contextmanager
 def signals(keeper: BestAndLastCheckpoint) -> Iterator[None]:
-    """Ctrl-C and SIGTERM stop the run behind the running step; a second Ctrl-C stops it at once."""
+    """Ctrl-C and SIGTERM stop the run after the running step; a second Ctrl-C stops it now."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -30,7 +30,7 @@ def signals(keeper: BestAndLastCheckpoint) -> Iterator[None]:
         asked.append(signum)
         keeper.stop(signum)
         if rank() == 0:
-            print("\nStopping behind this step; again to stop at once.", file=sys.stderr, flush=True)
+            print("\nStopping after this step; press Ctrl-C again to stop now.", file=sys.stderr, flush=True)
 
     old = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -53,6 +53,8 @@ def quiet(prog: str) -> Iterator[None]:
             ".*litlogger.*",
             ".*LeafSpec.*",
             ".*number of training batches.*",
+            ".*across ranks is zero.*",
+            ".*IProgress not found.*",
         ):
             warnings.filterwarnings("ignore", message=text)
         warnings.filterwarnings("always", category=SolverWarning)

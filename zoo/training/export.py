@@ -131,7 +131,7 @@ def command(config: Config) -> str:
             words += [f"--{key.removesuffix('.name')}", str(_get(config, key))]
     options = Options(resolve(words))
     now = _leaves(options.values)
-    known = set(options._dests())
+    known = set(options.option_keys())
     known -= {f"trainer.{k}" for k in HERE}
     words += [f"--{k}={_word(v)}" for k, v in then.items() if k in known and now.get(k) != v]
     return shlex.join(["python", "-m", "zoo.fit", *words])

@@ -73,12 +73,3 @@ def torchrun_restarts() -> str:
 
 
 REFUSED = (UsageError, UnknownName, cards.CardError)
-
-
-def sentence(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return (
-        " ".join(text.split())
-        if isinstance(error, (*REFUSED, DataError, NonFiniteError, OSError))
-        else text.splitlines()[0]
-    )

@@ -21,9 +21,6 @@ def training_figure(rows: Rows, file: Path, title: str, shown: MetricInfo) -> No
         title: one line above the panels.
         shown: the measure that the best weights were chosen by.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 6.4), dpi=120, layout="constrained")

@@ -1,4 +1,4 @@
-"""The folder of a run: metrics, results, environment, written so that a crash leaves whole files."""
+"""The metrics of a run as a table, ``metrics.csv``, written so that a crash leaves whole rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from zoo.storage.files import Whole
 class MetricsLog(Logger):
     """``metrics.csv``: one row a step, one column a metric, an empty cell where nothing was logged.
 
-    Unlike Lightning's, it continues the file of a run that is resumed, without the rows behind the checkpoint. A row is
+    Unlike Lightning's, it continues the file of a run that is resumed, without the rows after the checkpoint. A row is
     appended as it is logged, and only a new column writes the file anew; memory holds the newest row alone.
 
     Args:
@@ -55,7 +55,7 @@ class MetricsLog(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        self._begin()
+        self.begin()
         values = {k: float(v) for k, v in metrics.items()}
         if self.clock is not None and any(k.startswith("val/") for k in values):
             values["seconds"] = round(self.clock(), 2)
@@ -68,12 +68,11 @@ class MetricsLog(Logger):
         self._due = True
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: ``config.yaml`` holds them."""
+        """Do nothing: ``config.yaml`` holds them."""
 
     @rank_zero_only
     def save(self) -> None:
-        self._begin()
-        if not self._due:
+        if not self._columns or not self._due:
             return
         self._due = False  # a disk that is full is not tried again
         if self._newest.keys() <= set(self._columns) and self.file.is_file():
@@ -87,13 +86,19 @@ class MetricsLog(Logger):
 
     def rows(self, most: int = 5000) -> list[dict[str, float]]:
         """The rows, evenly thinned to about ``most`` where there are more; those of a validation all stay."""
+        if not self._columns:
+            return []  # the run never began
         self.save()
         every = max(1, (self._older + 1) // most)
         rows = enumerate(_numbers(self.file))
         return [row for i, row in rows if i % every == 0 or any(k.startswith("val/") for k in row)]
 
-    def _begin(self) -> None:
-        """The file of a run that starts, or that of the run that is resumed up to where it goes on."""
+    @rank_zero_only
+    def begin(self) -> None:
+        """Write the file of a run that starts, or cut that of the run that is resumed to where it goes on.
+
+        Until then a run's file is left as it was: a run that cannot be resumed keeps it.
+        """
         if self._columns:
             return
         self._columns = ["step", "epoch"]

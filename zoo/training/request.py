@@ -1,53 +1,59 @@
-"""The first stage of a run: names, recipe, files and flags become one `Request`. Imports no torch."""
+"""What a run is to do: names, recipe, files and options become one `Request`. Imports no torch.
+
+`resolve` reads a command line, `request_of` data: sections of names and options, whose values may be any objects. Both
+end in the same place, so that a run is the same by whichever way it was asked for.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from zoo.adjoints import ADJOINTS
 from zoo.data import DATA
 from zoo.hub import cards
-from zoo.registry import Registry, UnknownName, unknown
-from zoo.solvers import SOLVERS
-from zoo.tasks.optim import Optim
+from zoo.registry import UnknownName, unknown
+from zoo.tasks import TASKS
 from zoo.training.errors import UsageError
 from zoo.training.run_folder import AUTO, check_out, find_checkpoint, rank
+from zoo.training.sections import (
+    GIVEN,
+    canonical,
+    check_folder,
+    check_name,
+    check_seed,
+    read_config,
+    sort_objects,
+)
+from zoo.training.words import OWN, SECTIONS, split
 
 PROG = "zoo.fit"
-SECTIONS = cards.SECTIONS
 DERIVED = ("num_classes", "in_chans", "vocab_size", "features", "targets")  # the data set decides these unless given
-NAMED = ("model", "data", "solver", "adjoint")  # --model NAME is short for --model.name NAME
-VALUES = {"resume": None, "out": None, "seed": 0, "pretrained": ""}  # plain options and what they are when left out
-PLAIN = ("seed", "out", "pretrained", "compile")  # what a file may hold of them and of the switches
-SWITCHES = ("help", "help-all", "print_config", "profile", "compile")
 TRAINER = {"max_epochs": 10, "log_every_n_steps": 10, "num_sanity_val_steps": 0, "enable_model_summary": False}
-OWN = "own"  # --pretrained without a source: the weights of --model NAME.DATA
 
 
 @dataclass(frozen=True)
 class Request:
-    """What the first stage understood.
+    """What was asked for, its names checked.
 
     Attributes:
-        config: sections of names and options: the recipe, overlaid by the files, with the names that flags gave.
-        given: dotted keys that files or flags set (not the card): ``model.num_classes``, ...
-        flags: the other flags, as ``section.option`` and text.
+        config: sections of names and options: the recipe, overlaid by the files, overlaid by what was given as data.
+        given: dotted keys that somebody set (not the card): ``model.num_classes``, ...
+        flags: options of the command line, as ``section.option`` and text; they win over ``config``.
+        objects: a model, a task or data that were given as objects, in place of a name.
         out: the run folder, or None for a new one under ``runs/``.
         resume: the checkpoint to continue from, or None.
         pretrained: the trained weights to start from, as `zoo.load` takes them; empty: none.
         seed: seed of everything random.
         switches: the switches that were set.
-        allow_import: packages that YAML may name classes of, beside zoo, lightning and torch.
+        allow_import: packages that options may name any class of.
     """
 
     config: dict[str, Any]
     given: frozenset[str] = frozenset()
     flags: tuple[tuple[str, str], ...] = ()
+    objects: Mapping[str, Any] = field(default_factory=dict)
     out: Path | None = None
     resume: Path | None = None
     pretrained: str = ""
@@ -56,211 +62,214 @@ class Request:
     allow_import: tuple[str, ...] = ()
 
 
-@dataclass
-class _Words:
-    """The command line, sorted by kind."""
-
-    names: dict[str, str] = field(default_factory=dict)
-    inner: str = ""  # the linear solver inside the adjoint
-    flags: list[tuple[str, str]] = field(default_factory=list)
-    files: list[str] = field(default_factory=list)
-    values: dict[str, str] = field(default_factory=dict)
-    switches: set[str] = field(default_factory=set)
-    allow_import: list[str] = field(default_factory=list)
-
-
-def split(argv: Sequence[str]) -> _Words:
-    """Sort the command line into names, flags, files and the rest.
-
-    Raises:
-        UsageError: a word that is no flag, a flag without a value, or a flag that does not exist.
-    """
-    words = _Words()
-    rest = list(argv)
-    while rest:
-        word = rest.pop(0)
-        if word == "-h":
-            word = "--help"
-        if word == "-c":
-            word = "--config"
-        if not word.startswith("--"):
-            raise UsageError(f"unexpected argument {word!r}; options look like --model NAME or --solver.rtol 1e-4")
-        key, eq, value = word[2:].partition("=")
-        if key in SWITCHES:
-            if eq:
-                raise UsageError(f"--{key} takes no value; got {value!r}. Leave it out to leave it off.")
-            words.switches.add(key)
-            continue
-        section, _, option = key.partition(".")
-        known = [*NAMED, *VALUES, "config", "allow-import", *SWITCHES]
-        if option and section not in SECTIONS:
-            raise UsageError(_unknown_flag(key, [f"--{s}.{option}" for s in SECTIONS]))
-        if not option and key not in known:
-            raise UsageError(_unknown_flag(key, _hints(key) or [f"--{k}" for k in known]))
-        if not eq:
-            if not rest or (rest[0].startswith("-") and not _number(rest[0])):
-                if key != "pretrained":
-                    raise UsageError(f"--{key} needs a value")
-                rest.insert(0, OWN)
-            value = rest.pop(0)
-        if key.endswith(".name") and key[:-5] in NAMED:
-            key = key[:-5]
-        if key in NAMED:
-            words.names[key] = value
-        elif key in ("adjoint.solver", "adjoint.solver.name"):
-            words.inner = value
-        elif key == "config":
-            words.files.append(value)
-        elif key == "allow-import":
-            words.allow_import += value.split(",")
-        elif key in VALUES:
-            words.values[key] = value
-        else:
-            words.flags.append((key, value))
-    return words
-
-
 def resolve(argv: Sequence[str]) -> Request:
-    """From the command line to one configuration: names checked, recipe and files merged.
+    """The request of a command line.
 
     Raises:
         UsageError, UnknownName, CardError: one sentence with the way out.
     """
     words = split(argv)
+    seed = words.values.get("seed")
     try:
-        seed = int(words.values["seed"]) if "seed" in words.values else None
+        number = None if seed is None else int(seed)
     except ValueError:
-        raise UsageError(f"--seed takes a whole number; got {words.values['seed']!r}") from None
-    out = Path(words.values["out"]) if words.values.get("out") else None
+        raise UsageError(f"--seed takes a whole number; got {seed!r}") from None
+    return request_of(
+        words.sections(),
+        files=words.files,
+        flags=words.flags,
+        out=words.values.get("out") or None,
+        resume=words.values.get("resume"),
+        pretrained=words.values.get("pretrained", ""),
+        seed=number,
+        switches=words.switches,
+        allow_import=words.allow_import,
+    )
 
-    names: dict[str, dict[str, Any]] = {k: {"name": _known(k, v)} for k, v in words.names.items()}
-    if words.inner:
-        names.setdefault("adjoint", {})["solver"] = {"name": _known("solver", words.inner)}
-    tag = words.names.get("model", "").partition(".")[2]
-    if tag and "data" not in names:
-        names["data"] = {"name": _known("data", tag)}
+
+def request_of(
+    sections: Mapping[str, Any],
+    *,
+    files: Sequence[str | Path] = (),
+    flags: Sequence[tuple[str, str]] = (),
+    out: str | Path | None = None,
+    resume: str | Path | None = None,
+    pretrained: str | Path = "",
+    seed: int | None = None,
+    switches: Collection[str] = (),
+    allow_import: Sequence[str] = (),
+) -> Request:
+    """The request of sections of names and options.
+
+    Precedence: the card's recipe < ``files``, in order < ``sections`` < ``flags``.
+
+    Args:
+        sections: by section a name, or a mapping of options with the ``name`` among them; ``model``, ``data`` and
+            ``task`` may be objects, ``solver``, ``adjoint`` and ``optim`` instances of their classes.
+        files: YAML files of sections.
+        flags: options as text, as a command line has them.
+        out: the run folder; None: a new one under ``runs/``.
+        resume: ``"last"``, ``"auto"``, a run folder, or a checkpoint; None: start.
+        pretrained: trained weights to start from, as `zoo.load` takes them; ``"own"``: those of the model's card.
+        seed: seed of everything random; None: what the files say, else 0.
+        switches: of ``zoo.fit``: ``compile``, ``profile``, ...
+        allow_import: packages that options may name any class of.
+
+    Raises:
+        UsageError, UnknownName, CardError: one sentence with the way out.
+    """
+    objects, own = sort_objects(sections)
+    tag = str(own.get("model", {}).get("name", "")).partition(".")[2]
+    own = canonical(own)
+    out = Path(out) if out is not None else None
     run = checkpoint = None
-    if "resume" in words.values:
-        checkpoint, run = find_checkpoint(words.values["resume"], out, names)
-    files: dict[str, Any] = {}
-    for file in ([run / "config.yaml"] if run else []) + [Path(f) for f in words.files]:
-        files = cards.overlay(files, read_config(file))
-    was = files.get("data", {}).get("name")
-    files = cards.overlay(files, names)
-    if was and files["data"]["name"] != was:  # another data set: what the old one decided no longer holds
+    if resume is not None:
+        checkpoint, run = find_checkpoint(str(resume), out, own)
+    read: dict[str, Any] = {}
+    for file in [*([run / "config.yaml"] if run else []), *map(Path, files)]:
+        read = cards.overlay(read, read_config(file))
+    _check_objects(read.pop(GIVEN, {}), objects, own)
+    was = read.get("data", {}).get("name")
+    read = cards.overlay(read, own)
+    if was and read["data"].get("name") != was:  # another data set: what the old one decided no longer holds
         for key in DERIVED:
-            files.get("model", {}).pop(key, None)
+            read.get("model", {}).pop(key, None)
 
-    if "name" not in files.get("model", {}):
-        raise UsageError(
-            f"--model NAME is missing; the models are: {', '.join([*cards.aliases(), *cards.all_cards()])}"
-        )
-    card = cards.card(files["model"]["name"])
-    data = files.get("data", {}).get("name") or card.data[0]
-    _check_kind(card, data)
-    for key in ("solver", "adjoint"):
-        if key in files and not getattr(card, key):
-            raise UsageError(f"{card.name} is an explicit model: it takes no --{key}")
-    base: dict[str, Any] = {
-        "model": {"name": card.name, **card.model},
-        "data": {"name": data},
-        "trainer": dict(TRAINER),
-    }
-    base |= {k: dict(getattr(card, k)) for k in ("solver", "adjoint") if getattr(card, k)}
-    base = cards.overlay(base, cards.recipe(card.name, data))
-    config = cards.overlay(base, {k: v for k, v in files.items() if k in SECTIONS})
-
-    out = out or run or (Path(files["out"]) if files.get("out") else None)
-    if seed is None:
-        seed = int(files.get("seed", VALUES["seed"]))
-    pretrained = words.values.get("pretrained") or str(files.get("pretrained") or "")
-    if pretrained == OWN:
-        pretrained = f"{card.name}.{tag or next(iter(card.weights), data)}"
-        cards.weights_of(card, pretrained.partition(".")[2])
-    if not isinstance(files.get("compile", False), bool):
-        raise UsageError(f"compile must be true or false; got {files['compile']!r}")
+    config, card = _configuration(read, objects)
+    seed = check_seed(read.get("seed", 0) if seed is None else seed)
+    out = out or run or (check_folder(read["out"]) if read.get("out") else None)
+    if not isinstance(read.get("compile", False), bool):
+        raise UsageError(f"compile must be true or false; got {read['compile']!r}")
     request = Request(
         config=config,
-        pretrained=pretrained,
-        given=frozenset(_keys(files)) | frozenset(k for k, _ in words.flags),
-        flags=tuple(words.flags),
+        pretrained=_pretrained(str(pretrained or read.get("pretrained") or ""), card, tag, config),
+        given=frozenset(_keys(read)) | frozenset(k for k, _ in flags),
+        flags=tuple(flags),
+        objects=objects,
         out=out,
         resume=checkpoint,
         seed=seed,
-        switches=frozenset(words.switches) | ({"compile"} if files.get("compile") else set()),
-        allow_import=tuple(words.allow_import),
+        switches=frozenset(switches) | ({"compile"} if read.get("compile") else set()),
+        allow_import=tuple(allow_import),
     )
     if out is not None and not {"help", "help-all", "print_config"} & request.switches and rank() == 0:
-        check_out(out, resuming=checkpoint is not None or words.values.get("resume") == AUTO)
+        going_on = run is not None and run.resolve() == out.resolve()
+        check_out(out, resuming=going_on or str(resume) == AUTO)
     return request
 
 
-def read_config(file: Path) -> dict[str, Any]:
-    """A YAML file of options, checked for the names of its sections; ``model: mdeq`` is short for ``{name: mdeq}``."""
-    try:
-        raw = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except OSError as error:
-        raise UsageError(f"cannot read {file}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(raw, dict):
-        raise UsageError(f"{file} must hold sections such as 'model:' and 'trainer:'; got {type(raw).__name__}")
-    for key, value in list(raw.items()):
-        if key not in (*SECTIONS, *PLAIN):
-            raise UsageError(f"{file}: {unknown('section', str(key), [*SECTIONS, *PLAIN])}")
-        if key in NAMED and isinstance(value, str):
-            raw[key] = value = {"name": value}
-        if key in SECTIONS and not isinstance(value, dict):
-            raise UsageError(f"{file}: {key} must hold options; got {value!r}")
-        if key in NAMED and "name" in value:
-            value["name"] = _known(key, str(value["name"]))
-    return raw
-
-
-def _known(kind: str, name: str) -> str:
-    """The name itself (an alias resolved), or UnknownName with the nearest."""
-    if kind == "model":
-        return cards.card(name).name
-    table: Registry = {"data": DATA, "solver": SOLVERS, "adjoint": ADJOINTS}[kind]
-    if name not in table:
-        raise UnknownName(unknown(table.noun, name, table.names()))
-    return name
-
-
-def _check_kind(card: cards.ModelCard, data: str) -> None:
-    """Refuse the data set of another task. A task that another package brings may take what it likes."""
-    module = card.task.partition(":")[0]
-    if module.startswith("zoo.tasks."):
-        kind = module.rpartition(".")[2]
-        if DATA.entry(data).kind != kind:
-            fit = ", ".join(e.name for e in DATA.entries(kind=kind))
+def _check_objects(were: Mapping[str, Any], objects: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Refuse a saved configuration whose objects were not given again: a file cannot hold them."""
+    for key, kind in were.items():
+        section, _, option = str(key).partition(".")
+        if section not in objects and option not in own.get(section, {}):
             raise UsageError(
-                f"--data {data} is for {DATA.entry(data).kind}; {card.name} is trained for {kind}, with one of: {fit}"
+                f"the configuration was saved by a run whose {key} was an object ({kind}), which a file cannot hold; "
+                f"give it again from Python, zoo.train(..., {section}=...)"
             )
 
 
-def _unknown_flag(key: str, known: Sequence[str]) -> str:
-    return unknown("option", f"--{key}", known)
+def _configuration(
+    read: Mapping[str, Any], objects: Mapping[str, Any]
+) -> tuple[dict[str, Any], cards.ModelCard | None]:
+    """Recipe and sections in one, with the card of the model where it has one."""
+    sections = {k: dict(v) for k, v in read.items() if k in SECTIONS and k not in objects}
+    for key in objects:
+        if key in read and read[key].keys() - {"name"}:
+            raise UsageError(f"{key} was given as an object, so its options {sorted(read[key])} have no effect")
+    if "model" in objects or "task" in objects:
+        return cards.overlay({"trainer": dict(TRAINER)}, _own_model(sections, objects)), None
+    name = sections.get("model", {}).get("name")
+    if name is None:
+        names = [*cards.aliases(), *(c for c in cards.all_cards() if not c.startswith("test_"))]
+        raise UsageError(f"--model NAME is missing; the models are: {', '.join(names)}")
+    card = cards.card(name)
+    kind = next((e.name for e in TASKS.entries() if e.path == card.task), None)  # None: a task of another package
+    base: dict[str, Any] = {"model": {"name": card.name, **card.model}, "trainer": dict(TRAINER)}
+    if "data" not in objects:
+        data = sections.get("data", {}).get("name") or card.data[0]
+        _check_data(card.name, kind, data)
+        base["data"] = {"name": data}
+    elif kind is not None and _kind(objects["data"]) not in ("", kind):
+        raise UsageError(f"the data are for {_kind(objects['data'])}; {card.name} is trained for {kind}")
+    if sections.get("task", {}).get("name", kind) != kind:
+        raise UsageError(f"{card.name} is trained for {kind}; leave the name of the task out")
+    sections.get("task", {}).pop("name", None)
+    base |= {k: dict(getattr(card, k)) for k in ("solver", "adjoint") if getattr(card, k)}
+    base = cards.overlay(base, cards.recipe(card.name, base.get("data", {}).get("name", "*")))
+    for key in ("solver", "adjoint"):
+        if key in sections and not getattr(card, key):
+            raise UsageError(f"{card.name} is an explicit model: it takes no --{key}")
+        if "name" in sections.get(key, {}):
+            check_name(key, sections[key]["name"])
+    inner = sections.get("adjoint", {}).get("solver")
+    if isinstance(inner, Mapping) and "name" in inner:
+        check_name("solver", inner["name"])
+    return {k: v for k, v in cards.overlay(base, sections).items() if k not in objects}, card
 
 
-def _hints(key: str) -> list[str]:
-    """``--lr`` most likely means ``--optim.lr``."""
-    every = {f: f"--optim.{f}" for f in Optim.__dataclass_fields__}
-    every |= {"batch_size": "--data.batch_size", "num_workers": "--data.num_workers", "root": "--data.root"}
-    every |= {
-        k: f"--trainer.{k}" for k in ("max_epochs", "accelerator", "devices", "strategy", "precision", "fast_dev_run")
-    }
-    every |= {k: f"--solver.{k}" for k in cards.CARRIED} | {"epochs": "--trainer.max_epochs"}
-    return [every[key]] if key in every else []
+def _own_model(sections: dict[str, Any], objects: Mapping[str, Any]) -> dict[str, Any]:
+    """The sections of a run whose model or task is an object: the kind of data says the task where none is named."""
+    for key in ("solver", "adjoint"):
+        if key in sections and "name" not in sections[key]:
+            raise UsageError(
+                f"{key} needs a name where the model is an object; got the options {sorted(sections[key])}"
+            )
+        if key in sections:
+            check_name(key, sections[key]["name"])
+    if "task" in objects:
+        for key in ("optim", "solver", "adjoint", "model"):
+            if key in sections or key in objects:
+                raise UsageError(f"the task was given as an object, which has its own {key}; leave {key} out")
+    data = sections.get("data", {}).get("name")
+    if data is None and "data" not in objects:
+        raise UsageError("data is missing: give a name, a LightningDataModule, or DataLoaders (train, val, test)")
+    if data is not None and data not in DATA:
+        raise UnknownName(unknown("data set", data, DATA.names()))
+    if "task" in objects:
+        return sections
+    task = sections.setdefault("task", {})
+    kind = DATA.entry(data).kind if data is not None else _kind(objects["data"])
+    name = task.setdefault("name", kind)
+    if not name:
+        raise UsageError(f"what is the model to learn? Name the task: task='classification', or {_or(TASKS.names())}")
+    check_name("task", name)
+    return sections
 
 
-def _number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
+def _kind(data: Any) -> str:
+    """The kind of data of an object, where it is a data module of the zoo; else empty."""
+    paths = {f"{c.__module__}:{c.__qualname__}" for c in type(data).__mro__}
+    return next((e.kind for e in DATA.entries() if e.path in paths), "")
+
+
+def _check_data(model: str, kind: str | None, data: str) -> None:
+    """Refuse a data set that is not known, or is for another task, with those that would fit.
+
+    A task that another package brings (``kind`` None) may take what it likes.
+    """
+    fit = DATA.names(kind=kind)
+    if data not in DATA:
+        raise UnknownName(unknown("data set", data, fit))
+    if kind is not None and data not in fit:
+        raise UsageError(
+            f"--data {data} is for {DATA.entry(data).kind}; {model} is trained for {kind}, with one of: "
+            f"{', '.join(fit)}"
+        )
+
+
+def _pretrained(source: str, card: cards.ModelCard | None, tag: str, config: Mapping[str, Any]) -> str:
+    """The weights to start from; ``own`` stands for those of the card."""
+    if source != OWN or card is None:
+        return source
+    data = tag or next(iter(card.weights), config.get("data", {}).get("name", ""))
+    cards.weights_of(card, data)
+    return f"{card.name}.{data}"
 
 
 def _keys(config: Mapping[str, Any]) -> list[str]:
     return [f"{s}.{k}" for s, options in config.items() if isinstance(options, Mapping) for k in options]
+
+
+def _or(names: Sequence[str]) -> str:
+    return ", ".join(names[:-1]) + f" or {names[-1]}"

@@ -1,54 +1,53 @@
-"""The second stage of ``python -m zoo.fit``: build what was named, train it, test it, and say how it went.
+"""Train: build what was asked for, train it, test it, and write the run folder.
 
-`fit` does the same from Python and returns the results.
+`main` does so for a command line, `run_training` for Python.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import os
-import shutil
 import signal
 import sys
 import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import Callback, Trainer
+from lightning import Callback, LightningModule, Trainer
 
 from zoo.callbacks.checkpointing import BestAndLastCheckpoint, Interrupted
-from zoo.callbacks.console_progress import ConsoleProgress
-from zoo.callbacks.convergence_monitor import ConvergenceMonitor
-from zoo.callbacks.missing_gradients import MissingGradients
-from zoo.callbacks.per_step_seed import PerStepSeed
-from zoo.callbacks.profile import Profile
-from zoo.callbacks.telemetry import SolverTelemetry
-from zoo.callbacks.warmup import UnrollWarmup
-from zoo.storage.checkpoint import read_checkpoint
+from zoo.registry import sentence
 from zoo.storage.files import dump_yaml, write_json, write_yaml
 from zoo.training.build import build_run, plain_options
 from zoo.training.compile import compile_maps
 from zoo.training.console import quiet, signals
 from zoo.training.environment import environment
 from zoo.training.errors import UsageError
-from zoo.training.failures import FAILED, REFUSED, Lost, lost_process, not_compilable, sentence, torchrun_restarts
+from zoo.training.failures import FAILED, REFUSED, Lost, lost_process, not_compilable, torchrun_restarts
+from zoo.training.finished import Run
+from zoo.training.loaders import has_test
 from zoo.training.metrics_log import MetricsLog
 from zoo.training.options import Options
+from zoo.training.options_help import options_help
 from zoo.training.request import PROG, Request
-from zoo.training.results import Record, metrics
+from zoo.training.results import Session, metrics, write_results
+from zoo.training.resume import Checkpoint, check_loops, check_resume
 from zoo.training.run_folder import RUNS, new_folder, rank
-from zoo.training.summary import interrupted, opening
+from zoo.training.summary import closing, interrupted, opening
+from zoo.training.trainer import make_trainer
 
 FOLDER = "ZOO_RUN_FOLDER"  # tells the processes of one run the folder that the first one chose
 
 
 def main(request: Request) -> int:
-    """Run a request of the first stage; returns the exit code."""
+    """Run a request of the command line; return the exit code."""
     try:
         if {"help", "help-all"} & request.switches:
-            print(Options(request).help(everything="help-all" in request.switches))
+            print(options_help(Options(request), everything="help-all" in request.switches))
         elif "print_config" in request.switches:
             print(dump_yaml({**Options(request).config(), **plain_options(request)}), end="")
         else:
@@ -71,8 +70,13 @@ def main(request: Request) -> int:
     return 0
 
 
-def run_training(request: Request) -> dict[str, Any]:
-    """Train, test, and write the run folder; returns what ``results.json`` holds."""
+def run_training(request: Request) -> Run:
+    """Train, test, and write the run folder.
+
+    Raises:
+        UsageError, UnknownName: the request cannot be run; nothing was written.
+        Interrupted: a signal stopped the run; its state was saved.
+    """
     options = Options(request)
     with quiet(PROG):
         try:
@@ -83,41 +87,110 @@ def run_training(request: Request) -> dict[str, Any]:
             raise UsageError(sentence(error)) from error
         saved = {**options.config(derived), **plain_options(request)}
         task.save_hyperparameters({"config": json.loads(json.dumps(saved))}, logger=False)
+        before = check_resume(request.resume, task, saved) if request.resume else None
+        if rank() == 0 and "data" not in options.instances:
+            data.prepare_data()  # a file that is missing is named before a run folder is made
+        with _run_folder(request, options) as folder:
+            keeper = BestAndLastCheckpoint(folder / "checkpoints", task.monitor, task.maximise)
+            log = _log(folder, before, keeper)
+            trainer = make_trainer(options, request, folder, keeper, log)
+            run = Session(folder, options, request, task, data, trainer, keeper, log)
+            return _train(run, before, saved)
+
+
+def _train(run: Session, before: Checkpoint | None, saved: dict[str, Any]) -> Run:
+    """Fit and test; what is written at the end says how it went."""
+    atexit.unregister(_leave)
+    atexit.register(_leave)
+
+    def begin() -> None:
+        if not run.begun:
+            run.begun = True
+            _begin(run, before, saved)
+
+    trainer, keeper = run.trainer, run.keeper
+    if before is None:
+        begin()
+    else:  # nothing of the run is replaced before its state has been taken up
+        check_loops(before.content["loops"].get("fit_loop", {}), trainer.fit_loop.state_dict())
+        trainer.callbacks.insert(0, _WhenTrainingBegins(begin))  # type: ignore[attr-defined]
+    try:
+        with signals(keeper):
+            trainer.fit(run.task, datamodule=run.data, ckpt_path=before and before.file, weights_only=True)
+            run.training = metrics(trainer)
+            if has_test(run.data) and trainer.strategy.broadcast(keeper.best.is_file()):
+                trainer.test(run.task, datamodule=run.data, ckpt_path=keeper.best, weights_only=True, verbose=False)
+        results = write_results(run, "finished")
+        if rank() == 0 and run.begun:
+            print(closing(run, results), flush=True)
+        return Run(results, run.folder, run.task, run.data, named=not run.options.instances)
+    except (Interrupted, KeyboardInterrupt, SystemExit):
+        write_results(run, "interrupted")
         if rank() == 0:
-            data.prepare_data()  # a file that is missing is said before a run folder is made
-        folder = _folder(request, options)
-        keeper = BestAndLastCheckpoint(folder / "checkpoints", task.monitor, task.maximise)
-        before, step = _resumed(request, folder) if request.resume else (None, 0)
-        log = MetricsLog(folder, before, step, keeper.elapsed)
-        trainer = _trainer(options, request, folder, keeper, log)
-        atexit.register(_leave)
-        if rank() == 0:
-            write_yaml(folder / "config.yaml", saved)
-            write_json(folder / "environment.json", {"command": " ".join(sys.argv), **environment()})
-            print(opening(task, data, options, trainer, folder, request), flush=True)
-            if restarts := torchrun_restarts():
-                print(f"{PROG}: warning: {restarts}", file=sys.stderr, flush=True)
-        record = Record(folder, options, request, task, data, trainer, keeper, log)
-        try:
-            with signals(keeper):
-                trainer.fit(task, datamodule=data, ckpt_path=request.resume, weights_only=True)
-                record.training = metrics(trainer)
-                trainer.test(task, datamodule=data, ckpt_path=keeper.best, weights_only=True, verbose=False)
-            return record.finish("finished")
-        except (Interrupted, KeyboardInterrupt, SystemExit):
-            record.finish("interrupted")
-            if rank() == 0:
-                print(interrupted(folder, keeper, trainer), flush=True)
-            raise Interrupted(keeper.stopping or signal.SIGINT) from None
-        except Exception as error:
-            lost = lost_process(error) if isinstance(error, RuntimeError) else ""
-            if lost:  # said before anything else: Lightning kills this process within seconds of another's end
-                print(f"{PROG}: error: {sentence(error)} {lost}", file=sys.stderr, flush=True)
-            (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
-            record.finish("failed", error)
-            if lost:
-                raise Lost(f"{sentence(error)} {lost}") from error
-            raise
+            print(interrupted(run), flush=True)
+        raise Interrupted(keeper.stopping or signal.SIGINT) from None
+    except Exception as error:
+        lost = lost_process(error) if isinstance(error, RuntimeError) else ""
+        if lost:  # said before anything else: Lightning kills this process within seconds of another's end
+            print(f"{PROG}: error: {sentence(error)} {lost}", file=sys.stderr, flush=True)
+        if not run.begun and not lost:
+            raise UsageError(
+                f"cannot resume: {before and before.file} is damaged or of another version "
+                f"({type(error).__name__}: {sentence(error)}); nothing of the run was changed"
+            ) from error
+        (run.folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        write_results(run, "failed", error)
+        if lost:
+            raise Lost(f"{sentence(error)} {lost}") from error
+        raise
+
+
+def _begin(run: Session, before: Checkpoint | None, saved: dict[str, Any]) -> None:
+    """Write what the run is, and say so; from here on the folder's records are this run's."""
+    if rank() != 0:
+        return
+    if before is not None:
+        before.bring_best(run.folder)
+    run.log.begin()
+    write_yaml(run.folder / "config.yaml", saved)
+    write_json(run.folder / "environment.json", {"command": " ".join(sys.argv), **environment()})
+    flat = flatten({k: v for k, v in saved.items() if k != "trainer"})
+    for logger in run.trainer.loggers:
+        logger.log_hyperparams(flat)
+    print(opening(run), flush=True)
+    if restarts := torchrun_restarts():
+        print(f"{PROG}: warning: {restarts}", file=sys.stderr, flush=True)
+
+
+def flatten(tree: dict[str, Any], above: str = "") -> dict[str, Any]:
+    """Nested options as one mapping of dotted names, as loggers take hyperparameters.
+
+    >>> flatten({"optim": {"lr": 0.1}, "seed": 0})
+    {'optim.lr': 0.1, 'seed': 0}
+    """
+    out: dict[str, Any] = {}
+    for key, value in tree.items():
+        out |= flatten(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value}
+    return out
+
+
+class _WhenTrainingBegins(Callback):
+    """Call a function once the state of a resumed run has been taken up, before anything is trained or validated."""
+
+    def __init__(self, begin: Callable[[], None]) -> None:
+        self._begin = begin
+
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begin()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begin()
+
+
+def _log(folder: Path, before: Checkpoint | None, keeper: BestAndLastCheckpoint) -> MetricsLog:
+    if before is None:
+        return MetricsLog(folder, clock=keeper.elapsed)
+    return MetricsLog(folder, before.folder / "metrics.csv", before.step, keeper.elapsed)
 
 
 def _leave() -> None:
@@ -129,46 +202,20 @@ def _leave() -> None:
         torch.distributed.destroy_process_group()
 
 
-def _trainer(
-    options: Options, request: Request, folder: Path, keeper: BestAndLastCheckpoint, log: MetricsLog
-) -> Trainer:
-    arguments = options.trainer()
-    own: list[Callback] = [
-        PerStepSeed(request.seed),
-        UnrollWarmup(),
-        SolverTelemetry(),
-        ConvergenceMonitor(),
-        MissingGradients(),
-        keeper,
-    ]
-    if "profile" in request.switches:
-        own.append(Profile(folder))
-    if arguments.get("enable_progress_bar") is not False:
-        own.append(ConsoleProgress())
-    extra = arguments.pop("callbacks", None) or []
-    arguments["callbacks"] = own + (extra if isinstance(extra, list) else [extra])
-    if arguments.get("logger") in (None, True):
-        arguments["logger"] = [log, *_tensorboard(folder)]
-    return Trainer(default_root_dir=folder, **arguments)
+@contextlib.contextmanager
+def _run_folder(request: Request, options: Options) -> Iterator[Path]:
+    """The run folder, made and found writable before anything is computed; the same one in every process.
 
-
-def _tensorboard(folder: Path) -> list[Any]:
-    try:
-        from lightning.pytorch.loggers import TensorBoardLogger
-
-        return [TensorBoardLogger(folder, name="", version="tensorboard")]
-    except ImportError:  # neither tensorboard nor tensorboardX is installed: metrics.csv holds the same numbers
-        return []
-
-
-def _folder(request: Request, options: Options) -> Path:
-    """The run folder, made and found writable before anything is computed; the same one in every process."""
+    Folders that were made and stayed empty go again, where the run could not begin.
+    """
     if rank() != 0 and FOLDER in os.environ:
-        return Path(os.environ[FOLDER])
+        yield Path(os.environ[FOLDER])
+        return
     if request.out is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UsageError("several processes share one run: say where with --out DIR")
-    name = f"{options.names['model']}_{options.names['data']}"
+    name = "_".join(options.names[k].replace(":", "_").replace(" ", "_") for k in ("model", "data"))
     folder = request.out or new_folder(RUNS, name)
+    made = [p for p in (folder / "checkpoints", folder, *folder.parents) if not p.exists()]
     try:
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
         probe = folder / f".probe{rank()}"  # one for each process: another's must not be taken away
@@ -177,16 +224,10 @@ def _folder(request: Request, options: Options) -> Path:
     except OSError as error:
         raise UsageError(f"cannot write the run to {folder}: {error.strerror}; choose another --out") from error
     os.environ[FOLDER] = str(folder)
-    return folder
-
-
-def _resumed(request: Request, folder: Path) -> tuple[Path, int]:
-    """Check the checkpoint and bring the best one along; returns the metrics' file, and the step to take them up to."""
     try:
-        step = int(read_checkpoint(request.resume).get("global_step", 0))  # type: ignore[arg-type]
-    except ValueError as error:
-        raise UsageError(f"cannot resume: {sentence(error)}") from error
-    was = request.resume.parents[1]  # type: ignore[union-attr]
-    if was.resolve() != folder.resolve() and (was / "checkpoints" / "best.ckpt").is_file():
-        shutil.copy2(was / "checkpoints" / "best.ckpt", folder / "checkpoints" / "best.ckpt")
-    return was / "metrics.csv", step
+        yield folder
+    finally:
+        os.environ.pop(FOLDER, None)
+        for place in made:
+            with contextlib.suppress(OSError):  # it holds something by now
+                place.rmdir()

@@ -1,4 +1,4 @@
-"""Where runs lie: the checkpoint that is meant, the folder that may be written, the rank of this process.
+"""Where runs lie: the checkpoint that a word means, the folder that may be written, the rank of this process.
 
 Imports no torch.
 """
@@ -47,11 +47,10 @@ def find_checkpoint(
         path = path / "checkpoints" / "last.ckpt"
     if not path.is_file():
         raise UsageError(f"cannot resume: {path} does not exist; give 'last', a run folder, or a .ckpt file")
-    if not (path.parents[1] / "config.yaml").is_file():
-        raise UsageError(
-            f"cannot resume: {path.parents[1] / 'config.yaml'} is missing, which says how the run was made"
-        )
-    return path, path.parents[1]
+    folder = path.parents[1] if len(path.parents) > 1 else path.absolute().parent.parent
+    if not (folder / "config.yaml").is_file():
+        raise UsageError(f"cannot resume: {folder / 'config.yaml'} is missing, which says how the run was made")
+    return path, folder
 
 
 def check_out(out: Path, resuming: bool) -> None:
@@ -66,7 +65,7 @@ def check_out(out: Path, resuming: bool) -> None:
 
 
 def rank() -> int:
-    """Of this process among those of the run, as launchers say it; 0 where there is but one."""
+    """Return this process's rank in the run, as launchers set it; 0 where there is one process."""
     return next(
         (int(os.environ[k]) for k in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if os.environ.get(k, "").isdigit()), 0
     )

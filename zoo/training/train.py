@@ -2,53 +2,94 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from zoo.training.errors import UsageError
-from zoo.training.request import resolve
+from lightning import LightningDataModule
+from torch import nn
+
+from zoo.tasks.base import Task
+from zoo.training.finished import Run
+from zoo.training.request import request_of
 from zoo.training.run import run_training
+
+if TYPE_CHECKING:
+    from zoo.adjoints.base import Adjoint
+    from zoo.solvers.base import Solver
+    from zoo.solvers.ode.base import ODESolver
+    from zoo.tasks.optim import Optim
+
+Loader = Iterable[Any]
 
 
 def train(
-    model: str | Mapping[str, Any],
-    data: str | Mapping[str, Any] | None = None,
+    model: str | Mapping[str, Any] | nn.Module,
+    data: str | Mapping[str, Any] | LightningDataModule | Loader | Sequence[Loader] | None = None,
     *,
-    solver: str | Mapping[str, Any] | None = None,
-    adjoint: str | Mapping[str, Any] | None = None,
+    solver: str | Mapping[str, Any] | Solver | ODESolver | None = None,
+    adjoint: str | Mapping[str, Any] | Adjoint | None = None,
+    optim: str | Mapping[str, Any] | Optim | None = None,
+    task: str | Mapping[str, Any] | Task | None = None,
+    trainer: Mapping[str, Any] | None = None,
     config: str | Path | None = None,
     out: str | Path | None = None,
     resume: str | Path | None = None,
     pretrained: str | Path | None = None,
     seed: int | None = None,
     compile: bool = False,
-    **options: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Train as the command line does, and return the content of ``results.json``.
+) -> Run:
+    """Train as ``python -m zoo.fit`` does, by the same words, with names or with objects of your own.
 
-        >>> zoo.train("mdeq", "digits", solver={"name": "anderson", "rtol": 1e-4}, trainer={"max_epochs": 1})
+        run = zoo.train("mdeq", "digits", solver={"name": "anderson", "rtol": 1e-4}, trainer={"max_epochs": 1})
+        run = zoo.train(network, (train_loader, val_loader, test_loader), task="classification")
+        run.metrics["accuracy"], run.model, run.folder
 
     Args:
-        model, data, solver, adjoint: a name, or a mapping of a ``name`` and options; None: what the card says.
+        model: a name of `zoo.list_models`, a mapping of a ``name`` and options, a network (any `nn.Module`), or a task
+            of `zoo.tasks` around one.
+        data: a name, a mapping, a LightningDataModule, or DataLoaders (train, val, test; val and test may be left out);
+            None: what the model's card says. Only the zoo's own data resume within an epoch to the last bit.
+        solver, adjoint: a name, a mapping of a ``name`` and options, or an instance; None: the model's own.
+        optim: the optimizer's name, a mapping of its options, or an `Optim`.
+        task: for a network of your own the kind of task (``"classification"``, ...), with options as a mapping, or a
+            task around it; for a model by name the options of its task.
+        trainer: options of Lightning's Trainer; ``callbacks`` and ``logger`` may be objects, and stand beside the
+            zoo's own.
         config: a YAML file of options.
         out: the run folder; None: a new one under ``runs/``.
-        resume: "last", a run folder, or a checkpoint.
+        resume: ``"last"``, a run folder, or a checkpoint.
         pretrained: trained weights to start from, as `zoo.load` takes them.
-        seed: seed of everything random.
+        seed: seed of everything random; None: 0.
         compile: compile the cell or field of the implicit layers, see `zoo.training.compile`.
-        **options: the other sections, ``optim``, ``task`` and ``trainer``, each a mapping of options.
+
+    Returns:
+        the run: its results, folder and best model.
 
     Raises:
-        UsageError, UnknownName: a name or an option that does not exist.
+        UsageError, UnknownName: a name or an option that does not exist, or that does not fit; nothing was written.
         Interrupted: a signal stopped the run; its state was saved.
     """
-    plain = dict(config=config, out=out, resume=resume, pretrained=pretrained, seed=seed)
-    argv = [f"--{k}={v}" for k, v in plain.items() if v is not None] + ["--compile"] * compile
-    for section, given in {"model": model, "data": data, "solver": solver, "adjoint": adjoint, **options}.items():
-        values = {"name": given} if isinstance(given, str) else given or {}
-        if not isinstance(values, Mapping):
-            raise UsageError(f"{section} takes a mapping of options; got {values!r}")
-        argv += [f"--{section}.{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in values.items()]
-    return run_training(resolve(argv))
+    sections: dict[str, Any] = {
+        "model": model,
+        "data": data,
+        "solver": solver,
+        "adjoint": adjoint,
+        "optim": optim,
+        "task": task,
+        "trainer": trainer,
+    }
+    if isinstance(model, Task) and task is None:
+        sections |= {"model": None, "task": model}
+    elif isinstance(task, Task) and task.model is model:
+        sections["model"] = None
+    request = request_of(
+        sections,
+        files=[config] if config is not None else [],
+        out=out,
+        resume=resume,
+        pretrained=pretrained or "",
+        seed=seed,
+        switches=["compile"] if compile else [],
+    )
+    return run_training(request)

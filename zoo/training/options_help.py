@@ -1,0 +1,82 @@
+"""The help of a run's options: one line each, its value in this run's recipe, and what it means."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import textwrap
+from typing import Any
+
+from zoo import _compat
+from zoo.solvers import SOLVERS
+from zoo.tasks.regularization import StabilityConfig
+from zoo.training.options import Options
+
+USUAL = (  # of the Trainer, shown by --help
+    "max_epochs", "max_steps", "max_time", "accelerator", "devices", "strategy", "precision", "gradient_clip_val",
+    "accumulate_grad_batches", "fast_dev_run", "log_every_n_steps",
+)  # fmt: skip
+COLUMN = 44  # where the text begins, on a terminal that is wide enough
+NARROW = 80  # columns below which the text stands on lines of its own
+
+
+def options_help(options: Options, *, everything: bool = False) -> str:
+    """The options of a run's classes; with ``everything`` all of the Trainer's too."""
+    width = shutil.get_terminal_size((120, 40)).columns or 120
+    lines = [f"python -m zoo.fit --model {options.names['model']} --data {options.names['data']}"]
+    if options.card is not None:
+        lines += textwrap.wrap(options.card.summary, width, initial_indent="  ", subsequent_indent="  ")
+    group = ""
+    docs = _docs(options)
+    for key in options.option_keys():
+        section, _, option = key.partition(".")
+        if section == "trainer" and not everything and option not in USUAL:
+            continue
+        if section != group:
+            group = section
+            name = options.names.get(section, "")
+            lines += ["", f"{section}{f' = {name}' if name else ''}"]
+        value: Any = options.values.get(section, {})
+        for part in option.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        lines += line(f"  --{key} {_short(value)}", " ".join(docs.get(key, "").split()), width)
+    if not everything:
+        more = "All of the Trainer's options: --help-all. Names of models, data sets, solvers: --help alone."
+        lines += ["", *textwrap.wrap(more, width)]
+    return "\n".join(lines)
+
+
+def line(left: str, text: str, width: int, column: int = COLUMN) -> list[str]:
+    """An option and its meaning as lines of at most ``width`` columns; on a wide terminal as one, cut to fit.
+
+    On a narrow terminal the meaning stands below the option, wrapped.
+    """
+    if not text:
+        return [left]
+    if width < NARROW:
+        return [left, *textwrap.wrap(text, width, initial_indent="      ", subsequent_indent="      ")]
+    whole = f"{left:<{column}} {text}"
+    return [whole if len(whole) <= width else whole[: width - 3].rstrip() + "..."]
+
+
+def _docs(options: Options) -> dict[str, str]:
+    """What each option means, in one sentence; inherited options are described by the base class."""
+    docs = dict(_compat.parser_options(options.parser))
+    for section, name in (("solver", options.names.get("solver", "")), ("adjoint.solver", options.inner)):
+        for base in getattr(SOLVERS[name] if name else None, "__mro__", ()):
+            for option, text in _arguments(base.__doc__):
+                docs[f"{section}.{option}"] = docs.get(f"{section}.{option}") or text
+    for option, text in _arguments(StabilityConfig.__doc__):
+        docs[f"task.{option}"] = docs.get(f"task.{option}") or text
+    return {k: re.split(r"(?<=[a-z`)])\. |\n\s*Default: ", v.replace("``", ""))[0] for k, v in docs.items()}
+
+
+def _arguments(docstring: str | None) -> list[tuple[str, str]]:
+    """The options that a docstring describes, each with its text."""
+    return re.findall(r"^ {8}(\w+): (.+?)(?=^ {8}\w+: |^ {0,4}\S|\Z)", docstring or "", re.S | re.M)
+
+
+def _short(value: Any) -> str:
+    text = "null" if value is None else json.dumps(value) if not isinstance(value, str) else value
+    return text if len(text) <= 24 else text[:21] + "..."
