@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import re
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -205,7 +206,7 @@ def validate_again(trainer: Any) -> None:
     Tried on Lightning 2.6.6, where only the loop's `_restart_stage` says so.
     """
     loop = trainer.fit_loop.epoch_loop.val_loop
-    loop._restart_stage = type(loop._restart_stage).RESTARTED_MID_EVALUATION
+    loop._restart_stage = sys.modules[type(loop).__module__].RestartStage.RESTARTED_MID_EVALUATION
 
 
 # --------------------------------------------------------------------------------------------- torch, tried on 2.14.1

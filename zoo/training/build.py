@@ -10,6 +10,7 @@ from typing import Any
 from lightning import LightningDataModule, seed_everything
 from torch import nn
 
+from zoo.data.base import InMemoryDataModule
 from zoo.hub.configure import configure
 from zoo.hub.factory import create_model
 from zoo.hub.finetune import transfer
@@ -56,8 +57,10 @@ def build_run(options: Options, seed: int, *, fresh: bool = True) -> tuple[Task,
 
 
 def model_arguments(data: LightningDataModule) -> dict[str, int]:
-    """What a data set decides of a model: the sizes that both have."""
-    return {k: getattr(data, k) for k in DERIVED if hasattr(data, k)}
+    """Return what a data set decides of a model; of a data module of the user's the sizes that it has as attributes."""
+    if isinstance(data, InMemoryDataModule):
+        return data.model_arguments()
+    return {k: int(getattr(data, k)) for k in DERIVED if hasattr(data, k)}
 
 
 def _data(options: Options, seed: int) -> LightningDataModule:
