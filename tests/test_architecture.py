@@ -47,6 +47,7 @@ ORDER = [
     "export",
     "convert",
     "sample",
+    "__main__",  # all doors under one name
 ]
 RANK = {name: i for i, name in enumerate(ORDER)}
 FAMILIES = {"deq", "node", "hypernet", "baselines"}
@@ -100,6 +101,8 @@ TORCH_FREE = [
     "zoo.export",
     "zoo.convert",
     "zoo.sample",
+    "zoo.__main__",
+    "zoo.training.command",
     "zoo.storage.model_folder",
     "zoo.tasks.metrics",
     "zoo.tasks.optim",

@@ -18,19 +18,18 @@ from zoo.hub import cards
 from zoo.registry import UnknownName, unknown
 from zoo.solvers import SOLVERS
 from zoo.storage.model_folder import WeightsError
-from zoo.training.process import prepare
+from zoo.training.command import CommandParser, command, wrapped
+from zoo.training.errors import UsageError
 
-PROG = "zoo.evaluate"
 
-
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandParser:
     """The options; torch is not imported for them."""
     have = cards.list_models(pretrained=True)
-    out = argparse.ArgumentParser(
-        prog=f"python -m {PROG}",
-        description="Measure a trained model on its test split and say whether its card's number holds.",
-        epilog=f"weights that come with the package: {', '.join(have) or 'none yet'}",
-        allow_abbrev=False,
+    out = CommandParser(
+        "zoo.evaluate",
+        "Measure a trained model on its test split and say whether its card's number holds.",
+        wrapped("weights that come with the package", have),
+        aliases={"--ckpt": "--model"},
     )
     out.add_argument(
         "--model", metavar="NAME", help="mdeq_tiny.digits, a model folder, a run folder, or hf-hub:org/name"
@@ -78,35 +77,32 @@ def table(rows: list[dict[str, Any]]) -> None:
     Console(width=None if sys.stdout.isatty() else 140, highlight=False).print(out)
 
 
-def main(argv: Iterable[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    given = parser().parse_args(None if argv is None else list(argv))
-    try:
-        if bool(given.model) == bool(given.all):
-            raise UnknownName("say which: --model NAME, or --all for every set of weights that comes with the package")
-        names = cards.list_models(pretrained=True) if given.all else [given.model]
-        if given.data and given.data not in DATA:
-            raise UnknownName(unknown("data set", given.data, DATA.names()))
-        if given.solver and given.solver not in SOLVERS:
-            raise UnknownName(unknown("solver", given.solver, SOLVERS.names()))
-        if given.model and cards.is_card_name(given.model):
-            cards.weights_of(cards.card(given.model), given.model.partition(".")[2])
-    except (UnknownName, cards.CardError) as error:
-        print(f"{PROG}: error: {error}", file=sys.stderr)
-        return 2
-    prepare()  # before torch is loaded
+def names_of(given: argparse.Namespace) -> list[str]:
+    """The models to measure; what the command line names is known to exist."""
+    if bool(given.model) == bool(given.all):
+        raise UsageError("say which: --model NAME, or --all for every set of weights that comes with the package")
+    if given.data and given.data not in DATA:
+        raise UnknownName(unknown("data set", given.data, DATA.names()))
+    if given.solver and given.solver not in SOLVERS:
+        raise UnknownName(unknown("solver", given.solver, SOLVERS.names()))
+    if given.model and cards.is_card_name(given.model):
+        cards.weights_of(cards.card(given.model), given.model.partition(".")[2])
+    return cards.list_models(pretrained=True) if given.all else [given.model]
+
+
+def work(given: argparse.Namespace) -> int:
+    """Measure each model, and show what was found; one that cannot be measured costs its own row."""
+    names = names_of(given)
     from zoo.training.environment import environment
     from zoo.training.evaluate import evaluate
 
+    options = {"data": given.data, "root": given.root, "batch_size": given.batch_size, "solver": given.solver}
     rows = []
     for name in names:
         try:
-            rows.append(
-                evaluate(name, data=given.data, root=given.root, batch_size=given.batch_size, solver=given.solver,
-                         limit=given.limit)
-            )  # fmt: skip
+            rows.append(evaluate(name, **options, limit=given.limit))
         except (WeightsError, UnknownName, ValueError, OSError, RuntimeError) as error:
-            print(f"{PROG}: error: {name}: {error}", file=sys.stderr)
+            print(f"zoo.evaluate: error: {name}: {error}", file=sys.stderr)
             rows.append({"name": name, "error": str(error), "holds": False})
     report = {"rows": rows, "environment": environment()}
     if given.json == "-":
@@ -123,6 +119,11 @@ def main(argv: Iterable[str] | None = None) -> int:
                     file=sys.stderr,
                 )
     return 1 if any(row["holds"] is False for row in rows) else 0
+
+
+def main(argv: Iterable[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    return command(parser(), work, argv)
 
 
 if __name__ == "__main__":

@@ -1,31 +1,26 @@
 """Let a trained language model write: ``python -m zoo.sample --model runs/lstm_small_python_docs/... --prompt "The "``.
 
 The exit code is 0 where it wrote, 1 where the model or the prompt cannot be used, 2 where the command was not
-understood. The first stage imports no torch.
+understood.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterable
 
 from zoo.hub import cards
-from zoo.registry import UnknownName
-from zoo.storage.model_folder import WeightsError
-from zoo.training.process import prepare
-
-PROG = "zoo.sample"
+from zoo.training.command import CommandParser, command, wrapped
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandParser:
     """The options; torch is not imported for them."""
-    models = [n for n in cards.list_models() if "language" in cards.card(n).task and not n.startswith("test_")]
-    out = argparse.ArgumentParser(
-        prog=f"python -m {PROG}",
-        description="Let a trained language model write.",
-        epilog=f"Train one with python -m zoo.fit --model NAME; the language models are: {', '.join(models)}",
-        allow_abbrev=False,
+    models = [n for n in cards.list_models() if "language" in cards.card(n).task]
+    out = CommandParser(
+        "zoo.sample",
+        "Let a trained language model write.",
+        wrapped("Train one with python -m zoo.fit --model NAME; the language models are", models),
+        aliases={"--ckpt": "--model", "--top_p": "--top-p"},
     )
     out.add_argument("--model", required=True, metavar="RUN", help="a run folder, a model folder, NAME.DATA or hf-hub:")
     out.add_argument("--prompt", required=True, metavar="TEXT", help="what the text begins with; \\n is a new line")
@@ -37,27 +32,26 @@ def parser() -> argparse.ArgumentParser:
     return out
 
 
-def main(argv: Iterable[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    given = parser().parse_args(None if argv is None else list(argv))
-    prepare()  # before torch is loaded
+def work(given: argparse.Namespace) -> int:
+    """Write the prompt and what follows it."""
     from zoo.hub.generate import generate
     from zoo.hub.pretrained import load
 
-    try:
-        text = generate(
-            load(given.model, solver=given.solver),
-            given.prompt.replace("\\n", "\n"),
-            length=given.length,
-            temperature=given.temperature,
-            top_p=given.top_p,
-            seed=given.seed,
-        )
-    except (WeightsError, UnknownName, cards.CardError, ValueError, ImportError, OSError) as error:
-        print(f"{PROG}: error: {error}", file=sys.stderr)
-        return 1
+    text = generate(
+        load(given.model, solver=given.solver),
+        given.prompt.replace("\\n", "\n"),
+        length=given.length,
+        temperature=given.temperature,
+        top_p=given.top_p,
+        seed=given.seed,
+    )
     print(text)
     return 0
+
+
+def main(argv: Iterable[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    return command(parser(), work, argv)
 
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ def test_one_that_cannot_be_measured_costs_one_row(monkeypatch, tmp_path, capsys
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        ([], "say which: --model NAME, or --all"),
+        (["--limit", "1"], "say which: --model NAME, or --all"),
         (["--model", "mdeq_tiny", "--all"], "say which"),
         (["--model", "mdeq_tini.digits"], "Did you mean 'mdeq_tiny'"),
         (["--model", "test_mdeq"], "'test_mdeq' has no trained weights. Those that have: "),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shlex
-from pathlib import Path
 
 import huggingface_hub
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 from trained import run as train
 
 import zoo
@@ -18,7 +19,7 @@ from zoo import export as door
 from zoo.hub import cards
 from zoo.storage import model_folder
 from zoo.storage.model_folder import WeightsError
-from zoo.training.export import HERE, _curve, _leaves, command, export, push, write_results
+from zoo.training.export import HERE, _curve, _leaves, command, export, push, source_of, write_results
 from zoo.training.options import Options
 from zoo.training.request import resolve
 
@@ -57,8 +58,35 @@ def test_the_model_card_is_one_that_hubs_read(made):
     assert front["license"] == "apache-2.0"
     result = front["model-index"][0]["results"][0]
     assert result["metrics"][0] == {"type": "accuracy", "value": round(made.config.metrics["accuracy"], 5)}
-    assert "python -m zoo.evaluate --model test_mdeq.digits" in body
+    assert f"python -m zoo.evaluate --model {shlex.quote(str(made.place.resolve()))}" in body
     assert cards.card("test_mdeq").paper["url"] in body
+
+
+def code_of(text: str) -> str:
+    return re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
+
+
+@pytest.mark.parametrize("name", ["made", 'a folder it\'s named "oddly"'])
+def test_the_model_card_loads_these_weights_from_anywhere(trained, tmp_path, monkeypatch, name):
+    """Not those of the shipped model of the same name."""
+    monkeypatch.chdir(tmp_path)
+    export(trained, name)  # a relative place
+    text = (tmp_path / name / "README.md").read_text()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    scope: dict = {}
+    exec(code_of(text).replace('print(zoo.predict(model, "picture.png"))', ""), scope)
+    stored = load_file(tmp_path / name / "model.safetensors")
+    assert stored and all(torch.equal(stored[k], v) for k, v in scope["model"].state_dict().items())
+    line = next(x for x in text.splitlines() if x.startswith("python -m zoo.evaluate"))
+    assert shlex.split(line)[-1] == str(tmp_path / name)
+
+
+def test_the_cards_of_shipped_weights_name_what_ships():
+    for name in cards.list_models(pretrained=True):
+        text = (cards.HERE / "weights" / name / "README.md").read_text()
+        assert f'zoo.load("{name}")' in text and f"zoo.evaluate --model {name}\n" in text
+        assert source_of(cards.HERE / "weights" / name, model_folder.read(cards.HERE / "weights" / name)) == name
 
 
 def test_the_lines_for_the_card_are_a_card(made, tmp_path):
@@ -81,8 +109,10 @@ def test_the_results_hold_the_curve(made, tmp_path, trained):
 
 def test_two_exports_are_the_same_bytes(trained, made, tmp_path):
     again = export(trained / "checkpoints" / "best.ckpt", tmp_path / "again")
-    for name in ("model.safetensors", "config.json", "README.md"):
+    for name in ("model.safetensors", "config.json"):
         assert (again.place / name).read_bytes() == (made.place / name).read_bytes()
+    one, two = ((m.place / "README.md").read_text().replace(str(m.place), "") for m in (again, made))
+    assert one == two
 
 
 def test_float16_halves_the_file_and_keeps_the_number(trained, made, tmp_path):
@@ -124,15 +154,20 @@ def test_pushing_hands_over_three_files(made, monkeypatch):
         def create_repo(self, name, **options):
             said.append(("create", name, options))
 
-        def upload_folder(self, **options):
-            said.append(("upload", Path(options["folder_path"]), options["repo_id"], options["allow_patterns"]))
+        def create_commit(self, **options):
+            said.append(("commit", options["repo_id"], options["operations"]))
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    before = (made.place / "README.md").read_bytes()
     assert push(made.place, "someone/mdeq", private=True) == "hf-hub:someone/mdeq"
-    assert said == [
-        ("create", "someone/mdeq", {"private": True, "exist_ok": True}),
-        ("upload", made.place, "someone/mdeq", ["model.safetensors", "config.json", "README.md"]),
-    ]
+    assert said[0] == ("create", "someone/mdeq", {"private": True, "exist_ok": True})
+    _, repository, operations = said[1]
+    assert repository == "someone/mdeq"
+    contents = {o.path_in_repo: o.path_or_fileobj for o in operations}
+    assert sorted(contents) == ["README.md", "config.json", "model.safetensors"]
+    text = contents["README.md"].decode()
+    assert 'zoo.load("hf-hub:someone/mdeq")' in text and "zoo.evaluate --model hf-hub:someone/mdeq\n" in text
+    assert str(made.place) not in text and (made.place / "README.md").read_bytes() == before
 
 
 def test_a_push_without_a_network_says_what_to_do(made):
@@ -142,7 +177,7 @@ def test_a_push_without_a_network_says_what_to_do(made):
 
 def test_the_command(trained, tmp_path, capsys):
     place = tmp_path / "x"
-    assert door.main(["--ckpt", str(trained), "--to", str(place), "--results", str(tmp_path)]) == 0
+    assert door.main(["--model", str(trained), "--out", str(place), "--results", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "test_mdeq.digits: test accuracy" in out
     assert yaml.safe_load(out[out.index("measured:") :])["weights"]["test_mdeq"]["digits"]["sha256"]

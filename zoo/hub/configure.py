@@ -13,18 +13,35 @@ from zoo.implicit import implicit_modules
 def configure(
     model: nn.Module, defaults: Mapping[str, Any], solver: Any = None, adjoint: Any = None, *, throw: bool = False
 ) -> None:
-    """Give an implicit model its solver and adjoint: the card's, or what replaces them. Explicit models refuse both.
+    """Give an implicit model its solver and adjoint: the card's, or what replaces them.
 
-    With ``throw`` each of its implicit modules raises where a solve does not reach its end.
+    A model that is no `ImplicitMixin` itself, but has implicit layers, gives them to each of its layers.
+
+    Args:
+        model: the model.
+        defaults: specs of the card under ``solver`` and ``adjoint``.
+        solver, adjoint: in their place; a solver's tolerances carry over where they are left open.
+        throw: raise where a solve does not reach its end.
+
+    Raises:
+        ValueError: a solver, an adjoint or ``throw`` for an explicit model, or one that does not fit the model.
+        UnknownName: no such solver, adjoint or option; the nearest is named.
     """
+    layers: list[Any] = [m for _, m in implicit_modules(model)]
+    targets = [model] if hasattr(model, "configure_implicit") else layers
     specs = {"solver": solver, "adjoint": adjoint}
-    if not hasattr(model, "configure_implicit"):
-        given = [k for k, v in {**specs, "throw": throw or None}.items() if v is not None]
+    given = {k: v for k, v in specs.items() if v is not None}
+    if not targets and (given or throw):
+        asked = [*given, *(["throw"] if throw else [])]
+        raise ValueError(
+            f"{type(model).__name__} is an explicit model: it takes no {' and no '.join(asked)}. A model that solves "
+            "has a layer on zoo.ImplicitMixin, zoo.deq.DEQ for instance."
+        )
+    usual = {k: defaults[k] for k in specs if defaults.get(k)}
+    for target in targets:
+        if usual:
+            target.configure_implicit(**usual)
         if given:
-            raise ValueError(f"{type(model).__name__} is an explicit model: it takes no {' and no '.join(given)}.")
-        return
-    model.configure_implicit(**{k: defaults.get(k) or None for k in specs})
-    model.configure_implicit(**specs)  # which carries the tolerances over
-    if throw:
-        for _, module in implicit_modules(model):
-            module.throw = True
+            target.configure_implicit(**given)
+    for layer in layers if throw else ():
+        layer.throw = True

@@ -63,6 +63,8 @@ def convert(file: str | Path, to: str | Path, **options: Any) -> Made:
         WeightsError: the file cannot be read without running code, is of another architecture, or is not whole;
             nothing is written.
     """
+    if not Path(file).is_file():
+        raise WeightsError(f"{file} does not exist; give the released checkpoint, a .pkl or .pth file.")
     content = read_pickle(file)
     try:
         found = rename(content, **options)

@@ -7,8 +7,8 @@ from pathlib import Path
 from torch import nn
 
 from zoo.hub.pretrained import load
+from zoo.hub.trained import set_trained_config, trained_config
 from zoo.storage import model_folder
-from zoo.storage.model_folder import Config
 
 
 def transfer(model: nn.Module, source: str | Path, *, data: str = "") -> list[str]:
@@ -27,7 +27,8 @@ def transfer(model: nn.Module, source: str | Path, *, data: str = "") -> list[st
     """
     trained = load(source)
     state, own = trained.state_dict(), model.state_dict()
-    same = isinstance(trained.pretrained, Config) and trained.pretrained.name.partition(".")[2] == data
+    saved = trained_config(trained)
+    same = saved is not None and saved.name.partition(".")[2] == data
     fresh: list[str] = []
     if not same and callable(getattr(model, "get_classifier", None)):
         classifier = model.get_classifier()  # type: ignore[operator]
@@ -36,6 +37,6 @@ def transfer(model: nn.Module, source: str | Path, *, data: str = "") -> list[st
     model_folder.check({k: v for k, v in own.items() if k not in fresh},
                  {k: v for k, v in state.items() if k not in fresh}, str(source))  # fmt: skip
     model.load_state_dict({k: own[k] if k in fresh else state[k] for k in own})
-    if isinstance(trained.pretrained, Config) and trained.pretrained.preprocessing.get("kind") == "text":
-        model.pretrained = trained.pretrained  # type: ignore[assignment]  # so that its task refuses other symbols
+    if saved is not None and saved.preprocessing.get("kind") == "text":
+        set_trained_config(model, saved)  # so that its task refuses other symbols
     return fresh

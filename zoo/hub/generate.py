@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from zoo.hub.pretrained import load
-from zoo.storage.model_folder import Config
+from zoo.hub.trained import trained_config
 from zoo.storage.text_preprocessing import TextPreprocessing
 from zoo.storage.tokenizer import Tokenizer
 
@@ -106,8 +105,8 @@ def tokenizer_of(model: nn.Module) -> Tokenizer:
     Raises:
         ValueError: it was not loaded with weights, or it is no language model.
     """
-    saved: Any = getattr(model, "pretrained", None)
-    if not isinstance(saved, Config):
+    saved = trained_config(model)
+    if saved is None:
         raise ValueError(
             f"{type(model).__name__} does not know its tokenizer: it was not loaded with weights. Use zoo.load(...)."
         )

@@ -34,11 +34,15 @@ def load(
     throw: bool = False,
     **overrides: Any,
 ) -> nn.Module:
-    """A trained model, in evaluation mode; its ``pretrained`` holds its configuration, with the preprocessing.
+    """Load a trained model, in evaluation mode; its ``pretrained`` holds its configuration, with the preprocessing.
+
+        >>> load("mdeq_tiny.digits").pretrained.name
+        'mdeq_tiny.digits'
 
     Args:
-        source: a name of ``list_models(pretrained=True)``; a model folder (``local-dir:`` may stand in front); a run
-            folder, of which the best weights are taken, or a ``.ckpt`` in one; ``hf-hub:org/name``, with ``@revision``.
+        source: a name of ``list_models(pretrained=True)``; a model folder (``local-dir:`` may stand before it); a run
+            folder, of which the best weights are taken, or a ``.ckpt`` of a run, wherever it lies; ``hf-hub:org/name``,
+            with ``@revision``.
         solver, adjoint: replace those it was trained with.
         throw: raise `zoo.SolveError` where a solve does not reach its end, instead of saying so in ``last``.
         **overrides: arguments of the model's class; another ``num_classes`` gives it a new classifier, not trained.
@@ -64,38 +68,60 @@ def load(
     if place.is_file() and place.suffix != ".ckpt":
         why = "is a pickle, which may run code when it is read" if place.suffix in PICKLES else "is no model"
         raise WeightsError(f"{place} {why}; give the folder of a {WEIGHTS} with its {CONFIG}, or a training run.")
-    if place.is_file() or (place / "config.yaml").is_file():
+    if place.is_file() or (place / "config.yaml").is_file() or (place / "checkpoints").is_dir():
         return _from_run(place, **options).eval()
     return restore(place, **options).eval()
 
 
 def _from_run(place: Path, *, solver: Any, adjoint: Any, throw: bool, **overrides: Any) -> nn.Module:
-    """The model of a run folder or of one of its checkpoints."""
+    """Return the model of a run folder, of one of its checkpoints, or of one that was moved away from its run."""
     file = place if place.is_file() else place / "checkpoints" / "best.ckpt"
-    run = file.parents[1]
-    try:
-        config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-        arguments = dict(config["model"])
-        name, data = arguments.pop("name"), config["data"]["name"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise WeightsError(
-            f"{run} is no run folder: its config.yaml is missing or does not say how the model was made."
-        ) from error
     checkpoint = read_checkpoint(file)
-    state = checkpoint["state_dict"]
-    metrics = _measured(run) if file.name == "best.ckpt" else {}
-    weights = {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}
-    specs = {k: config.get(k) or {} for k in ("solver", "adjoint")}
+    config = _config_of(file, checkpoint)
+    arguments = dict(config["model"])
+    name, data = arguments.pop("name"), config["data"]["name"]
+    weights = {k.removeprefix("model."): v for k, v in checkpoint["state_dict"].items() if k.startswith("model.")}
     saved = Config(
         name=f"{cards.card(name).name}.{data}",
         model=arguments,
         weights={"sha256": ""},
         preprocessing=checkpoint.get("preprocessing") or preprocessing_of(data),
-        metrics=metrics,
+        metrics=_measured(run_of(file)) if file.name == "best.ckpt" else {},
         training={"recipe": {"data": {k: v for k, v in config["data"].items() if k not in MACHINE}}},
-        **specs,
+        solver=config.get("solver") or {},
+        adjoint=config.get("adjoint") or {},
     )
-    return build(saved, weights, str(file), solver=solver, adjoint=adjoint, throw=throw, **overrides)
+    return build(saved, weights, str(file), solver=solver, adjoint=adjoint, throw=throw, paths=True, **overrides)
+
+
+def run_of(checkpoint: Path) -> Path:
+    """The run folder that a checkpoint lies in, or would lie in."""
+    return checkpoint.absolute().parent.parent
+
+
+def _config_of(file: Path, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """How the run of a checkpoint made its model: what the checkpoint says itself, else the ``config.yaml`` of its run.
+
+    Raises:
+        WeightsError: neither does.
+    """
+    kept = checkpoint.get("hyper_parameters")
+    config = kept.get("config") if isinstance(kept, Mapping) else None
+    if config is None:
+        try:
+            config = yaml.safe_load((run_of(file) / "config.yaml").read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError, yaml.YAMLError):
+            config = None
+    try:
+        whole = {k: dict(config[k] or {}) for k in ("model", "data", "solver", "adjoint") if k in config}
+        if isinstance(whole["model"]["name"], str) and isinstance(whole["data"]["name"], str):
+            return whole
+    except (KeyError, TypeError, ValueError):
+        pass
+    raise WeightsError(
+        f"{file} does not say how its model was made: it was not written by zoo.fit, and no config.yaml of a run is "
+        f"there. Build the model with zoo.create_model and load the file's 'state_dict' into it."
+    )
 
 
 def _measured(run: Path) -> dict[str, Any]:

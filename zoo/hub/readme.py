@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import yaml
@@ -10,14 +11,15 @@ from zoo.hub.cards import ModelCard
 from zoo.storage.model_folder import Config
 
 
-def readme(config: Config, card: ModelCard, parameters: int, command: str) -> str:
-    """Front matter as model hubs read it, then the card for people.
+def readme(config: Config, card: ModelCard, parameters: int, command: str, source: str) -> str:
+    """Write front matter as model hubs read it, then the card for people.
 
     Args:
         config: the folder's configuration, with its metrics.
         card: the card of the model.
         parameters: how many it has.
         command: what trains it again.
+        source: what `zoo.load` takes for these very weights: the folder, ``hf-hub:org/name``, or a shipped name.
     """
     _, _, data = config.name.partition(".")
     metrics, training = config.metrics, config.training
@@ -52,12 +54,13 @@ def readme(config: Config, card: ModelCard, parameters: int, command: str) -> st
         ("commit", training.get("commit") or ""),
     ]
     lines += ["| | |", "|---|---|", *(f"| {left} | {right} |" for left, right in rows if right), ""]
-    lines += ["```python", "import zoo", f'model = zoo.load("{config.name}")   # or this folder, or hf-hub:org/name']
+    note = "  # this folder: after a move, its new place" if "/" in source and ":" not in source else ""
+    lines += ["```python", "import zoo", f"model = zoo.load({_quoted(source)}){note}"]
     if config.preprocessing:
         asked = 'generate(model, "The ")' if writes else 'predict(model, "picture.png")'
         lines.append(f"print(zoo.{asked})")
     lines += ["```", "", "Measured again, and trained again, by", "", "```bash"]
-    lines += [f"python -m zoo.evaluate --model {config.name}"]
+    lines += [f"python -m zoo.evaluate --model {shlex.quote(source)}"]
     lines += [command, "```", ""]
     if card.paper:
         p = card.paper
@@ -67,3 +70,8 @@ def readme(config: Config, card: ModelCard, parameters: int, command: str) -> st
         ]
     lines += ["The weights are safetensors; no file of this folder can run code. `config.json` holds their sha256.", ""]
     return "\n".join(lines)
+
+
+def _quoted(text: str) -> str:
+    """A text as Python writes it, in double quotes where that needs no escapes."""
+    return repr(text) if '"' in text or "\\" in text else f'"{text}"'

@@ -7,20 +7,31 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from zoo.adjoints import ADJOINTS
 from zoo.hub import cards
 from zoo.hub.configure import configure
+from zoo.hub.sizes import shapes
+from zoo.hub.trained import set_trained_config
+from zoo.hub.values import check_spec, check_values
 from zoo.registry import UnknownName, check_options
+from zoo.solvers import SOLVERS
 from zoo.storage import model_folder
 from zoo.storage.model_folder import Config, WeightsError
+
+SPECS = {"solver": SOLVERS, "adjoint": ADJOINTS}
 
 
 def restore(
     place: Path, *, sha256: str = "", solver: Any = None, adjoint: Any = None, throw: bool = False, **overrides: Any
 ) -> nn.Module:
-    """The model of a folder of `zoo.storage.model_folder`, with its weights; ``sha256`` is what a card says of them.
+    """Return the model of a folder of `zoo.storage.model_folder`, with its weights.
+
+    Args:
+        place: the folder.
+        sha256: what a card says of the weights; empty: what the folder says.
+        solver, adjoint, throw, overrides: as `zoo.load` takes them.
 
     Raises:
         WeightsError: the folder is damaged, of a newer format, or made for another model; nothing is loaded.
@@ -42,45 +53,65 @@ def build(
     solver: Any = None,
     adjoint: Any = None,
     throw: bool = False,
+    paths: bool = False,
     **overrides: Any,
 ) -> nn.Module:
-    """A model as it was trained, but for what is overridden; another ``num_classes`` gives it a new classifier.
+    """Return a model as it was trained, but for what is overridden; `trained_config` of it is ``saved``.
 
-    The model's ``pretrained`` is ``saved``, which holds its preprocessing and its measured numbers.
+    Args:
+        saved: how it was made.
+        state: its weights.
+        what: the name of the source, for error messages.
+        solver, adjoint, throw: in place of those that it was trained with.
+        paths: whether its solver may name a file, as that of one's own run may.
+        **overrides: arguments of its class; another ``num_classes`` gives it a new classifier, not trained.
+
+    Raises:
+        WeightsError: the configuration makes no model, or another one than the weights are of.
     """
     c = cards.card(saved.name)
     factory = c.load()
     check_options(f"argument of {c.name!r}", factory, overrides)
     classes = overrides.pop("num_classes", None)
-    arguments = {**saved.model, **overrides}
-    try:
-        check_options(f"argument of {c.name!r}", factory, saved.model)
-        model_folder.check(
-            _shapes(factory, arguments), state, what
-        )  # before memory is taken for what the file asks for
-        model = factory(**arguments)
-        configure(model, {"solver": saved.solver, "adjoint": saved.adjoint})
-    except WeightsError:
-        raise
-    except (UnknownName, TypeError, ValueError, RuntimeError, OverflowError, MemoryError) as error:
-        if overrides:
-            raise
-        raise WeightsError(f"{what}: the configuration cannot be built: {error}") from error
-    model_folder.fill(model, state, what)
+    model = _filled(factory, saved, state, what, overrides, paths)
     configure(model, {}, solver, adjoint, throw=throw)
     if classes is not None and classes != saved.model.get("num_classes"):
         if not hasattr(model, "reset_classifier"):
             raise ValueError(f"{type(model).__name__} has no classifier, so num_classes={classes} says nothing.")
         model.reset_classifier(classes)
         saved = replace(saved, preprocessing={k: v for k, v in saved.preprocessing.items() if k != "classes"})
-    model.pretrained = saved  # type: ignore[assignment]
+    set_trained_config(model, saved)
     return model
 
 
-def _shapes(factory: Callable[..., nn.Module], arguments: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The state of a model without memory behind it; empty where its class computes with values when it is made."""
+def _filled(
+    factory: Callable[..., nn.Module],
+    saved: Config,
+    state: Mapping[str, Tensor],
+    what: str,
+    overrides: Mapping[str, Any],
+    paths: bool,
+) -> nn.Module:
+    """The model with its weights; what the configuration asks for is checked before memory is taken for it."""
+    arguments = {**saved.model, **overrides}
     try:
-        with torch.device("meta"):
-            return factory(**arguments).state_dict()
-    except (NotImplementedError, RuntimeError):
-        return {}
+        check_values(f"argument of {saved.name.partition('.')[0]!r}", factory, saved.model)
+        for key, table in SPECS.items():
+            check_spec(table, getattr(saved, key), paths=paths)
+        model_folder.check(shapes(factory, arguments, state), state, what)
+        model = factory(**arguments)
+        configure(model, {key: getattr(saved, key) for key in SPECS})
+    except WeightsError:
+        raise
+    except (
+        UnknownName, TypeError, ValueError, ArithmeticError, IndexError, RuntimeError, MemoryError, AttributeError
+    ) as error:  # fmt: skip
+        if overrides:
+            raise
+        raise WeightsError(f"{what}: the configuration cannot be built: {_one_line(error)}") from error
+    model_folder.fill(model, state, what)
+    return model
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:400] or type(error).__name__

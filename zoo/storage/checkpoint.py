@@ -23,6 +23,9 @@ def read_checkpoint(file: str | Path) -> dict[str, Any]:
     saved = read_pickle(file)
     if not isinstance(saved, dict) or "state_dict" not in saved:
         raise WeightsError(f"{file} is no Lightning checkpoint: it has no 'state_dict'.")
+    state = saved["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(k, str) and torch.is_tensor(v) for k, v in state.items()):
+        raise WeightsError(f"{file} is no whole checkpoint: its 'state_dict' holds more than names and tensors.")
     return saved
 
 

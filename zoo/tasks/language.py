@@ -10,7 +10,7 @@ from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from zoo.storage.model_folder import Config
+from zoo.hub.trained import trained_config
 from zoo.tasks.base import Scored, Task, stage_metrics
 from zoo.tasks.optim import Optim
 from zoo.tasks.regularization import StabilityConfig
@@ -85,8 +85,8 @@ class LanguageModel(Task):
                 f"The data set has {symbols} symbols, the model's vocabulary {self.model.vocab_size}: give the model "
                 f"at least vocab_size={symbols}, or load the tokenizer that the model was trained with."
             )
-        saved = getattr(self.model, "pretrained", None)  # of weights that were loaded
-        trained = saved.preprocessing if isinstance(saved, Config) else {}
+        saved = trained_config(self.model)
+        trained = saved.preprocessing if saved is not None else {}
         told = getattr(data, "preprocessing", trained)
         if trained and told != trained:
             raise ValueError(

@@ -14,8 +14,10 @@ from zoo.callbacks.telemetry import SolverTelemetry
 from zoo.data import DATA
 from zoo.hub import cards
 from zoo.hub.pretrained import load
+from zoo.hub.trained import trained_config
+from zoo.hub.values import check_values
 from zoo.registry import UnknownName, option_names, unknown
-from zoo.storage.model_folder import WeightsError
+from zoo.storage.model_folder import MACHINE, Config, WeightsError
 from zoo.training.console import quiet
 from zoo.training.request import DERIVED
 
@@ -47,8 +49,9 @@ def evaluate(
         of the test) and ``source`` of the number compared with.
     """
     model = load(name, solver=solver)
-    saved = model.pretrained
-    variant, _, trained_on = saved.name.partition(".")  # type: ignore[union-attr]
+    saved = trained_config(model)
+    assert saved is not None  # `load` gives every model one
+    variant, _, trained_on = saved.name.partition(".")
     c = cards.card(variant)
     test, seconds, samples, metric = measure(
         model,
@@ -57,29 +60,48 @@ def evaluate(
         root=root,
         batch_size=batch_size,
         limit=limit,
-        settings=saved.training.get("recipe", {}).get("data") if data in (None, trained_on) else None,
+        settings=recipe_of(saved)["data"] if data in (None, trained_on) else None,
     )
-    promised: Mapping[str, Any] = saved.metrics  # type: ignore[union-attr,assignment]
+    promised: Mapping[str, Any] = saved.metrics
     source = "config.json"
     shipped = cards.card(name.partition(".")[0]).name == variant if cards.is_card_name(name) else False
     if shipped and trained_on in c.measured:
         promised, source = c.measured[trained_on], Path(c.source).name
-    number = promised.get(metric) if data in (None, trained_on) and limit is None else None
-    tolerance = float(promised.get("tolerance", TOLERANCE)) if number is not None else None
+    number = _number(name, metric, promised.get(metric)) if data in (None, trained_on) and limit is None else None
+    tolerance = _number(name, "tolerance", promised.get("tolerance", TOLERANCE)) if number is not None else None
     return {
-        "name": saved.name,  # type: ignore[union-attr]
+        "name": saved.name,
         "data": data or trained_on,
         "metric": metric,
         "measured": test[metric],
         "card": number,
         "tolerance": tolerance,
-        "holds": None if number is None else bool(abs(test[metric] - number) <= tolerance),  # type: ignore[operator]
+        "holds": None if number is None or tolerance is None else abs(test[metric] - number) <= tolerance,
         "source": source if number is not None else None,
         "samples": samples,
         "seconds": round(seconds, 2),
         "parameters": sum(p.numel() for p in model.parameters()),
         "test": test,
     }
+
+
+def recipe_of(config: Config) -> dict[str, dict[str, Any]]:
+    """The recipe that weights were trained by, as their configuration has it; its sections may be empty.
+
+    Raises:
+        WeightsError: it is none.
+    """
+    recipe = config.training.get("recipe", {})
+    if not isinstance(recipe, Mapping) or not all(isinstance(v, Mapping) for v in recipe.values()):
+        raise WeightsError(f"The configuration of {config.name!r} has no sections of options in training.recipe.")
+    return {"data": {}, **{str(k): dict(v) for k, v in recipe.items()}}
+
+
+def _number(name: str, key: str, value: Any) -> float | None:
+    """A number that a card or a folder promises; None where it promises none."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+        raise WeightsError(f"{name}: its {key} must be a number; got {value!r}.")
+    return value
 
 
 def measure(
@@ -104,8 +126,12 @@ def measure(
         raise UnknownName(unknown("data set", data, DATA.names()))
     wanted = {"root": None if root is None else str(root), "batch_size": batch_size}
     known = option_names(DATA[data])
-    kept = {k: v for k, v in (settings or {}).items() if k not in wanted and k in known}
-    module = DATA[data](**kept, **wanted)
+    kept = {k: v for k, v in (settings or {}).items() if k not in (*wanted, *MACHINE) and k in known}
+    try:
+        check_values(f"option of data set {data!r}", DATA[data], kept)
+        module = DATA[data](**kept, **wanted)
+    except (TypeError, ValueError) as error:
+        raise WeightsError(f"The data set {data} cannot be made as it was in training: {error}") from error
     for key in DERIVED:
         if hasattr(module, key) and hasattr(model, key) and getattr(model, key) != getattr(module, key):
             raise WeightsError(

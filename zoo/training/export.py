@@ -11,20 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from torch import nn
 
 from zoo.hub import cards
-from zoo.hub.pretrained import load
+from zoo.hub.pretrained import load, run_of
 from zoo.hub.readme import readme
+from zoo.hub.trained import trained_config
 from zoo.storage.files import write_json
-from zoo.storage.model_folder import CONFIG, MACHINE, README, WEIGHTS, Config, WeightsError, read, read_weights, write
+from zoo.storage.model_folder import CONFIG, MACHINE, README, WEIGHTS, Config, WeightsError, read, write
 from zoo.tasks.metrics import measure as measure_of
 from zoo.training.evaluate import TOLERANCE, measure
 from zoo.training.options import Options
 from zoo.training.request import DERIVED, resolve
 
 HERE = ("enable_progress_bar", "accelerator", "devices")  # options of the Trainer that are of the machine, too
-
-
 KEPT = ("seed", "epochs", "steps", "seconds", "commit", "data_sha256", "hardware", "time")  # of results.json
 
 
@@ -75,11 +75,17 @@ def export(
     Raises:
         WeightsError: the run cannot be read, or its number does not hold; nothing is written.
     """
+    if not Path(run).exists():
+        raise WeightsError(f"{run} does not exist; give a run folder, or a .ckpt file of one.")
     model = load(run)
-    saved: Config = model.pretrained  # type: ignore[assignment]
-    if not isinstance(saved, Config) or saved.weights.get("sha256"):
+    saved = trained_config(model)
+    if saved is None or saved.weights.get("sha256"):
         raise WeightsError(f"{run} is a model folder already; give a training run, or copy the folder.")
-    folder = Path(run) if Path(run).is_dir() else Path(run).parents[1]
+    folder = Path(run) if Path(run).is_dir() else run_of(Path(run))
+    if not (folder / "config.yaml").is_file():
+        raise WeightsError(
+            f"{run} lies outside of its run: {folder / 'config.yaml'} is missing, which says how it was made."
+        )
     results = _results(folder)
     variant, _, data = saved.name.partition(".")
     card = cards.card(variant)
@@ -110,10 +116,21 @@ def export(
         paper=dict(card.paper),
     )
     place = Path(to) if to is not None else Path("exports") / saved.name
-    parameters = sum(p.numel() for p in model.parameters())
-    config = write(place, config, plain, readme(config, card, parameters, command(config)), half=half)
+    text = _card_text(model, config, source_of(place, config))
+    config = write(place, config, plain, text, half=half)
     curve = _curve(folder / "metrics.csv")
     return Exported(place, config, {**results, "weights": dict(config.weights), "measured": test, "curve": curve})
+
+
+def source_of(place: Path, config: Config) -> str:
+    """What `zoo.load` takes for a folder, wherever it is called: its whole path; the name of weights that ship."""
+    place = place.resolve()
+    return config.name if place == (cards.HERE / "weights" / config.name).resolve() else str(place)
+
+
+def _card_text(model: nn.Module, config: Config, source: str) -> str:
+    parameters = sum(p.numel() for p in model.parameters())
+    return readme(config, cards.card(config.name), parameters, command(config), source)
 
 
 def command(config: Config) -> str:
@@ -167,31 +184,32 @@ def write_results(exported: Exported, folder: str | Path) -> Path:
 
 
 def push(place: str | Path, repository: str, *, private: bool = False) -> str:
-    """Hand a model folder to the Hugging Face Hub; returns its address.
+    """Hand a model folder to the Hugging Face Hub; the model card there names the repository. Returns its address.
 
     Raises:
         WeightsError: the folder is damaged, or the hub refuses.
     """
     import huggingface_hub
 
-    place = Path(place)
+    place, address = Path(place), f"hf-hub:{repository}"
     saved = read(place)
-    read_weights(place, saved)
+    text = _card_text(load(place), saved, address)
+    contents: dict[str, Path | bytes] = {WEIGHTS: place / WEIGHTS, CONFIG: place / CONFIG, README: text.encode()}
     api = huggingface_hub.HfApi()
     try:
         api.create_repo(repository, private=private, exist_ok=True)
-        api.upload_folder(
+        api.create_commit(
             repo_id=repository,
-            folder_path=place,
-            allow_patterns=[WEIGHTS, CONFIG, README],
+            operations=[huggingface_hub.CommitOperationAdd(name, content) for name, content in contents.items()],
             commit_message=f"Add {saved.name}",
         )
     except Exception as error:  # the hub's own classes differ by version
+        why = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise WeightsError(
-            f"{place} was not pushed to {repository}: {str(error).splitlines()[0].rstrip('.')}. Is there a network, "
-            "and did you log in with `hf auth login`?"
+            f"{place} was not pushed to {repository}: {why}. Is there a network, and did you log in with "
+            "`hf auth login`?"
         ) from error
-    return f"hf-hub:{repository}"
+    return address
 
 
 def _tolerance(metric: str, value: float, samples: int) -> float:
