@@ -20,7 +20,7 @@ MODULES = [module for module, _ in front.COMMANDS.values()]
 def test_a_command_without_a_word_shows_its_help(module, capsys):
     assert import_module(module).main([]) == 0
     out = capsys.readouterr().out
-    assert "--model" in out and len(out) > 300
+    assert "--out" in out or "--model" in out
 
 
 @pytest.mark.parametrize(

@@ -3,40 +3,42 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from zoo.compare.runner import jobs_of, run_all
+from zoo.compare.runner import SECTIONS, jobs_of, run_all
 from zoo.compare.table import summarise
 from zoo.data import DATA
 from zoo.hub import cards
-from zoo.registry import UnknownName
+from zoo.training.command import CommandParser, command, wrapped
 from zoo.training.errors import UsageError
-from zoo.training.process import prepare
-
-PROG = "zoo.compare"
-SECTIONS = ("optim", "task", "trainer", "data")
 
 EPILOG = """\
 examples:
   python -m zoo.compare --models mdeq_tiny odenet timm:resnet18 --data digits --seeds 0 1 2 --budget 60s
   python -m zoo.compare --models mdeq_tiny --solvers anderson broyden picard --adjoints implicit phantom jfb
+  python -m zoo.compare --models mdeq_tiny resnet_tiny --optim.lr 1e-3 --data.batch_size 32
   python -m zoo.compare --theory --out experiments/results
 
 Each model and seed runs in a process of its own, and costs one row if it fails. Called again, a comparison goes on
-where it was stopped, and tries again what failed."""
+where it was stopped, and tries again what failed; with other models they stand beside those that are there."""
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandParser:
     """The options; torch is not imported for them."""
-    names = [n for n in cards.all_cards() if not n.startswith("test_")]
-    out = argparse.ArgumentParser(
-        prog=f"python -m {PROG}",
-        description="Train and measure models side by side, or measure the theory behind them.",
-        epilog=f"{EPILOG}\n\nmodels: {', '.join(names)}, timm:NAME\ndata sets: {', '.join(DATA.names())}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    names = [*cards.list_models(), "timm:NAME"]
+    out = CommandParser(
+        "zoo.compare",
+        "Train and measure models side by side, or measure the theory behind them.",
+        f"{EPILOG}\n\n{wrapped('models', names)}\n{wrapped('data sets', DATA.names())}",
+        aliases={
+            "--model": "--models",
+            "--seed": "--seeds",
+            "--solver": "--solvers",
+            "--adjoint": "--adjoints",
+            **{f"--{s}_options": f"--{s}-options" for s in SECTIONS},
+        },
+        sections=SECTIONS,
     )
     out.add_argument(
         "--models", nargs="+", metavar="NAME", default=[], help="names, name.data (loads its weights), timm:NAME"
@@ -56,25 +58,18 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--timeout", type=float, metavar="S", help="seconds that one process may take")
     out.add_argument("--theory", action="store_true", help="measure the theory instead of models; a few minutes")
     out.add_argument("--quick", action="store_true", help="with --theory: see that it runs; its numbers say nothing")
+    out.add_argument_group(
+        "options of every run", "--optim.X  --task.X  --trainer.X  --data.X  --model.X VALUE, as zoo.fit takes them"
+    )
     for section in SECTIONS:
-        out.add_argument(
-            f"--{section}-options", nargs="+", default=[], metavar="KEY=VALUE", help=f"of {section}, for every run"
-        )
+        out.add_argument(f"--{section}-options", nargs="+", default=[], help=argparse.SUPPRESS)
     return out
 
 
 def main(argv: Iterable[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 1 some row failed, 2 not understood, 130 interrupted."""
-    given = parser().parse_args(None if argv is None else list(argv))
-    prepare()  # before torch is loaded
-    try:
-        return theory(given) if given.theory else models(given)
-    except (UsageError, UnknownName, cards.CardError, OSError) as error:
-        print(f"{PROG}: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"\n{PROG}: interrupted; what was measured is kept, the same command goes on.", file=sys.stderr)
-        return 130
+    said = "interrupted; what was measured is kept, the same command goes on."
+    return command(parser(), lambda given: theory(given) if given.theory else models(given), argv, interrupted=said)
 
 
 def theory(given: argparse.Namespace) -> int:
@@ -96,6 +91,7 @@ def models(given: argparse.Namespace) -> int:
     if not given.models:
         raise UsageError("name the models: --models mdeq_tiny timm:resnet18, or ask for --theory")
     options = {s: dict(_pair(word) for word in getattr(given, f"{s}_options")) for s in SECTIONS}
+    options = {s: {**options[s], **given.sections.get(s, {})} for s in SECTIONS}
     budget = " ".join(given.budget) if given.budget else None
     jobs = jobs_of(
         given.models,

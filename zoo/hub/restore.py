@@ -15,7 +15,7 @@ from zoo.hub.configure import configure
 from zoo.hub.sizes import shapes
 from zoo.hub.trained import set_trained_config
 from zoo.hub.values import check_spec, check_values
-from zoo.registry import UnknownName, check_options
+from zoo.registry import UnknownName, check_options, sentence
 from zoo.solvers import SOLVERS
 from zoo.storage import model_folder
 from zoo.storage.model_folder import Config, WeightsError
@@ -108,10 +108,6 @@ def _filled(
     ) as error:  # fmt: skip
         if overrides:
             raise
-        raise WeightsError(f"{what}: the configuration cannot be built: {_one_line(error)}") from error
+        raise WeightsError(f"{what}: the configuration cannot be built: {sentence(error)}") from error
     model_folder.fill(model, state, what)
     return model
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:400] or type(error).__name__

@@ -17,6 +17,7 @@ from zoo.hub import cards
 from zoo.hub.pretrained import load, run_of
 from zoo.hub.readme import readme
 from zoo.hub.trained import trained_config
+from zoo.registry import sentence
 from zoo.storage.files import write_json
 from zoo.storage.model_folder import CONFIG, MACHINE, README, WEIGHTS, Config, WeightsError, read, write
 from zoo.tasks.metrics import measure as measure_of
@@ -204,10 +205,9 @@ def push(place: str | Path, repository: str, *, private: bool = False) -> str:
             commit_message=f"Add {saved.name}",
         )
     except Exception as error:  # the hub's own classes differ by version
-        why = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise WeightsError(
-            f"{place} was not pushed to {repository}: {why}. Is there a network, and did you log in with "
-            "`hf auth login`?"
+            f"{place} was not pushed to {repository}: {sentence(error).rstrip('.')}. Is there a network, and did you "
+            "log in with `hf auth login`?"
         ) from error
     return address
 
