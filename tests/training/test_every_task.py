@@ -1,4 +1,7 @@
-"""One contract for every family that is no image classifier: it trains, is measured, and is rebuilt from its run."""
+"""One contract for every family that is no image classifier: it trains, is measured, and is rebuilt from its run.
+
+What its model must do is in `tests/test_models.py`.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,12 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 import zoo
-from zoo.compare.bench import Bench
-from zoo.hub import cards
-from zoo.implicit import implicit_modules
-from zoo.tasks.metrics import primary_metric
-from zoo.training.build import build_run, load_run
-from zoo.training.options import Options
-from zoo.training.request import resolve
-from zoo.training.results import generated
-from zoo.training.train import train
+from zoo import cli, hub
+from zoo.compare.measure import Bench
+from zoo.fit import resolve
+from zoo.measures import headline
+from zoo.options import Options
+from zoo.record import generated
 
 NAMES = [n for n in zoo.list_models("test_*") if ".classification:" not in cards.card(n).task]
 SHORT = {
@@ -100,17 +100,3 @@ def test_it_can_be_measured(run):
     if bench.modules:
         found = bench.forward_solves()
         assert found["nfe_forward"] > 0 and 0 <= found["converged"] <= 1
-
-
-def test_every_parameter_gets_a_gradient(run):
-    task, data = built(run[0])
-    data.prepare_data()
-    data.setup()
-    loader = iter(data.train_dataloader())
-    names = [n for n, p in task.named_parameters() if p.requires_grad]
-    for _ in range(3):  # a batch may leave a part out: a token that does not occur, a task of its own
-        task.score(next(loader), "train").loss.backward()
-    without = [n for n, p in task.named_parameters() if n in names and p.grad is None]
-    assert without == []
-    for _, module in implicit_modules(task.model):
-        assert module.last is not None and module.last.stats.nfe > 0
