@@ -52,21 +52,32 @@ def cosine(batch: int = 4, n: int = 3, dtype: torch.dtype = torch.float64) -> Pr
 PROBLEMS = {"linear": linear, "tanh": tanh, "cosine": cosine}
 
 
-def left(loss: Callable[[], Tensor], model: torch.nn.Module, goal: float, lr: float = 1e-2, steps: int = 200) -> float:
+def left(
+    loss: Callable[[], Tensor | tuple[Tensor, Tensor]],
+    model: torch.nn.Module,
+    goal: float,
+    lr: float = 1e-2,
+    steps: int = 200,
+) -> float:
     """The share of the first loss that Adam leaves, once it is below ``goal``; or after all ``steps``.
 
     The steps are several times as many as any start needs, so that no rounding decides whether the goal is met: only a
     gradient that points nowhere runs out of them. Those that are not needed are not made.
+
+    Args:
+        loss: of one step, or a loss and a penalty that is minimised with it but not counted.
+        model: whose parameters are trained; its gradients are left as the last step had them.
     """
     optimiser = torch.optim.Adam(model.parameters(), lr=lr)
     first = share = None
     for _ in range(steps):
-        optimiser.zero_grad()
-        value = loss()
+        found = loss()
+        value, penalty = found if isinstance(found, tuple) else (found, 0.0)
         first = float(value.detach()) if first is None else first
         share = float(value.detach()) / first
         if share < goal:
             break
-        value.backward()
+        optimiser.zero_grad()
+        (value + penalty).backward()
         optimiser.step()
     return share
