@@ -17,6 +17,16 @@ EXPERIMENTS = sorted(FOLDER.glob("*.yaml"))
 RESULTS = sorted((FOLDER / "results").glob("*.json"))
 
 
+def seeds(part):
+    """Whatever the result, or a part of it, calls its seed or its seeds."""
+    if isinstance(part, dict):
+        for key, value in part.items():
+            if key in ("seed", "seeds"):
+                yield from value if isinstance(value, list) else [value]
+    for inner in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
+        yield from seeds(inner)
+
+
 def test_there_are_experiments():
     assert EXPERIMENTS
 
@@ -34,5 +44,7 @@ def test_an_experiment_is_a_complete_configuration(path):
 def test_a_result_names_seed_commit_and_hardware(path):
     text = json.dumps(json.loads(path.read_text()))
     assert re.search(r'"commit": "[0-9a-f]{7,40}(\+changes)?"', text), "without a commit nobody can repeat it"
-    assert '"hardware"' in text and "seed" in text and '"torch"' in text
+    assert '"hardware"' in text and '"torch"' in text
+    found = list(seeds(json.loads(text)))
+    assert found and all(type(s) is int for s in found)
     assert "NaN" not in text
