@@ -251,7 +251,12 @@ def test_one_batch_is_learned(name):
     model = zoo.create_model(name)
     times, values, mask, query = series(dtype=torch.float32)
     target = torch.stack([query.sin(), query.cos()], -1)
-    assert left(lambda: (model(times, values, mask, query).values - target).square().mean(), model, 0.5, lr=2e-2) < 0.5
+
+    def loss():
+        torch.manual_seed(1)  # the same draw of a latent state at every step, so that only the weights lower the loss
+        return (model(times, values, mask, query).values - target).square().mean()
+
+    assert left(loss, model, 0.5, lr=2e-2) < 0.5
 
 
 def test_a_rule_rests_and_writes_a_linear_field():
