@@ -95,8 +95,7 @@ def test_two_segments_with_their_memory_are_one_long_segment(style: str) -> None
 
 def test_a_window_hides_what_lies_further_back() -> None:
     model = build(window=3).eval()
-    one = DEQTransformerLM(**{**SIZES, "window": 1}).double().eval()
-    one.configure_implicit(TIGHT, EXACT)
+    one = build(window=1).eval()
     x = tokens()
     changed = x.clone()
     changed[:, 0] = (changed[:, 0] + 1) % 11
