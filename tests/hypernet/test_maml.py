@@ -44,7 +44,7 @@ def closed_form(theta, prior):
 def test_imaml_is_the_closed_form_on_linear_regression(solver):
     x, y, qx, qy = ridge()
     theta = torch.linspace(-1, 1, 4, dtype=torch.float64).requires_grad_()
-    f = descent(loss, (theta,), step=0.1, prior=1.5)
+    f = descent(loss, (theta,), step=0.03, prior=1.5)
     adjoint = {"name": "implicit", "solver": solver}
     found = zoo.fixed_point(f, (torch.zeros(3, 4, dtype=torch.float64),), TIGHT, adjoint, args=(x, y))
     w, gradient = closed_form(theta.detach(), 1.5)
@@ -57,7 +57,7 @@ def test_imaml_is_the_closed_form_on_linear_regression(solver):
 def test_a_converged_unrolled_gradient_is_the_implicit_one():
     x, y, qx, qy = ridge()
     theta = torch.linspace(-1, 1, 4, dtype=torch.float64).requires_grad_()
-    f = descent(loss, (theta,), step=0.1, prior=1.5)
+    f = descent(loss, (theta,), step=0.03, prior=1.5)
     found = zoo.fixed_point(f, (theta.expand(3, 4),), TIGHT, "unroll", args=(x, y))
     outer(found.value[0], qx, qy).backward()
     torch.testing.assert_close(theta.grad, closed_form(theta.detach(), 1.5)[1], rtol=1e-8, atol=1e-8)
@@ -114,20 +114,20 @@ def test_on_a_network_the_implicit_gradient_is_the_unrolled_one(adapt):
     *asked, y = episodes()
     gradients = []
     for adjoint in (None, "unroll"):
-        model = learner(adapt, adjoint=adjoint, step=0.006, prior=100.0).double()  # near: no kink of a ReLU
+        model = learner(adapt, adjoint=adjoint, step=0.0006, prior=1000.0).double()  # near: no kink of a ReLU
         logits = model(*(t.double() if t.is_floating_point() else t for t in asked))
-        (100 * cross_entropy(logits.flatten(0, 1), y.flatten())).backward()
+        (1000 * cross_entropy(logits.flatten(0, 1), y.flatten())).backward()
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
         assert model.last.stats.converged.all()
     assert gradients[0].abs().max() > 1e-2
-    torch.testing.assert_close(*gradients, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(*gradients, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("norm", ["group", "batch"])
 @pytest.mark.parametrize("adapt", ["all", "head"])
 def test_a_task_is_answered_as_in_a_batch_and_learns_its_support(adapt, norm):
-    model = learner(adapt, prior=0.5, step=0.2, solver={"name": "picard", "max_steps": 30}, norm=norm).eval()
-    x, y, q, _ = episodes()
+    model = learner(adapt, prior=0.5, step=0.2, solver={"name": "picard", "max_steps": 30}, norm=norm).eval().double()
+    x, y, q, _ = (t.double() if t.is_floating_point() else t for t in episodes())
     with torch.inference_mode():  # the inner problem takes gradients there too
         together = model(x, y, q)
         torch.testing.assert_close(model(x[:1], y[:1], q[:1]), together[:1], rtol=1e-4, atol=1e-5)
@@ -146,7 +146,7 @@ def test_the_order_of_the_classes_has_no_say_and_their_number_is_free():
 
 @pytest.mark.parametrize("adjoint", ["unroll", None])
 def test_every_parameter_gets_a_gradient(adjoint):
-    model = learner(solver={"name": "picard", "max_steps": 4}, adjoint=adjoint)
+    model = learner(solver={"name": "picard", "max_steps": 4, "rtol": 1e-9}, adjoint=adjoint)
     *asked, y = episodes()
     cross_entropy(model(*asked).flatten(0, 1), y.flatten()).backward()
     assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
