@@ -56,11 +56,12 @@ def test_the_same_network_with_the_kernels_that_were_written():
 @pytest.mark.parametrize("name", ["hyper_wrn_40_1", "hyper_cnn"])
 def test_kernels_start_at_the_size_of_their_own_initialisation(name):
     """Of the embedding's chance, a single kernel may be twice too large or small; the network as a whole is not."""
-    torch.manual_seed(0)
-    model = zoo.create_model(name, in_chans=1)
-    kernels, initial = model.features.generator(), model.features.target.initial
-    ratio = torch.stack([k.detach().std() / initial[n].std() for n, k in kernels.items()])
-    assert 0.5 < float(ratio.mean()) < 1.5
+    ratios = []
+    for _ in range(1 if name == "hyper_wrn_40_1" else 32):  # as many kernels of a network that has but a few
+        model = zoo.create_model(name, in_chans=1)
+        kernels, initial = model.features.generator(), model.features.target.initial
+        ratios += [float(k.detach().std() / initial[n].std()) for n, k in kernels.items()]
+    assert 0.7 < sum(ratios) / len(ratios) < 1.3
 
 
 def test_statistics_of_the_normalisations_move_in_training():
