@@ -55,8 +55,8 @@ def leaf(*shape, scale=1.0, seed=0):
     return (scale * torch.randn(*shape, dtype=torch.float64, generator=g)).requires_grad_()
 
 
-def inputs(rate=0.6):
-    return matrix(N, rate).requires_grad_(), leaf(B, N, seed=3)
+def inputs(rate=0.6, seed=0):
+    return matrix(N, rate, seed=seed).requires_grad_(), leaf(B, N, seed=seed + 3)
 
 
 def state(w, x, s, a):
@@ -135,10 +135,14 @@ def test_refined_shine_and_many_neumann_terms_are_exact():
 
 
 def test_shine_is_nearer_than_the_jacobian_free_gradient():
-    w, x = inputs(0.8)
-    exact = unrolled(w, x)[0]
-    error = {a: (gradient(w, x, solver("broyden"), adjoint(a))[0] - exact).norm() for a in ("shine", "jfb")}
-    assert error["shine"] < 0.9 * error["jfb"]
+    """In the middle of a dozen: Broyden's inverse was made for the solve, and may miss a gradient's direction."""
+    ratios = []
+    for seed in range(12):
+        w, x = inputs(0.8, seed)
+        exact = unrolled(w, x)[0]
+        shine, jfb = ((gradient(w, x, solver("broyden"), adjoint(a))[0] - exact).norm() for a in ("shine", "jfb"))
+        ratios.append(float(shine / jfb))
+    assert sorted(ratios)[6] < 0.8
 
 
 def test_shine_applies_the_transpose_of_broydens_inverse():
