@@ -81,3 +81,15 @@ def left(
         (value + penalty).backward()
         optimiser.step()
     return share
+
+
+def contract(model: torch.nn.Module) -> None:
+    """Let the input of an MDEQ or a DEQ transformer outweigh its state, as a random start may have no fixed point."""
+    cell = getattr(model, "cell", None)
+    with torch.no_grad():
+        for post in getattr(cell, "post", []):  # MDEQ's last normalisation then adds much and lets little through
+            torch.nn.init.constant_(post[2].weight, 0.02)
+            torch.nn.init.normal_(post[2].bias)
+        if attention := getattr(cell, "attention", None):
+            for layer, factor in ((attention.qkv, 0.2), (attention.out, 5.0), (cell.feedforward.narrow, 0.2)):
+                layer.parametrizations.weight.original0.mul_(factor)

@@ -12,7 +12,7 @@ import pickle
 
 import pytest
 import torch
-from problems import left
+from problems import contract, left
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
@@ -48,16 +48,6 @@ FIXED = {"test_hamiltonian": {"name": "leapfrog", "steps": 3}, "others": {"name"
 UNSWAPPED = {"test_maml": "two steps are the model: they stop where no equation holds"}
 
 
-def contract(model) -> None:
-    """Let an equilibrium model's input outweigh its state, as a random start need not have one fixed point."""
-    for post in getattr(model.cell, "post", []):  # MDEQ: its last normalisation adds much and lets little through
-        torch.nn.init.constant_(post[2].weight, 0.02)
-        torch.nn.init.normal_(post[2].bias)
-    if attention := getattr(model.cell, "attention", None):
-        for layer, factor in ((attention.qkv, 0.2), (attention.out, 5.0), (model.cell.feedforward.narrow, 0.2)):
-            layer.parametrizations.weight.original0.mul_(factor)
-
-
 @functools.cache
 def made(name: str):
     """The task around its model, and a batch of its training data."""
@@ -75,8 +65,7 @@ def build(name: str, dtype: torch.dtype = torch.float32):
             p.add_(torch.randn_like(p), alpha=0.05)
             if "fade" in key:  # the rate of a decay, which has no gradient below 0
                 p.abs_()
-        if hasattr(task.model, "cell"):
-            contract(task.model)
+        contract(task.model)
     task.model.to(dtype)
     return task
 

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from problems import left
+from problems import contract, left
 
 import zoo
 from zoo.hub import cards
@@ -19,6 +19,7 @@ SYMBOLS = 11
 def build(name: str):
     torch.manual_seed(0)
     model = zoo.create_model(name, vocab_size=SYMBOLS)
+    contract(model)
     for _, module in implicit_modules(model):
         solver = {"name": type(module.solver).__name__.lower(), "rtol": 1e-5, "atol": 1e-6, "max_steps": 200}
         module.configure_implicit(solver)
