@@ -93,3 +93,14 @@ def contract(model: torch.nn.Module) -> None:
         if attention := getattr(cell, "attention", None):
             for layer, factor in ((attention.qkv, 0.2), (attention.out, 5.0), (cell.feedforward.narrow, 0.2)):
                 layer.parametrizations.weight.original0.mul_(factor)
+
+
+# A solver and an adjoint for a fixed point and for an ODE, tight enough that gradients of several processes agree.
+GMRES = {"name": "gmres", "rtol": 1e-12, "atol": 0.0, "max_steps": 100}
+SOLVES = {
+    "equilibrium": (
+        {"name": "anderson", "rtol": 1e-10, "atol": 0.0, "max_steps": 300},
+        {"name": "implicit", "solver": GMRES},
+    ),
+    "ode": ({"name": "dopri5", "rtol": 1e-10, "atol": 1e-12, "max_steps": 1000}, "checkpoint"),
+}

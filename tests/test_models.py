@@ -17,16 +17,17 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 import zoo
-from zoo import cli, hub
 from zoo.data.series import Series
-from zoo.fit import resolve
+from zoo.hub import cards
 from zoo.implicit import implicit_modules
-from zoo.options import Options
-from zoo.solvers.ode import ODESolver
+from zoo.solvers.ode.base import ODESolver
+from zoo.training.build import build_run
+from zoo.training.options import Options
+from zoo.training.request import resolve
 
 NAMES = zoo.list_models("test_*")
-CLASSIFIERS = [n for n in NAMES if "classification" in hub.card(n).task]
-IMPLICIT = [n for n in NAMES if hub.card(n).solver]  # the others are explicit baselines
+CLASSIFIERS = [n for n in NAMES if ".classification:" in cards.card(n).task]
+IMPLICIT = [n for n in NAMES if cards.card(n).solver]  # the others are explicit baselines
 # What makes a variant small and its equations well posed, so that a test asks after an answer that there is.
 OPTIONS = {
     # as far as two layers see, and wide enough that some unit is alive at every start
@@ -37,7 +38,7 @@ OPTIONS = {
     "test_mdeq": ["--model.post_gn_affine", "true"],
     "test_mdeq_segmentation": ["--model.post_gn_affine", "true"],
     "test_odenet": ["--model.act", "tanh"],
-} | {n: ["--data.length", "8", "--data.batch_size", "3"] for n in NAMES if "Language" in hub.card(n).task}
+} | {n: ["--data.length", "8", "--data.batch_size", "3"] for n in NAMES if "Language" in cards.card(n).task}
 
 TIGHT = {  # in float64
     "fixed_point": {"rtol": 1e-11, "atol": 1e-12, "max_steps": 1000},
@@ -51,7 +52,7 @@ UNSWAPPED = {"test_maml": "two steps are the model: they stop where no equation 
 @functools.cache
 def made(name: str):
     """The task around its model, and a batch of its training data."""
-    task, data, _ = cli.build(Options(resolve(["--model", name, *OPTIONS.get(name, [])])), 0)
+    task, data, _ = build_run(Options(resolve(["--model", name, *OPTIONS.get(name, [])])), 0)
     data.prepare_data()
     data.setup()
     return task, next(iter(data.train_dataloader()))
@@ -73,9 +74,9 @@ def build(name: str, dtype: torch.dtype = torch.float32):
 def batch(name: str, task, rows: int = 4, dtype: torch.dtype = torch.float32):
     """The first rows of the training data; of tasks that come one after the other, a row of each."""
     few = task.cut(made(name)[1], rows)
-    if hub.card(name).task.endswith("Continual"):
+    if cards.card(name).task.endswith("Continual"):
         few = (*few[:2], torch.arange(rows) % task.model.tasks)
-    if hub.card(name).task.endswith("NodeClassification"):  # all nodes' class, of which few are known in training
+    if cards.card(name).task.endswith("NodeClassification"):  # all nodes' class, of which few are known in training
         few = (*few[:2], few[0][:, :1].argmax(-1).expand_as(few[2]))
     if isinstance(few, Series):  # a few times, and something left out, without which what is for that has no gradient
         few = Series(*(x[:, :8] for x in few[:-1]), few.label)
@@ -220,8 +221,8 @@ def test_one_batch_is_learned(name):
 
 
 def test_every_family_has_a_variant_for_the_tests():
-    families = {hub.card(n).family for n in zoo.list_models()}
-    assert families == {hub.card(n).family for n in NAMES}
+    families = {cards.card(n).family for n in zoo.list_models()}
+    assert families == {cards.card(n).family for n in NAMES}
 
 
 @pytest.mark.parametrize("name", zoo.list_models())

@@ -28,7 +28,7 @@ def batch(n: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def test_no_field_is_better_than_the_exact_one() -> None:
     x, z, t = batch(400_000)
-    best = velocity_loss(exact, x, z=z, t=t)
+    best = flow_matching_loss(exact, x, z=z, t=t)
     changes = {
         "offset": lambda t, y: torch.full_like(y, 0.2),
         "time": lambda t, y: 0.2 * torch.cos(3 * t).expand_as(y),

@@ -12,12 +12,14 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 import zoo
-from zoo import cli, hub
-from zoo.compare.measure import Bench
-from zoo.fit import resolve
-from zoo.measures import headline
-from zoo.options import Options
-from zoo.record import generated
+from zoo.compare.bench import Bench
+from zoo.hub import cards
+from zoo.tasks.metrics import primary_metric
+from zoo.training.build import build_run, load_run
+from zoo.training.options import Options
+from zoo.training.request import resolve
+from zoo.training.summary import generated
+from zoo.training.train import train
 
 NAMES = [n for n in zoo.list_models("test_*") if ".classification:" not in cards.card(n).task]
 SHORT = {
