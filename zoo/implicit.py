@@ -160,7 +160,14 @@ class ImplicitMixin:
         self.solver, self.eval_solver, self.adjoint = made, evaluating, across
         self.throw = self.throw if throw is None else throw
 
-    def solve(self, f: Callable[..., Tensors], z0: Tensors, *, args: tuple[Tensor, ...] | None = None) -> Any:
+    def solve(
+        self,
+        f: Callable[..., Tensors],
+        z0: Tensors,
+        *,
+        args: tuple[Any, ...] | None = None,
+        coupled: bool = False,
+    ) -> Any:
         """The fixed point of ``f`` by this module's solver and adjoint; records `last`. See `zoo.fixed_point`.
 
         Raises:
@@ -170,7 +177,7 @@ class ImplicitMixin:
         solver, adjoint = present, self.adjoint
         for limit in _limits.get():
             solver, adjoint = limit.of(solver, adjoint)
-        solution = fixed_point(f, z0, solver, adjoint, args=args)
+        solution = fixed_point(f, z0, solver, adjoint, args=args, coupled=coupled)
         self.record(SolveRecord(solution.result, solution.stats))
         if solver is present:
             self._refuse_unfinished(solution)

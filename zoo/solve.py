@@ -44,7 +44,8 @@ def fixed_point(
     solver: Spec | Solver = "anderson",
     adjoint: Spec | Adjoint = "implicit",
     *,
-    args: tuple[Tensor, ...] | None = None,
+    args: tuple[Any, ...] | None = None,
+    coupled: bool = False,
     throw: bool = False,
 ) -> Solution[Any]:
     """Solve ``z = f(z)`` for every sample of a batch by itself, differentiably.
@@ -56,12 +57,15 @@ def fixed_point(
     Args:
         f: the map, called as ``f(z, *args)``; returns a state shaped like ``z``. It may capture parameters, and any
             other tensors: gradients reach them.
-        z0: the start, a tensor or a tuple of tensors, batch first. No gradient goes to it, save by ``unroll``: a
+        z0: the start, a tensor or a tuple of tensors, batch first, real or complex. A state of one axis, (N,), is
+            one sample. No gradient goes to it, save by ``unroll``: a
             fixed point does not depend on where the search began.
         solver: a name of `zoo.list_solvers`, a mapping ``{"name": "anderson", "rtol": 1e-5}``, or an instance.
         adjoint: how gradients cross the solve, given likewise.
         args: batch-first tensors that ``f`` needs for its samples. Naming them here, instead of capturing them, allows
             samples that have converged to leave the batch; ``()`` says that there are none.
+        coupled: solve the whole batch as one system, with one stopping decision and one residual: for samples that
+            depend on one another, such as the nodes of a graph, or a map with batch normalization.
         throw: raise where a sample did not converge, instead of saying so in ``result``.
 
     Returns:
@@ -73,12 +77,12 @@ def fixed_point(
             a solver and an adjoint that do not fit.
         SolveError: with ``throw``, holding the solution that was reached.
     """
-    packing = Packing.of(z0)
+    packing = Packing.of(z0, coupled=coupled)
     flat = packing.pack(z0).clone()  # the map may write into it, and the answer may be the start: both stay apart
-    for i, a in enumerate(args or ()):
-        if not isinstance(a, Tensor) or a.dim() == 0 or a.shape[0] != flat.shape[0]:
-            got = tuple(a.shape) if isinstance(a, Tensor) else type(a).__name__
-            raise ValueError(f"args[{i}] must be a tensor with {flat.shape[0]} samples first, as z0 has; got {got}.")
+    if args is not None and packing.whole:
+        f, args = bind(f, _arguments(args)), None  # of one sample nothing is ever cut
+    elif args is not None:
+        args = _arguments(args, len(flat))
     solver, adjoint = make_solver(solver), make_adjoint(adjoint)
     if isinstance(solver, ODESolver):
         raise TypeError(
@@ -91,6 +95,31 @@ def fixed_point(
     if throw and solution.result is not Result.converged:
         raise SolveError(solution)
     return solution
+
+
+def bind(f: Callable[..., Tensors], args: Sequence[Any]) -> Callable[..., Tensors]:
+    """The map of its state alone, ``z -> f(z, *args)``."""
+    return (lambda z: f(z, *args)) if args else f
+
+
+def _arguments(args: Any, batch: int | None = None) -> tuple[Any, ...]:
+    """Check the arguments of a map: a tuple, of tensors with ``batch`` samples first unless that is None.
+
+    Raises:
+        TypeError, ValueError: something else.
+    """
+    if not isinstance(args, tuple | list):
+        raise TypeError(
+            f"args must be a tuple of tensors; got {type(args).__name__}. A tuple of one needs its comma: args=(x,)."
+        )
+    for i, a in enumerate(args if batch is not None else ()):
+        if not isinstance(a, Tensor) or a.dim() == 0 or a.shape[0] != batch:
+            got = f"the shape {tuple(a.shape)}" if isinstance(a, Tensor) else type(a).__name__
+            raise ValueError(
+                f"args[{i}] must be a tensor with {batch} samples first, as z0 has; got {got}. What all samples share "
+                "(a mask, a graph) is captured by f: lambda z, x: f(z, x, mask)."
+            )
+    return tuple(args)
 
 
 @contextmanager

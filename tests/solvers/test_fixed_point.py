@@ -13,7 +13,7 @@ from problems import PROBLEMS, linear, matrix, tanh
 import zoo
 from zoo.solve import make_solver
 from zoo.solvers import SOLVERS
-from zoo.solvers.base import Affine, Result, Solver, SolverModule
+from zoo.solvers.base import Affine, FixedPointSolver, Result, Solver
 from zoo.solvers.iterate import iterate
 
 NONLINEAR = SOLVERS.names(kind="fixed_point")
@@ -295,31 +295,30 @@ def test_a_solver_is_a_frozen_value(name):
     assert solver == build(name)
 
 
-class LearnedStep(SolverModule):
-    """A solver may be an ``nn.Module``: here damped Picard with a learned damping."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LearnedStep(FixedPointSolver):
+    """A solver may hold a module with weights of its own: here damped Picard with a learned damping."""
 
-    rtol, atol, max_steps = 1e-6, 1e-8, 100
+    network: torch.nn.Module
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.damping = torch.nn.Parameter(torch.tensor(0.9, dtype=torch.float64))
-
-    def _state(self, z, fz):
+    def start(self, z, fz):
         from zoo.solvers.picard import State
 
         return State(z, torch.linalg.vector_norm(fz - z, dim=1), fz)
 
-    def init(self, f, z):
-        return self._state(z, f(z))
+    def propose(self, state):
+        return torch.lerp(state.z, state.fz, self.network.weight[0]), state
 
-    def step(self, f, state, active):
-        z = torch.lerp(state.z, state.fz, self.damping)
-        return self._state(z, f(z))
+    def absorb(self, state, z, fz):
+        return self.start(z, fz)
 
 
-def test_a_module_can_be_a_solver():
+def test_a_solver_can_hold_a_module():
     problem = tanh()
-    solution = zoo.fixed_point(lambda z: problem.f(z, problem.x), torch.zeros_like(problem.x), LearnedStep())
+    network = torch.nn.Linear(1, 1).double()
+    torch.nn.init.constant_(network.weight, 0.9)
+    solver = LearnedStep(network=network, rtol=1e-6, max_steps=100)
+    solution = zoo.fixed_point(lambda z: problem.f(z, problem.x), torch.zeros_like(problem.x), solver)
     torch.testing.assert_close(solution.value, problem.exact, rtol=1e-4, atol=1e-4)
 
 

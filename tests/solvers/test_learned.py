@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from problems import matrix, tanh
@@ -11,7 +13,7 @@ import zoo
 from zoo.data import DATA
 from zoo.solve import make_solver
 from zoo.solvers.anderson import Anderson
-from zoo.solvers.base import SolverModule
+from zoo.solvers.base import FixedPointSolver
 from zoo.solvers.learned import Learned, Proposer, Residual
 from zoo.solvers.picard import State
 from zoo.solvers.train_learned import Solved, loss, train
@@ -201,27 +203,32 @@ def test_the_weights_that_ship_save_evaluations_on_the_test_images():
     assert (answers[0] == answers[1]).double().mean() > 0.98
 
 
-class Damped(SolverModule):
-    """A solver that is a module, with a parameter of its own."""
+@dataclass(frozen=True, kw_only=True)
+class Damped(FixedPointSolver):
+    """A solver that holds a module with a parameter of its own."""
 
-    rtol, atol, max_steps = 1e-5, 1e-8, 100
+    network: nn.Module
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.damping = nn.Parameter(torch.tensor(0.9))
-
-    def init(self, f, z):
-        fz = f(z)
+    def start(self, z, fz):
         return State(z, torch.linalg.vector_norm(fz - z, dim=1), fz)
 
-    def step(self, f, state, active):
-        return self.init(f, torch.lerp(state.z, state.fz, self.damping))
+    def propose(self, state):
+        return torch.lerp(state.z, state.fz, self.network.bias), state
+
+    def absorb(self, state, z, fz):
+        return self.start(z, fz)
 
 
-def test_a_model_can_use_a_solver_that_is_a_module_and_swap_it():
+def damped():
+    network = nn.Linear(1, 1)
+    nn.init.constant_(network.bias, 0.9)
+    return Damped(network=network, rtol=1e-5, max_steps=100)
+
+
+def test_a_model_can_use_a_solver_that_holds_a_module_and_swap_it():
     layer, x = Layer(4, rate=0.5), torch.randn(3, 4)
     names = set(layer.state_dict())
-    layer.configure_implicit(Damped(), eval_solver=Damped())
+    layer.configure_implicit(damped(), eval_solver=damped())
     first = layer(x)
     assert layer.last.stats.converged.all()
     assert set(layer.state_dict()) == names and len(list(layer.parameters())) == 2

@@ -14,7 +14,7 @@ from zoo.solvers.packing import Packing
 @pytest.mark.parametrize("solver", ["picard", "anderson", "broyden", "newton"])
 def test_a_map_that_writes_into_its_state_is_refused(solver):
     z0 = torch.tensor([[-1.0, 2.0]])
-    with torch.no_grad(), pytest.raises(ValueError, match="written into its argument 0"):
+    with torch.no_grad(), pytest.raises(ValueError, match="wrote into its input"):
         zoo.fixed_point(lambda z: 0.5 * z.relu_() + 1, z0, solver)
     assert z0.tolist() == [[-1.0, 2.0]]
 
@@ -31,12 +31,12 @@ def test_a_cell_that_begins_in_place_is_refused(adjoint):
         def forward(self, z, x):
             return 0.1 * self.cell(z) + x
 
-    with pytest.raises(ValueError, match=r"nn.ReLU\(\) in place of"):
+    with pytest.raises(ValueError, match="inplace=False"):
         DEQ(Cell(), adjoint=adjoint)(torch.randn(3, 4))
 
 
 def test_a_map_that_writes_into_its_arguments_is_refused():
-    with pytest.raises(ValueError, match="written into its argument 1"):
+    with pytest.raises(ValueError, match="wrote into its input"):
         zoo.fixed_point(lambda z, x: 0.5 * z + x.relu_(), torch.zeros(2, 3), args=(torch.randn(2, 3),))
 
 

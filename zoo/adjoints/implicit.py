@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,11 +15,12 @@ from torch import Tensor
 
 from zoo.adjoints.base import Adjoint, refuse_second_order
 from zoo.solvers.autograd import Attach, needs_grad
-from zoo.solvers.base import Affine, Map, Solution, Solver
-from zoo.solvers.iterate import iterate
+from zoo.solvers.base import Affine, Map, Solution, Solver, Stats
+from zoo.solvers.iterate import confirm, iterate, spread
 from zoo.solvers.krylov import GMRES, Neumann
 from zoo.solvers.packing import resolution
 from zoo.solvers.profiler import profile_scope
+from zoo.solvers.progress import noise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +55,7 @@ class Implicit(Adjoint):
     def solve(self, f: Map, z0: Tensor, solver: Solver, args: tuple[Tensor, ...] | None = None) -> Solution[Tensor]:
         with torch.no_grad():
             solution = iterate(f, z0, solver, args=args, select=self.select)
-        return attach(f, solution, self.solver, args=args, name=type(self).__name__)
+        return attach(f, solution, solver, self.solver, args=args, name=type(self).__name__)
 
 
 def neumann(*, terms: int = 5, rtol: float = 1e-6) -> Implicit:
@@ -70,7 +72,8 @@ def neumann(*, terms: int = 5, rtol: float = 1e-6) -> Implicit:
 def attach(
     f: Map,
     solution: Solution[Tensor],
-    solver: Solver,
+    forward: Solver,
+    solver: Solver | None,
     *,
     args: tuple[Tensor, ...] | None,
     name: str,
@@ -81,7 +84,8 @@ def attach(
     Args:
         f, args: the map and its per-sample arguments.
         solution: of the forward solve; its value carries no graph.
-        solver: of the adjoint system.
+        forward: the solver that found it.
+        solver: of the adjoint system; None: ``guess`` is the answer.
         name: of the adjoint, for messages.
         guess: a first ``u`` from the incoming gradient; None: where the solver begins best.
     """
@@ -89,31 +93,135 @@ def attach(
         return solution
     z = solution.value.detach().requires_grad_()
     fz = f(z, *(args or ()))
+    floor = resolution(f, z)
+    solution = confirm(solution, z, fz, forward, floor)
     stats = dataclasses.replace(
         solution.stats, nfe=solution.stats.nfe + 1, sample_nfe=solution.stats.sample_nfe + len(z)
     )
     value = solution.value
     if fz.requires_grad and needs_grad(fz, z):
-        floor = resolution(f, z)
-        select: Literal["best", "ahead"] = "ahead" if isinstance(solver, Neumann) else "best"
-
-        def adjoint(grad: Tensor) -> Tensor:
-            scale = torch.linalg.vector_norm(grad, dim=1, keepdim=True) / math.sqrt(grad.shape[1])
-            b = grad / torch.where(scale > 0, scale, torch.ones_like(scale))
-            system, start = Affine(lambda u: _vjp(fz, z, u), b, _Transpose(fz, z)).start(solver)
-            start = start if guess is None else guess(b)
-            with profile_scope(f"backward solve by {type(solver).__name__}"):
-                u = iterate(system, start, solver, floor=floor, select=select)
-            stats.backward.append(u.stats)
-            return u.value * scale
-
+        adjoint = _AdjointSystem(fz, z, solver, guess, floor, stats.coupled, stats.backward)
         value = Attach.apply(fz, value, adjoint, partial(refuse_second_order, name))
     return dataclasses.replace(solution, value=value, stats=stats)
 
 
-def _vjp(fz: Tensor, z: Tensor, u: Tensor) -> Tensor:
-    """``J^T u`` through the recorded graph of one evaluation."""
-    return torch.autograd.grad(fz, z, u, retain_graph=True, materialize_grads=True)[0]
+class _AdjointSystem:
+    """``u = J^T u + g`` for a gradient ``g`` that comes in, solved for every sample by itself where that is right.
+
+    The rows of ``g`` are scaled one by one, and a Krylov method searches a space for each. Both are wrong where
+    samples depend on one another: such a batch is solved as one system. Where nothing is known of it, one product with
+    the answer tells.
+
+    Args:
+        fz, z: the recorded evaluation of the map.
+        solver, guess: as `attach` has them.
+        floor: least relative tolerance.
+        coupled: whether samples depend on one another; None: unknown.
+        log: where the stats of each backward solve go.
+    """
+
+    def __init__(
+        self,
+        fz: Tensor,
+        z: Tensor,
+        solver: Solver | None,
+        guess: Callable[[Tensor], Tensor] | None,
+        floor: float,
+        coupled: bool | None,
+        log: list[Stats],
+    ) -> None:
+        self.fz, self.z, self.solver, self.guess, self.floor, self.log = fz, z, solver, guess, floor, log
+        self.coupled = False if len(z) == 1 else coupled
+
+    def __call__(self, grad: Tensor) -> Tensor:
+        if self.solver is None:
+            u, stats = self._estimate(grad)
+        else:
+            u, stats = self._solve(grad, self.solver, None)
+            # The Neumann series has no inner products: a common scale makes it right for any batch.
+            if self.coupled is None and not isinstance(self.solver, Neumann):
+                rest = grad + self.product(u) - u
+                self.coupled = bool(self._differs(rest, grad, u, stats))
+                stats = dataclasses.replace(stats, nfe=stats.nfe + 1, sample_nfe=stats.sample_nfe + len(grad))
+                if self.coupled:
+                    warnings.warn(
+                        "The samples of a batch depend on one another, which the forward solve had not shown: their "
+                        "gradient was solved again, as one system. Say coupled=True, or give the state a leading axis "
+                        "of 1, which saves the first solve.",
+                        stacklevel=2,
+                    )
+                    products = stats.nfe
+                    u, stats = self._solve(grad, self.solver, u if bool(torch.isfinite(u).all()) else None)
+                    stats = dataclasses.replace(stats, nfe=stats.nfe + products)
+        if not math.isfinite(float(u.detach().sum())):
+            stats = dataclasses.replace(stats, lost=~torch.isfinite(u).all(dim=1).cpu())
+        self.log.append(stats)
+        return u
+
+    def product(self, u: Tensor) -> Tensor:
+        """``J^T u`` through the recorded graph of one evaluation."""
+        return torch.autograd.grad(self.fz, self.z, u, retain_graph=True, materialize_grads=True)[0]
+
+    def _solve(self, grad: Tensor, solver: Solver, start: Tensor | None) -> tuple[Tensor, Stats]:
+        """Solve, as one system where samples are known to be coupled; from ``start``, where one is known."""
+        rows = (1, -1) if self.coupled else grad.shape
+        scale = _scale(grad.reshape(rows))
+        if self.coupled is None and isinstance(solver, Neumann):
+            scale = scale.amax(dim=0, keepdim=True).expand_as(scale)
+        b = grad.reshape(rows) / scale
+        transpose = _Transpose(self.fz, self.z)
+        system, u0 = Affine(
+            lambda u: self.product(u.view(grad.shape)).reshape(rows),
+            b,
+            lambda u: transpose(u.view(grad.shape)).reshape(rows),
+        ).start(solver)
+        if start is not None:
+            u0 = start.reshape(rows) / scale
+        elif self.guess is not None:
+            u0 = self.guess(grad / scale.view(-1, 1)).reshape(rows)
+            u0 = torch.where(torch.isfinite(u0).all(dim=1, keepdim=True), u0, b)
+        select: Literal["best", "ahead"] = "ahead" if isinstance(solver, Neumann) else "best"
+        with profile_scope(f"backward solve by {type(solver).__name__}"):
+            found = iterate(system, u0, solver, floor=self.floor, select=select)
+        stats = found.stats if not self.coupled else spread(found.stats, len(grad))
+        return (found.value * scale).view(grad.shape), dataclasses.replace(stats, coupled=self.coupled)
+
+    def _estimate(self, grad: Tensor) -> tuple[Tensor, Stats]:
+        """The guess as it stands, and one product to measure it."""
+        assert self.guess is not None
+        scale = _scale(grad)
+        u = self.guess(grad / scale)
+        u = torch.where(torch.isfinite(u).all(dim=1, keepdim=True), u, grad / scale) * scale
+        rest = grad + self.product(u) - u
+        size = torch.linalg.vector_norm(grad / scale, dim=1)
+        residual = torch.linalg.vector_norm(rest / scale, dim=1) / torch.where(size > 0, size, torch.ones_like(size))
+        residual = residual.double().cpu()
+        zero = torch.zeros(len(grad), dtype=torch.int64)
+        lost = torch.zeros(len(grad), dtype=torch.bool)
+        return u, Stats(1, zero, residual, residual <= self.floor, residual[None], len(grad), lost=lost)
+
+    def _differs(self, rest: Tensor, grad: Tensor, u: Tensor, stats: Stats) -> Tensor:
+        """Whether the true residual is another than the one that the solve has found, sample by sample."""
+        sizes = torch.stack([_rms(x) for x in (rest, grad, u)]).double().cpu()
+        true, size, most = sizes
+        slack = noise(self.floor, grad.device.type) * (
+            size + most + float(most.nan_to_num(0.0, 0.0, 0.0).amax())
+        ).nan_to_num(0.0, 0.0, 0.0)
+        allowed = 1.5 * stats.residual.nan_to_num(0.0) * size + slack
+        return (torch.isfinite(size) & ~(true <= allowed)).any()  # a NaN that the gradient did not bring, too
+
+
+def _rms(x: Tensor) -> Tensor:
+    """(B,) root mean squares of (B, N), whose squares neither under- nor overflow."""
+    most = x.abs().amax(dim=1, keepdim=True)
+    unit = torch.where((most > 0) & torch.isfinite(most), most, torch.ones_like(most))
+    return torch.linalg.vector_norm(x / unit, dim=1) * unit[:, 0] / math.sqrt(x.shape[1])
+
+
+def _scale(grad: Tensor) -> Tensor:
+    """(B, 1) root mean squares, and 1 for a sample without a gradient."""
+    scale = _rms(grad)[:, None]
+    return torch.where(scale > 0, scale, torch.ones_like(scale))
 
 
 class _Transpose:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from zoo.adjoints.base import Adjoint, FirstOrder
 from zoo.solvers.base import Map, Solution, Solver
-from zoo.solvers.iterate import iterate
+from zoo.solvers.iterate import confirm, iterate
+from zoo.solvers.packing import resolution
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +50,14 @@ class Phantom(Adjoint):
             return solution
         lost, calls = solution.stats.lost, self.steps
         still = lost.to(z0.device) if lost is not None and lost.any() else None
-        z = self._iterate(f, solution.value.detach(), args, still)
+        start = solution.value.detach()
+        z, first = self._iterate(f, start, args, still)
+        solution = confirm(solution, start, first, solver, resolution(f, start))
         if not math.isfinite(z.detach().sum().item()):  # one pass; a sum that only overflowed is looked at closely
             bad = ~torch.isfinite(z.detach()).all(dim=1)
             if bad.any():  # in the graph, they would reach what all samples share by 0 * NaN
                 calls += self.steps
-                z = self._iterate(f, solution.value.detach(), args, bad if still is None else bad | still)
+                z, _ = self._iterate(f, start, args, bad if still is None else bad | still)
         stats = dataclasses.replace(
             solution.stats,
             nfe=solution.stats.nfe + calls,
@@ -63,14 +66,18 @@ class Phantom(Adjoint):
         value = FirstOrder.apply(z, type(self).__name__) if z.requires_grad else z
         return dataclasses.replace(solution, value=value, stats=stats)
 
-    def _iterate(self, f: Map, z: Tensor, args: tuple[Tensor, ...] | None, still: Tensor | None) -> Tensor:
-        """The damped iterations, but for the samples that are held ``still`` (B,)."""
-        start = z
+    def _iterate(
+        self, f: Map, z: Tensor, args: tuple[Tensor, ...] | None, still: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The damped iterations, but for the samples that are held ``still`` (B,); and the first evaluation."""
+        start, first = z, None
         for _ in range(self.steps):
             fz = f(z, *(args or ()))
+            first = fz.detach() if first is None else first
             fz = fz if still is None else torch.where(still[:, None], start, fz)
             z = fz if self.damping == 1 else torch.lerp(z, fz, self.damping)
-        return z
+        assert first is not None
+        return z, first
 
 
 def jfb() -> Phantom:

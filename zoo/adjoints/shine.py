@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -45,15 +46,22 @@ class Shine(Adjoint):
         if not isinstance(solver, Broyden):
             raise wrong_pair(self, "a fixed point", solver, "broyden as the solver, or the adjoint implicit")
         with torch.no_grad():
-            solution = iterate(lambda z: f(z, *(args or ())), z0, solver, floor=resolution(f, z0), keep_state=True)
+            moving = _Moving(**{k.name: getattr(solver, k.name) for k in dataclasses.fields(solver)})
+            solution = iterate(lambda z: f(z, *(args or ())), z0, moving, floor=resolution(f, z0), keep_state=True)
             _, state = solver.propose(solution.state)
-        # Without refinement the estimate must stand as it is: a tolerance that everything meets ends the solve at once.
-        if self.refine:
-            rest = dataclasses.replace(self.solver, max_steps=self.refine)
-        else:
-            rest = dataclasses.replace(self.solver, max_steps=1, rtol=1e30)
+        rest = dataclasses.replace(self.solver, max_steps=self.refine) if self.refine else None
         solution = dataclasses.replace(solution, state=None)
-        return attach(f, solution, rest, args=args, name="Shine", guess=lambda b: transposed_inverse(state, b))
+        return attach(f, solution, solver, rest, args=args, name="Shine", guess=lambda b: transposed_inverse(state, b))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Moving(Broyden):
+    """Broyden's method whose settled samples move on: their estimates of the inverse improve with every step."""
+
+    holds: ClassVar[bool] = False
+
+    def step(self, f: Map, state: Any, active: Tensor | None) -> Any:
+        return super().step(f, state, None)
 
 
 def transposed_inverse(state: State, b: Tensor) -> Tensor:

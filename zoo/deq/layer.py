@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.implicit import ImplicitMixin
-from zoo.solve import Spec
+from zoo.solve import Spec, bind
 from zoo.solvers.packing import Tensors
 
 
@@ -30,11 +30,19 @@ class DEQ(ImplicitMixin, nn.Module):
     its weights small (weight or spectral normalisation, the Jacobian penalty of `zoo.penalties`), and draw dropout
     masks outside of it.
 
+    Every sample of a batch is solved by itself, and leaves the batch once it has converged. A cell that knows more of
+    the batch (an edge list, a mask for each sample, the drop pattern of another package) is noticed where a part of the
+    batch makes it fail or answer otherwise, and gets whole batches from then on; ``whole_batch`` spares the attempt.
+    Samples that depend on one another are one system: ``coupled``.
+
     Args:
         cell: called as ``cell(z, x)``, or ``cell(z, *inputs)``; returns a state shaped like ``z``.
         solver: a name of `zoo.list_solvers`, a mapping with options, or an instance.
         adjoint: how gradients cross the solve, given likewise.
         eval_solver: used in evaluation mode, unless None.
+        whole_batch: keep the batch together: no sample leaves it before all have. Inputs may then be anything.
+        coupled: solve the batch as one system, with one stopping decision: for cells in which samples depend on one
+            another, such as the nodes of a graph, or under batch normalization in training.
 
     Reference: Bai, Kolter and Koltun, "Deep equilibrium models", NeurIPS 2019.
     """
@@ -46,9 +54,11 @@ class DEQ(ImplicitMixin, nn.Module):
         adjoint: Spec | Any = "implicit",
         *,
         eval_solver: Spec | Any | None = None,
+        whole_batch: bool = False,
+        coupled: bool = False,
     ) -> None:
         super().__init__()
-        self.cell = cell
+        self.cell, self.whole_batch, self.coupled = cell, whole_batch, coupled
         self.configure_implicit(solver, adjoint, eval_solver=eval_solver)
 
     def forward(self, *inputs: Tensor, z0: Tensors | None = None) -> Any:
@@ -61,5 +71,14 @@ class DEQ(ImplicitMixin, nn.Module):
         """
         if not inputs and z0 is None:
             raise ValueError("DEQ needs an input, or a z0 that says what its state is shaped like.")
+        if z0 is None and not (inputs[0].is_floating_point() or inputs[0].is_complex()):
+            raise TypeError(
+                f"DEQ begins at zeros like its first input, which is of {inputs[0].dtype}. Give a start of the state's "
+                "shape, z0=torch.zeros(...), or embed the input first."
+            )
         start = torch.zeros_like(inputs[0]) if z0 is None else z0
-        return self.solve(self.cell, start, args=inputs)
+        if self.whole_batch or self.coupled:
+            return self.solve(bind(self.cell, inputs), start, coupled=self.coupled)
+        out = self.solve(self.cell, start, args=inputs)
+        self.whole_batch = self.last is not None and self.last.stats.whole
+        return out

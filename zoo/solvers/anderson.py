@@ -95,6 +95,9 @@ class Anderson(FixedPointSolver):
             ones = write(ones, (slice(None), g.slot), 1.0)
         return State(z, square.detach().sqrt(), f, g, gram, ones)
 
+    def residual(self, state: State) -> Tensor:
+        return state.g.newest
+
     def forget(self, state: State, mask: Tensor) -> State:
         """An uncoupled row with right-hand side 0 has weight 0; the newest iterate stays."""
         n, slot = state.g.used, state.g.slot

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 Z = TypeVar("Z")
 Map = Callable[..., Tensor]  # (B, N), *args -> (B, N)
@@ -32,6 +32,11 @@ class Result(enum.Enum):
     max_steps = (
         "The solver used all its steps before every sample met its tolerance. Raise max_steps or rtol, or try another "
         "solver."
+    )
+    dependent = (
+        "The samples of this batch depend on one another, or the map does not answer the same twice: a state that had "
+        "met its tolerance no longer does. Solve the batch as one system (coupled=True, or a leading axis of 1), or "
+        "take batch normalization and random draws out of the map."
     )
     unsolved = (
         "The equation of an implicit time step was not solved to its tolerance; the best iterate was taken. Take "
@@ -93,6 +98,8 @@ class Stats:
         accepted, rejected: (B,) time steps, for ODEs; else None.
         last_dt: (B,) last accepted time step, for ODEs; else None.
         lost: (B,) whether the sample's state became infinite or NaN, for fixed points; else None.
+        coupled: whether samples were seen to depend on one another; None: nothing tells.
+        whole: whether the batch was kept together because a part of it could not be solved by itself.
         backward: the stats of each backward solve that has run through this solution, oldest first.
     """
 
@@ -106,6 +113,8 @@ class Stats:
     rejected: Tensor | None = None
     last_dt: Tensor | None = None
     lost: Tensor | None = None
+    coupled: bool | None = None
+    whole: bool = False
     backward: list[Stats] = field(default_factory=list)
 
 
@@ -192,6 +201,7 @@ class Solver(ABC):
     krylov: ClassVar[bool] = False  # ... by the best combination of the products that it has seen
     monotone: ClassVar[bool] = False  # its residual never grows: the last iterate is the best
     unrollable: ClassVar[bool] = True  # its steps can be backpropagated through
+    holds: ClassVar[bool] = False  # a settled sample stays at its answer, and every step measures it again there
     restart: ClassVar[float] = math.inf  # growth of the residual at which a sample's history is forgotten
 
     def __post_init__(self) -> None:
@@ -214,17 +224,23 @@ class Solver(ABC):
         """The next state. ``active`` (B,) is False for samples whose answer is already settled; None: all active."""
 
     def value(self, state: Any) -> Tensor:
-        """The iterate that a state stands for, (B, N)."""
+        """Return the iterate that a state stands for, (B, N)."""
         return state.z
 
+    def residual(self, state: Any) -> Tensor | None:
+        """Return ``f(z) - z``, (B, N), where the state has it, for norms that leave the range of the dtype."""
+        return None
+
     def forget(self, state: Any, mask: Tensor) -> Any:
-        """The state without the history of the samples in ``mask`` (B,); asked for where the residual has grown."""
+        """Return the state without the history of the samples in ``mask`` (B,), whose residual has grown."""
         return state
 
 
 @dataclass(frozen=True, kw_only=True)
 class FixedPointSolver(Solver):
     """A method of one evaluation a step: propose an iterate, evaluate the map there, absorb what was seen."""
+
+    holds: ClassVar[bool] = True
 
     @abstractmethod
     def start(self, z: Tensor, fz: Tensor) -> Any:
@@ -243,40 +259,14 @@ class FixedPointSolver(Solver):
 
     def step(self, f: Map, state: Any, active: Tensor | None) -> Any:
         z, state = self.propose(state)
-        if active is None or not torch.is_grad_enabled():
+        if active is None:
             return self.absorb(state, z, f(z))
-        # A settled sample's rows stay in the graph of f, where 0 * NaN would reach the parameters that all samples
-        # share: f sees the finite iterate at which the sample stopped, and no gradient comes back from there.
+        # A settled sample stays at its answer, where it is measured again. Its rows stay in the graph of f, where
+        # 0 * NaN would reach the parameters that all samples share: no gradient comes back from there.
         moving = active[:, None]
         z = torch.where(moving, z, state.z.detach())
         fz = f(z)
-        return self.absorb(state, z, torch.where(moving, fz, fz.detach()))
-
-
-class SolverModule(nn.Module, ABC):
-    """A solver with parameters of its own (a learned solver): ``init`` and ``step`` as `Solver` describes them.
-
-    A model that uses one does not own it: it is not among the model's parameters, so that a swapped solver keeps the
-    weights, and it is moved to a device by whoever made it. `zoo.solvers.learned` is one that holds its module instead.
-    """
-
-    rtol: float = 1e-3
-    atol: float = 1e-6
-    max_steps: int = 30
-    linear = krylov = monotone = unrollable = False
-    restart: float = math.inf
-
-    @abstractmethod
-    def init(self, f: Map, z: Tensor) -> Any: ...
-
-    @abstractmethod
-    def step(self, f: Map, state: Any, active: Tensor | None) -> Any: ...
-
-    def value(self, state: Any) -> Tensor:
-        return state.z
-
-    def forget(self, state: Any, mask: Tensor) -> Any:
-        return state
+        return self.absorb(state, z, torch.where(moving, fz, fz.detach()) if fz.requires_grad else fz)
 
 
 def take(state: Any, index: Tensor) -> Any:

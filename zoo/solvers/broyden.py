@@ -105,6 +105,9 @@ class Broyden(FixedPointSolver):
         norm = torch.linalg.vector_norm(g.detach(), dim=1)
         return State(z, norm, g, steps, gram, system, state.kept, None, None, None)
 
+    def residual(self, state: State) -> Tensor:
+        return state.g
+
     def forget(self, state: State, mask: Tensor) -> State:
         """The sample's older steps become rows of the identity with right-hand side 0: they take no part."""
         n = state.steps.used

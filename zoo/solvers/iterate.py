@@ -3,11 +3,15 @@
 The loop owns stopping, the best iterate, frozen samples, statistics and taking finished samples out of the batch; a
 method owns nothing but the proposal of its next iterate. The loop decides on the host, from one read a step of two
 numbers a sample: ``|f(z) - z|`` and the scale that it is measured against.
+
+A sample that has met its tolerance stays in the batch at its answer, and every later evaluation measures it again, for
+nothing. Where its residual changes, the samples depend on one another: then it goes on where it must, no sample leaves
+the batch, and the statistics say so (`Stats.coupled`). Where it stays, samples may leave.
 """
 
 from __future__ import annotations
 
-import math
+import dataclasses
 from contextlib import nullcontext
 from typing import Any, Literal
 
@@ -17,8 +21,11 @@ from torch import Tensor
 
 from zoo.solvers.base import Affine, Map, Result, Solution, Solver, Stats, freeze, take
 from zoo.solvers.history import release
-from zoo.solvers.packing import call_unchanged, resolution
+from zoo.solvers.packing import refuse_in_place, resolution, version
 from zoo.solvers.profiler import profile_scope
+from zoo.solvers.progress import BatchProgress, noise
+
+Select = Literal["best", "ahead", "last", "next"]
 
 
 class Counted:
@@ -31,8 +38,11 @@ class Counted:
     def __call__(self, z: Tensor) -> Tensor:
         self.calls += 1
         self.samples += z.shape[0]
+        before = [version(x) for x in (z, *self.args)]
         with self.autocast, profile_scope("evaluation"):
-            fz = call_unchanged(self.f, z, *self.args)
+            fz = self.f(z, *self.args)
+        for x, count in zip((z, *self.args), before, strict=True):
+            refuse_in_place(x, count, "The map")
         if fz.shape != z.shape or fz.dtype != z.dtype:
             raise ValueError(
                 f"The map must keep its state's shape and dtype: given {tuple(z.shape)} {z.dtype}, it returned "
@@ -52,112 +62,21 @@ class Counted:
         return call
 
 
-class BatchProgress:
-    """Which samples are still being solved, and what was measured of each; on the host.
-
-    ``rows`` are the samples in hand, by their place in the whole batch; ``active``, ``best``, ``least`` likewise.
-    """
-
-    def __init__(self, batch: int, absolute: float, relative: float, restart: float, newest: bool) -> None:
-        self.absolute, self.relative, self.newest = absolute, relative, newest
-        self.restart = restart if math.isfinite(restart) else None
-        self.rows = np.arange(batch)
-        self.active = np.ones(batch, dtype=bool)
-        self.left = batch  # how many are active
-        self.best = np.full(batch, np.inf)  # the least residual of each, and at which step (of the whole batch)
-        self.best_at = np.zeros(batch, dtype=np.int64)
-        self.least = np.full(batch, np.inf)  # the least residual since the sample's history was last forgotten
-        self.steps = np.zeros(batch, dtype=np.int64)
-        self.converged, self.dead = np.zeros(batch, dtype=bool), np.zeros(batch, dtype=bool)
-        self.log: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-
-    def lost(self, norm: np.ndarray) -> np.ndarray | None:
-        """The active samples whose residual is not finite; None where there are none."""
-        if math.isfinite(norm.sum()):
-            return None
-        lost = self.active & ~np.isfinite(norm)
-        return lost if lost.any() else None
-
-    def note(
-        self, k: int, norm: np.ndarray, scale: np.ndarray, lost: np.ndarray | None
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Take down step ``k``; returns which samples it improved, and whose residual has grown too much, if any."""
-        self.log.append((self.rows, norm, scale))
-        hit = norm <= self.absolute + self.relative * scale
-        better = np.isfinite(norm) if self.newest else norm < self.best
-        if self.left < len(self.rows):
-            hit &= self.active
-            better &= self.active
-        self.best[better] = norm[better]
-        self.best_at[self.rows[better]] = k
-        grown = None
-        if self.restart is not None:
-            over = norm > self.restart * self.least
-            if over.any():
-                grown = over
-                self.least[over] = np.inf
-            np.fmin(self.least, norm, out=self.least)
-        if hit.any():
-            self.converged[self.rows[hit]] = True
-            self._settle(k, hit)
-        if lost is not None:
-            self.dead[self.rows[lost]] = True
-            self._settle(k, lost)
-        return better, grown
-
-    def _settle(self, k: int, which: np.ndarray) -> None:
-        self.steps[self.rows[which]] = k
-        self.active &= ~which
-        self.left = int(self.active.sum())
-
-    def cut(self) -> np.ndarray:
-        """Let go of the settled samples; returns the places of the others among those that were in hand."""
-        keep = np.flatnonzero(self.active)
-        self.rows, self.best, self.least = self.rows[keep], self.best[keep], self.least[keep]
-        self.active = np.ones(len(keep), dtype=bool)
-        return keep
-
-    def close(self, k: int) -> None:
-        """The samples that are still active took ``k`` steps."""
-        self.steps[self.rows[self.active]] = k
-
-    def stats(self, calls: Counted) -> Stats:
-        batch = len(self.steps)
-        trace = np.full((len(self.log), batch), np.nan)
-        with np.errstate(invalid="ignore", over="ignore"):  # infinity over infinity: a sample that has diverged
-            for k, (rows, norm, scale) in enumerate(self.log):
-                trace[k, rows] = norm / np.where(scale > 0, scale, np.where(norm > 0, norm, 1.0))
-        return Stats(
-            nfe=calls.calls,
-            steps=torch.from_numpy(self.steps),
-            residual=torch.from_numpy(trace[self.best_at, np.arange(batch)]),
-            converged=torch.from_numpy(self.converged),
-            trace=torch.from_numpy(trace),
-            sample_nfe=calls.samples,
-            lost=torch.from_numpy(self.dead),
-        )
-
-    @property
-    def result(self) -> Result:
-        if self.dead.any():
-            return Result.nonfinite
-        return Result.converged if self.converged.all() else Result.max_steps
-
-
 def iterate(
     f: Map,
     z0: Tensor,
     solver: Solver,
     *,
     args: tuple[Tensor, ...] | None = None,
-    select: Literal["best", "ahead", "last", "next"] = "best",
+    select: Select = "best",
     floor: float | None = None,
     keep_state: bool = False,
 ) -> Solution[Tensor]:
     """Solve ``z = f(z)`` for every sample of a batch by itself.
 
     A sample that has converged is frozen: its answer does not depend on its batch-mates. Where fewer than half of the
-    samples are left and ``args`` is given, the finished ones are taken out of the batch, so that they cost nothing.
+    samples are left and ``args`` is given, the finished ones are taken out of the batch, so that they cost nothing. A
+    map that a part of the batch makes fail, or answer otherwise, gets the whole batch from then on.
 
     Args:
         f: the map, (B, N) -> (B, N), called as ``f(z, *args)``.
@@ -165,10 +84,10 @@ def iterate(
         solver: the method with its tolerances.
         args: batch-first tensors that ``f`` needs for its samples and that are cut with them. None: ``f`` may hold
             such tensors itself, and no sample ever leaves the batch.
-        select: ``best`` returns each sample's iterate of least residual, ``last`` its last one, ``next`` the one after
-            that, unmeasured, so that ``max_steps`` steps cost just as many evaluations (to backpropagate through them).
-            ``ahead`` is ``best``, at the cost of ``next``: the unmeasured iterate is taken where the one before it was
-            the best so far.
+        select: ``best`` returns each sample's iterate of least residual (one that met its tolerance: that one),
+            ``last`` its last one, ``next`` the one after that, unmeasured, so that ``max_steps`` steps cost just as
+            many evaluations (to backpropagate through them). ``ahead`` is ``best``, at the cost of ``next``: the
+            unmeasured iterate is taken where the one before it was the best so far.
         floor: least relative tolerance; by default the resolution of the map's dtype.
         keep_state: put the method's last state into the solution, for what reuses it.
 
@@ -176,100 +95,235 @@ def iterate(
         the solution, with a value of shape (B, N).
 
     Raises:
-        ValueError: the start is not finite, or the map changes shape or dtype.
+        ValueError: the start is not finite, the map changes shape or dtype, or it writes into its input.
     """
-    device = z0.device.type
-    if torch.is_autocast_enabled(device):
-        # The map computes as its user asked for; the method's own products stay in the state's dtype.
-        own = torch.autocast(device, dtype=torch.get_autocast_dtype(device))
-        floor = resolution(f, z0) if floor is None else floor
-        with torch.autocast(device, enabled=False):
-            return _iterate(f, z0, solver, args, select, floor, keep_state, own)
-    return _iterate(f, z0, solver, args, select, resolution(f, z0) if floor is None else floor, keep_state, None)
-
-
-def _iterate(
-    f: Map,
-    z0: Tensor,
-    solver: Solver,
-    args: tuple[Tensor, ...] | None,
-    select: str,
-    floor: float,
-    keep_state: bool,
-    autocast: Any,
-) -> Solution[Tensor]:
-    batch, size = z0.shape
-    newest = select in ("last", "next")
-    if batch == 0 or size == 0:
+    if z0.shape[0] == 0 or z0.shape[1] == 0:
         raise ValueError(f"Nothing to solve: the state has the shape {tuple(z0.shape)}; expected at least one sample.")
-    call = Counted(f, args, autocast)
-    target: Map = call
-    if isinstance(f, Affine):
-        target = Affine(call.product(f.linear), f.offset, f.transpose and call.product(f.transpose), f.zero)
-    elif solver.linear:
-        target = Affine.of(call, z0)
-    affine = isinstance(target, Affine)
-    fixed = torch.linalg.vector_norm(target.offset, dim=1).double().cpu().numpy() if affine else None
-    progress = BatchProgress(
-        batch, solver.atol * math.sqrt(size), max(solver.rtol, floor), solver.restart, newest=newest
-    )
-    compact = args is not None and not affine
-    track = newest or not solver.monotone
-    recorded = torch.is_grad_enabled() and solver.unrollable
+    device = z0.device.type
+    floor = resolution(f, z0) if floor is None else floor
+    autocast = torch.is_autocast_enabled(device)
+    # The map computes as its user asked for; the method's own products stay in the state's dtype.
+    own = torch.autocast(device, dtype=torch.get_autocast_dtype(device)) if autocast else None
+    with torch.autocast(device, enabled=False) if autocast else nullcontext():
+        loop = _Loop(Counted(f, args, own), z0, solver, args is not None, select, floor, keep_state)
+        while (solution := loop.run()) is None:
+            loop = loop.again()
+    return solution
 
-    state = solver.init(target, z0)
-    before: Any = None  # the start of the last step, kept only where that may have to be taken again or undone
-    best = z0  # of the samples in hand
-    value: Tensor | None = None  # of the whole batch, once samples have been let go
-    pending: Tensor | None = None  # None while every sample in hand is active
-    for k in range(solver.max_steps + 1):
-        norm, scale = _read(state.norm, torch.linalg.vector_norm(state.z.detach(), dim=1) if fixed is None else fixed)
-        left, lost = progress.left, progress.lost(norm)
-        if lost is not None and k == 0:
+
+class _Loop:
+    """One attempt at a solve.
+
+    Args:
+        call: the map, counted; its arguments are cut with the samples.
+        z0: the start, (B, N).
+        compact: whether finished samples may leave the batch.
+        one: whether the batch is solved as one system, (1, B N).
+        (the others as `iterate` has them)
+    """
+
+    def __init__(
+        self,
+        call: Counted,
+        z0: Tensor,
+        solver: Solver,
+        compact: bool,
+        select: Select,
+        floor: float,
+        keep_state: bool,
+        one: bool = False,
+    ) -> None:
+        self.call, self.args, self.z0, self.solver, self.select = call, call.args, z0, solver, select
+        self.floor, self.keep_state, self.one = floor, keep_state, one
+        self.start = z0.reshape(1, -1) if one else z0
+        self.target: Map = self._flat if one else call
+        if isinstance(call.f, Affine):
+            f = call.f
+            self.target = Affine(call.product(f.linear), f.offset, f.transpose and call.product(f.transpose), f.zero)
+        elif solver.linear:
+            self.target = Affine.of(self.target, self.start)
+        affine = isinstance(self.target, Affine)
+        self.fixed = _norms(self.target.offset) if isinstance(self.target, Affine) else None
+        self.newest = select in ("last", "next")
+        self.progress = BatchProgress(
+            len(self.start),
+            self.start.shape[1],
+            solver,
+            floor,
+            newest=self.newest,
+            holds=solver.holds and not affine,
+            noise=noise(floor, z0.device.type),
+        )
+        self.compact = compact and not affine
+        self.track = self.newest or not solver.monotone
+        self.recorded = torch.is_grad_enabled() and solver.unrollable
+        self.whole = False
+        self.best = self.start  # of the samples in hand
+        self.value: Tensor | None = None  # of the whole batch, once samples have been let go
+
+    def _flat(self, z: Tensor) -> Tensor:
+        return self.call(z.view(self.z0.shape)).reshape(1, -1)
+
+    def again(self) -> _Loop:
+        """The next attempt, with the whole batch: as one system where a gradient has to cross coupled steps.
+
+        It starts at what was reached, or, where the steps themselves are differentiated, at the start.
+        """
+        self.call.args = self.args
+        start = self.z0 if self.recorded else self.answer().view(self.z0.shape)
+        one = self.recorded and self.progress.coupled is True
+        loop = _Loop(self.call, start, self.solver, False, self.select, self.floor, self.keep_state, one)
+        loop.whole = True
+        loop.progress.coupled = self.progress.coupled
+        return loop
+
+    def answer(self) -> Tensor:
+        """What was reached so far, for the whole batch."""
+        return self.best if self.value is None else _put(self.value, self.progress.rows, self.best)
+
+    def run(self) -> Solution[Tensor] | None:
+        """Return the solution; None where the attempt is void, and `again` says what to do."""
+        progress, solver, z0 = self.progress, self.solver, self.start
+        state = solver.init(self.target, z0)
+        before: Any = None  # the start of the last step, kept only where that may have to be taken again or undone
+        pending: Tensor | None = None  # None while every sample in hand is active
+        for k in range(solver.max_steps + 1):
+            norm, scale = self._measure(state)
+            lost = progress.lost(norm)
+            if lost is not None:
+                state = self._lose(k, lost, scale, state, before)
+            better, grown = progress.note(k, norm, scale, lost)
+            if progress.coupled and not self.one and (progress.is_cut or self.recorded):
+                return None
+            if self.track:
+                self.best = _keep(self.best, solver.value(state), better)
+            if k == solver.max_steps or not progress.left:
+                progress.close(k)
+                break
+            if grown is not None:
+                state = solver.forget(state, _to(grown, z0))
+            if self.recorded and progress.changed:
+                state = freeze(state, _to(progress.active, z0))
+            kept = progress.staying() if self.compact else None
+            if kept is not None:
+                self.value, better = self.answer(), better[kept]
+                progress.cut(kept)
+                index = _to(kept, z0)
+                self.call.args, state, self.best = take(self.call.args, index), take(state, index), self.best[index]
+            if kept is not None or progress.changed:
+                pending = None if progress.left == len(progress.rows) else _to(progress.active, z0)
+            if self.select in ("next", "ahead") and k == solver.max_steps - 1:
+                self._look_ahead(state, better)
+                progress.close(k + 1)
+                break
+            if self.recorded or not self.track:
+                before = state
+            try:
+                state = solver.step(self.target, state, pending)
+            except (RuntimeError, ValueError, IndexError):
+                if not progress.is_cut:
+                    raise
+                return None  # the map holds something of the whole batch: a mask, an edge list, batch statistics
+        return self._finish(state)
+
+    def _measure(self, state: Any) -> tuple[np.ndarray, np.ndarray]:
+        """``|f(z) - z|`` and the scale, to the host in one transfer; again, and exactly, where a square leaves the
+        range of the dtype."""
+        z = state.z.detach()
+        norm, scale = _read(state.norm, torch.linalg.vector_norm(z, dim=1) if self.fixed is None else self.fixed)
+        low = (torch.finfo(z.dtype).tiny / torch.finfo(z.dtype).eps * z.shape[1]) ** 0.5
+        small = ~(norm >= low)  # or NaN
+        doubt = small | ~np.isfinite(norm)
+        if doubt.any() and (rest := self.solver.residual(state)) is not None:
+            norm = np.where(doubt, _norms(rest.detach()), norm)
+        if self.fixed is None:
+            doubt = ~np.isfinite(scale) | ((scale < low) & ((scale > 0) | small))
+            if doubt.any():
+                scale = np.where(doubt, _norms(z), scale)
+        return norm, scale
+
+    def _lose(self, k: int, lost: np.ndarray, scale: np.ndarray, state: Any, before: Any) -> Any:
+        """Part with samples whose residual is not finite; returns the state to go on from."""
+        active = self.progress.active
+        if k == 0:
             # Where b itself is not finite (a gradient that has overflowed, say), a start made of it is not to blame.
-            _check_start(z0, lost if fixed is None else lost & np.isfinite(scale))
-        elif lost is not None and recorded and (progress.active & ~lost).any():
+            _check_start(self.start, lost if self.fixed is None else lost & np.isfinite(scale))
+        elif self.recorded and (active & ~lost).any():
             # The evaluation that was not finite would stay in the graph for the samples that go on, where 0 * NaN
             # reaches shared parameters: take the step once more, with the lost samples held where they were.
-            moving = _to(progress.active & ~lost, z0)
-            state = solver.step(target, freeze(before, moving), moving)
-        elif lost is not None and not track:
-            best = _keep(best, solver.value(before), lost)
-        better, grown = progress.note(k, norm, scale, lost)
-        if track:
-            best = _keep(best, solver.value(state), better)
-        if k == solver.max_steps or not progress.left:
-            progress.close(k)
-            break
-        if grown is not None:
-            state = solver.forget(state, _to(grown, z0))
-        if recorded and progress.left < left:
-            state = freeze(state, _to(progress.active, z0))
-        if compact and 2 * progress.left <= len(progress.rows):
-            value = best if value is None else _put(value, progress.rows, best)
-            kept = progress.cut()
-            keep, better = _to(kept, z0), better[kept]
-            call.args, state, best, pending = take(call.args, keep), take(state, keep), best[keep], None
-        elif progress.left < left:
-            pending = _to(progress.active, z0)
-        if select in ("next", "ahead") and k == solver.max_steps - 1:
-            further = progress.active if newest else progress.active & better
-            best = _keep(best, solver.propose(state)[0], further)  # type: ignore[attr-defined]
-            progress.close(k + 1)
-            break
-        if recorded or not track:
-            before = state
-        state = solver.step(target, state, pending)
+            moving = _to(active & ~lost, self.start)
+            return self.solver.step(self.target, freeze(before, moving), moving)
+        elif not self.track:
+            self.best = _keep(self.best, self.solver.value(before), lost)
+        return state
 
-    if not track:
-        best = _keep(solver.value(state), best, progress.dead[progress.rows])
-    if value is not None:
-        best = _put(value, progress.rows, best)
-    if best.requires_grad and progress.dead.any():  # a sample that was lost has no say in any gradient
-        best = torch.where(_to(progress.dead, z0)[:, None], best.detach(), best)
-    if not keep_state:
-        release(state)
-    return Solution(best, progress.result, progress.stats(call), state if keep_state else None)
+    def _look_ahead(self, state: Any, better: np.ndarray) -> None:
+        """Take the iterate that follows, unmeasured, for the samples that it may serve."""
+        further = self.progress.active if self.newest else self.progress.active & better
+        proposed = self.solver.propose(state)[0]  # type: ignore[attr-defined] (methods of one evaluation a step)
+        finite = torch.isfinite(proposed.detach().sum(dim=1)).cpu().numpy()
+        if not finite[further].all():
+            self.progress.lose(further & ~finite)
+            further = further & finite
+            proposed = self.solver.propose(freeze(state, _to(further, proposed)))[0]  # type: ignore[attr-defined]
+        self.best = _keep(self.best, proposed, further)
+
+    def _finish(self, state: Any) -> Solution[Tensor]:
+        progress = self.progress
+        if not self.track:
+            self.best = _keep(self.solver.value(state), self.best, progress.dead[progress.rows])
+        best = self.answer()
+        if best.requires_grad and progress.dead.any():  # a sample that was lost has no say in any gradient
+            best = torch.where(_to(progress.dead, best)[:, None], best.detach(), best)
+        if not self.keep_state:
+            release(state)
+        stats = progress.stats(self.call.calls, self.call.samples)
+        stats = dataclasses.replace(stats, whole=self.whole or (self.compact and progress.coupled is True))
+        if self.one:
+            stats, best = spread(stats, len(self.z0)), best.view(self.z0.shape)
+        return Solution(best, progress.result, stats, state if self.keep_state else None)
+
+
+def confirm(solution: Solution[Tensor], z: Tensor, fz: Tensor, solver: Solver, floor: float) -> Solution[Tensor]:
+    """Hold a solution against one more evaluation, ``fz = f(z)``, of the whole batch at once.
+
+    The residual that it shows is the true one, and the status is never better. It differs from what the solve has
+    measured where samples depend on one another or where the map does not answer the same twice.
+
+    Args:
+        solution: of the solve.
+        z, fz: its value and the map there, (B, N).
+        solver: whose tolerances were to be met.
+        floor: least relative tolerance.
+    """
+    stats = solution.stats
+    norm, scale = (_exact_norms(x.detach()) for x in (fz.detach() - z.detach(), z))
+    slack = noise(floor, z.device.type)
+    bound = solver.atol * z.shape[1] ** 0.5 + max(solver.rtol, floor) * scale
+    converged, told = stats.converged.numpy(), stats.residual.numpy()
+    lost = stats.lost.numpy() if stats.lost is not None else np.zeros_like(converged)
+    with np.errstate(invalid="ignore", over="ignore"):
+        true = norm / np.where(scale > 0, scale, np.where(norm > 0, norm, 1.0))
+        moved = ~lost & ~(np.abs(true - told) <= slack + 1e-6 * told)
+        failed = converged & ~(norm <= bound + slack * scale)
+    if not moved.any():
+        return solution
+    result = solution.result
+    if failed.any():
+        result = Result.worst((result, Result.dependent if np.isfinite(norm[failed]).all() else Result.nonfinite))
+    stats = dataclasses.replace(
+        stats,
+        residual=torch.from_numpy(np.where(lost, told, true)),
+        converged=torch.from_numpy(converged & ~failed),
+        coupled=len(z) > 1 or stats.coupled,
+    )
+    return dataclasses.replace(solution, result=result, stats=stats)
+
+
+def spread(stats: Stats, batch: int) -> Stats:
+    """Say the statistics of one system of each of its samples."""
+    wide = {k: getattr(stats, k).expand(batch) for k in ("steps", "residual", "converged", "lost")}
+    return dataclasses.replace(stats, **wide, trace=stats.trace.expand(-1, batch))
 
 
 def _check_start(z0: Tensor, suspects: np.ndarray) -> None:
@@ -278,6 +332,21 @@ def _check_start(z0: Tensor, suspects: np.ndarray) -> None:
     if bad.any():
         where = ", ".join(map(str, np.flatnonzero(bad)[:5]))
         raise ValueError(f"The start is not finite in samples {where}; check the input for NaN.")
+
+
+def _norms(x: Tensor) -> np.ndarray:
+    """(B,) euclidean norms of (B, N), whose squares neither under- nor overflow."""
+    x = x.detach().double()
+    most = x.abs().amax(dim=1, keepdim=True)
+    unit = torch.where((most > 0) & torch.isfinite(most), most, torch.ones_like(most))
+    return (torch.linalg.vector_norm(x / unit, dim=1) * unit[:, 0]).cpu().numpy()
+
+
+def _exact_norms(x: Tensor) -> np.ndarray:
+    """`_norms`, by the fast road where that is safe."""
+    norms = torch.linalg.vector_norm(x, dim=1).cpu().numpy().astype(np.float64)
+    low = (torch.finfo(x.dtype).tiny / torch.finfo(x.dtype).eps * x.shape[1]) ** 0.5
+    return norms if ((norms >= low) & np.isfinite(norms)).all() else _norms(x)
 
 
 def _read(norm: Tensor, scale: Tensor | np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -309,6 +309,9 @@ class Learned(FixedPointSolver):
         inner = self._plain.absorb(state.inner, z, fz)
         return State(inner, state.start, state.trusted & (inner.norm < state.norm))
 
+    def residual(self, state: State) -> Tensor:
+        return state.inner.g.newest
+
     def forget(self, state: State, mask: Tensor) -> State:
         return state._replace(inner=self._plain.forget(state.inner, mask))
 

@@ -40,6 +40,7 @@ class Newton(Solver):
     halvings: int = 3
 
     unrollable: ClassVar[bool] = False
+    holds: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -47,6 +48,9 @@ class Newton(Solver):
             raise TypeError(
                 f"Newton: linear_solver must be a solver instance such as GMRES(); got {self.linear_solver!r}."
             )
+
+    def residual(self, state: State) -> Tensor:
+        return state.g
 
     def init(self, f: Map, z: Tensor) -> State:
         g = f(z) - z
@@ -57,6 +61,8 @@ class Newton(Solver):
         system, start = Affine(lambda v: jvp(f, z, v), g).start(self.linear_solver)
         direction = iterate(system, start, self.linear_solver).value
         size = torch.ones_like(norm)
+        if active is not None:  # a settled sample stays at its answer, whatever the direction is there
+            direction = torch.where(active[:, None], direction, torch.zeros_like(direction))
         for _ in range(self.halvings + 1):
             new = self.init(f, z + size[:, None] * direction)
             worse = ~(new.norm < norm)

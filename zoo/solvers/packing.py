@@ -130,32 +130,6 @@ class Packed:
         return self.packing.pack(self.f(self.packing.unpack(flat), *args))
 
 
-def call_unchanged(f: Callable[..., Any], *inputs: Tensor, what: str = "map") -> Any:
-    """Return ``f(*inputs)``, refused where ``f`` has written into one of its inputs.
-
-    A map that begins with ``nn.ReLU(inplace=True)`` would change the solver's own state, or the caller's tensors,
-    and the answer with them. Autograd's version counter tells, at no cost.
-
-    Args:
-        f: a map or a field of the user.
-        *inputs: what it is called with.
-        what: its name, for the message.
-
-    Raises:
-        ValueError: an input was written to.
-    """
-    before = [None if x.is_inference() else x._version for x in inputs]
-    out = f(*inputs)
-    for i, (x, version) in enumerate(zip(inputs, before, strict=True)):
-        if version is not None and x._version != version:
-            raise ValueError(
-                f"The {what} has written into its argument {i} (counted from 0, shape {tuple(x.shape)}), which the "
-                "solver or its caller still needs. Use operations that return a new tensor: nn.ReLU() in place of "
-                "nn.ReLU(inplace=True), y.relu() in place of y.relu_()."
-            )
-    return out
-
-
 def resolution(f: Any, z: Tensor) -> float:
     """The relative spacing of the numbers that a map computes with, given ``z``; autocast included."""
     dtype, device = z.dtype, z.device.type

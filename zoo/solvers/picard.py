@@ -44,5 +44,8 @@ class Picard(FixedPointSolver):
     def propose(self, state: State) -> tuple[Tensor, State]:
         return state.fz if self.damping == 1 else torch.lerp(state.z, state.fz, self.damping), state
 
+    def residual(self, state: State) -> Tensor:
+        return state.fz - state.z
+
     def absorb(self, state: State, z: Tensor, fz: Tensor) -> State:
         return self.start(z, fz)

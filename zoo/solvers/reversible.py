@@ -40,6 +40,7 @@ class Reversible(Solver):
     max_steps: int = 22
 
     unrollable: ClassVar[bool] = False
+    holds: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -48,6 +49,9 @@ class Reversible(Solver):
 
     def _state(self, z: Tensor, y: Tensor, fz: Tensor) -> State:
         return State(z, torch.linalg.vector_norm((fz - z).detach(), dim=1), y, fz)
+
+    def residual(self, state: State) -> Tensor:
+        return state.fz - state.z
 
     def init(self, f: Map, z: Tensor) -> State:
         return self._state(z, z, f(z))
