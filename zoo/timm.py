@@ -4,23 +4,23 @@
     timm.create_model("zoo_mdeq_tiny.digits", pretrained=True, num_classes=3)
     timm.list_models("zoo_*")
 
-So timm's own factory and scripts take them; its ``num_classes``, ``in_chans``, ``drop_rate`` and ``features_only`` mean
-what they mean there, and any argument of the model's class, ``solver`` and ``adjoint`` may be given too. The features
-of a multiscale equilibrium are its state at every resolution.
+So timm's own factory and scripts take them; its ``num_classes``, ``in_chans``, ``drop_rate``, ``global_pool`` and
+``features_only`` mean what they mean there, and any argument of the model's class, ``solver`` and ``adjoint`` may be
+given too. The features of an equilibrium are its states once it is solved: modules inside a solve run many times, on
+ever fewer samples, so that they come from ``forward_intermediates`` (timm's ``feature_cls="getter"``).
 """
 
 from __future__ import annotations
 
+import inspect
 import json
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
-from timm.models._features import FeatureInfo
-from torch import Tensor, nn
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models import build_model_with_cfg, generate_default_cfgs, model_entrypoint, register_model
+from torch import nn
 
-from zoo.deq.mdeq import Multiscale
 from zoo.hub import cards
 from zoo.hub.configure import configure
 from zoo.hub.factory import create_model
@@ -29,58 +29,16 @@ from zoo.storage import model_folder
 
 PREFIX = "zoo_"
 TASK = "zoo.tasks.classification:Classification"
+IMAGENET = 1000  # classes, by which a card's model for ImageNet is known
 IGNORED = ("drop_path_rate", "scriptable", "exportable", "no_jit", "img_size")  # timm's scripts give them to any model
 
 
-class Features(nn.Module):
-    """What ``features_only=True`` gives: the maps (B, C_i, H_i, W_i) of a model's ``feature_info``.
-
-    A module inside a solve runs many times, on ever fewer samples; so the state at the equilibrium is taken for those.
-
-    Args:
-        model: the model; it loses its classifier.
-        out_indices: which maps; negative ones count from the last; None: all.
-    """
-
-    def __init__(self, model: nn.Module, out_indices: Sequence[int] | None = None, **_: Any) -> None:
-        super().__init__()
-        info = getattr(model, "feature_info", None)
-        if not info:
-            raise ValueError(f"{type(model).__name__} has no feature maps to choose from; leave features_only out.")
-        wanted = (
-            range(len(info)) if out_indices is None else [out_indices] if isinstance(out_indices, int) else out_indices
-        )
-        if any(not -len(info) <= i < len(info) for i in wanted):
-            raise ValueError(f"out_indices {tuple(wanted)}: {type(model).__name__} has {len(info)} feature maps.")
-        self.indices = tuple(i % len(info) for i in wanted)
-        model.reset_classifier(0)  # type: ignore[operator]
-        self.body = model
-        self.feature_info = FeatureInfo(info, self.indices)
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        if isinstance(self.body, Multiscale):
-            maps: dict[int, Tensor] = dict(enumerate(self.body.equilibrium(images)))
-            return [maps[i] for i in self.indices]
-        maps = {}
-        names = self.feature_info.module_name()
-        hooks = [
-            self.body.get_submodule(name).register_forward_hook(
-                lambda module, given, out, i=i: maps.__setitem__(i, out)  # type: ignore[misc]
-            )
-            for i, name in zip(self.indices, names, strict=True)
-        ]
-        try:
-            self.body.forward_features(images)  # type: ignore[operator]
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return [maps[i] for i in self.indices]
-
-
 def _configurations(card: cards.ModelCard) -> dict[str, dict[str, Any]]:
-    """Timm's configuration for each set of weights of a card, or one without weights."""
+    """Return timm's configuration for each set of weights of a card, or one without weights."""
+    kind = card.load()
+    defaults = {k: p.default for k, p in inspect.signature(kind).parameters.items()}
     common = {
-        "first_conv": card.load().first_conv,
+        "first_conv": kind.first_conv,
         "classifier": "classifier",
         "interpolation": "bilinear",
         "crop_pct": 1.0,
@@ -95,8 +53,10 @@ def _configurations(card: cards.ModelCard) -> dict[str, dict[str, Any]]:
         place, _ = cards.weights_of(card, tag)
         saved = json.loads((place / model_folder.CONFIG).read_text(encoding="utf-8"))
         pictures, model = saved["preprocessing"], saved["model"]
+        side = kind.map_size(pictures["size"], {**defaults, **card.model, **model})
         out[f"{PREFIX}{card.name}.{tag}"] = {
             **common,
+            "pool_size": (side, side),
             "file": str(place / model_folder.WEIGHTS),
             "input_size": (len(pictures["mean"]), pictures["size"], pictures["size"]),
             "mean": tuple(pictures["mean"]),
@@ -105,15 +65,27 @@ def _configurations(card: cards.ModelCard) -> dict[str, dict[str, Any]]:
             "label_names": tuple(pictures["classes"]),
         }
     if not out:
+        options = {**defaults, **card.model}
         channels = card.model.get("in_chans", 3 if "cifar10" in card.data[:1] else 1)
-        size = 32 if channels == 3 else 28
-        plain = {"input_size": (channels, size, size), "mean": (0.5,) * channels, "std": (0.5,) * channels}
-        out[f"{PREFIX}{card.name}"] = {**common, **plain, "num_classes": card.model.get("num_classes", 10)}
+        if options["num_classes"] == IMAGENET:
+            size, mean, std, crop = 224, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, 0.875
+        else:
+            size, mean, std, crop = 32 if channels == 3 else 28, (0.5,) * channels, (0.5,) * channels, 1.0
+        side = kind.map_size(size, options)
+        out[f"{PREFIX}{card.name}"] = {
+            **common,
+            "input_size": (channels, size, size),
+            "pool_size": (side, side),
+            "crop_pct": crop,
+            "mean": mean,
+            "std": std,
+            "num_classes": options["num_classes"],
+        }
     return out
 
 
 def _entrypoint(card: cards.ModelCard) -> Callable[..., nn.Module]:
-    """The function that timm calls to make a model of a card."""
+    """Return the function that timm calls to make a model of a card."""
 
     def make(
         pretrained: bool = False,
@@ -132,7 +104,12 @@ def _entrypoint(card: cards.ModelCard) -> Callable[..., nn.Module]:
             saved = model_folder.read(place)
             if pretrained and not outside:
                 model_folder.read_weights(place, saved, sha256)  # refused here where its hash is wrong
-        features = {"feature_cls": Features, "out_indices": kwargs.pop("out_indices", None)}
+        if kwargs.pop("feature_cls", "getter") != "getter":
+            raise ValueError(
+                "The features of an implicit model come from forward_intermediates: leave feature_cls out, or give "
+                "feature_cls='getter'."
+            )
+        features = {"feature_cls": "getter", "out_indices": kwargs.pop("out_indices", None)}
 
         def build(**arguments: Any) -> nn.Module:
             known = option_names(card.load())
@@ -167,17 +144,24 @@ def _entrypoint(card: cards.ModelCard) -> Callable[..., nn.Module]:
 
 
 def register() -> list[str]:
-    """Put every vision model of the cards into timm's registry, those of other packages too; returns their names."""
+    """Put every vision model of the cards into timm's registry, those of other packages too; return their names."""
     own = [c for c in cards.all_cards().values() if c.family != "timm"]  # that card makes timm's own models
     vision = [c for c in own if c.task == TASK and not c.name.startswith("test_")]
     for card in vision:
         default_cfgs.update(generate_default_cfgs(_configurations(card)))
         entrypoint = _entrypoint(card)
-        setattr(sys.modules[__name__], entrypoint.__name__, entrypoint)
         register_model(entrypoint)
     return [f"{PREFIX}{c.name}" for c in vision]
 
 
+def __getattr__(name: str) -> Callable[..., nn.Module]:
+    """Return the function that makes a model, as modules of timm have one for each."""
+    if name not in names:
+        raise AttributeError(f"module 'zoo.timm' has no attribute {name!r}.")
+    return model_entrypoint(name)
+
+
 default_cfgs: dict[str, Any] = {}  # where timm looks for them
-names = register()
-__all__ = ["Features", "names", "register", *names]
+names: list[str] = []
+names += register()
+__all__ = ["names", "register", *names]

@@ -6,8 +6,9 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
-from zoo.layers.norm import group_norm, is_weight_normed, weight_norm
+from zoo.layers.norm import group_norm, weight_norm
 
 
 def magnitude(w: torch.Tensor) -> torch.Tensor:
@@ -64,7 +65,7 @@ def test_a_duplicate_is_whole_and_separate(layer: nn.Conv2d, duplicate) -> None:
     assert torch.allclose(layer(x), 2 * twin(x))
     twin(x).sum().backward()
     assert all(p.grad is not None for p in twin.parameters())
-    assert is_weight_normed(twin)
+    assert parametrize.is_parametrized(twin, "weight")
     pickle.dumps(twin)
 
 

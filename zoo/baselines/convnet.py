@@ -5,22 +5,19 @@ Reference: Ha, Dai and Le, "HyperNetworks", ICLR 2017, https://arxiv.org/abs/160
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-from torch import Tensor, nn
+from typing import Any, ClassVar
 
 from zoo.layers import convnet
-from zoo.layers.head import ImageClassifier, check_images
 
 
-class CNN(ImageClassifier, nn.Module):
+class CNN(convnet.NetClassifier):
     """Two convolutions and a linear classifier.
 
     Args:
         num_classes: of the classifier; 0 leaves it out.
         in_chans: channels of the images.
         channels, kernel, grid: of `zoo.layers.convnet.ConvNet`.
-        dropout: probability of dropping features in front of the classifier.
+        dropout: probability of dropping features before the classifier.
         global_pool: ``avg`` or ``max``, over the one pixel that is left; or empty, with ``num_classes=0``.
     """
 
@@ -36,26 +33,22 @@ class CNN(ImageClassifier, nn.Module):
         dropout: float = 0.0,
         global_pool: str = "avg",
     ) -> None:
-        super().__init__()
-        self.in_chans, self.head_dropout = in_chans, dropout
-        self.features = convnet.ConvNet(in_chans, channels, kernel, grid)
-        self.num_features = self.features.num_features
-        self.reset_classifier(num_classes, global_pool)
+        net = convnet.ConvNet(in_chans, channels, kernel, grid)
+        super().__init__(net, net, "", num_classes, in_chans, dropout, global_pool)
 
-    def forward_features(self, images: Tensor) -> Tensor:
-        """Features (B, num_features, 1, 1) of images (B, in_chans, H, W)."""
-        check_images(images, self.in_chans)
-        return self.features(images)
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Return timm's grouping of parameters by depth: the first convolution, the second, the rest."""
+        return {"stem": r"^features\.conv1", "blocks": [(r"^features\.conv2", None)]}
 
 
-class WideResNet(ImageClassifier, nn.Module):
+class WideResNet(convnet.NetClassifier):
     """Wide residual network: pooled features, linear classifier.
 
     Args:
         num_classes: of the classifier; 0 leaves it out.
         in_chans: channels of the images.
         depth, width: of `zoo.layers.convnet.WideResNet`.
-        dropout: probability of dropping pooled features in front of the classifier.
+        dropout: probability of dropping pooled features before the classifier.
         global_pool: ``avg`` or ``max``; or empty for none, with ``num_classes=0``.
     """
 
@@ -70,13 +63,9 @@ class WideResNet(ImageClassifier, nn.Module):
         dropout: float = 0.0,
         global_pool: str = "avg",
     ) -> None:
-        super().__init__()
-        self.in_chans, self.head_dropout = in_chans, dropout
-        self.features = convnet.WideResNet(in_chans, depth, width)
-        self.num_features = self.features.num_features
-        self.reset_classifier(num_classes, global_pool)
+        net = convnet.WideResNet(in_chans, depth, width)
+        super().__init__(net, net, "", num_classes, in_chans, dropout, global_pool)
 
-    def forward_features(self, images: Tensor) -> Tensor:
-        """The last map (B, num_features, H / 4, W / 4) of images (B, in_chans, H, W)."""
-        check_images(images, self.in_chans)
-        return self.features(images)
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Return timm's grouping of parameters by depth: the stem, the blocks, the rest."""
+        return {"stem": r"^features\.stem", "blocks": [(r"^features\.blocks\.(\d+)", None)]}

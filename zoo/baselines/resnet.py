@@ -9,16 +9,18 @@ convolution (their option B), and the numbers of channels are free.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.layers.head import ImageClassifier, check_images
+from zoo.layers.blocks import Blocks
+from zoo.layers.head import ImageClassifier, check_images, halved
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions with batch normalisation around a shortcut."""
+    """Two 3x3 convolutions with batch normalization around a shortcut."""
 
     def __init__(self, c_in: int, c_out: int, stride: int) -> None:
         super().__init__()
@@ -37,7 +39,7 @@ class Block(nn.Module):
         return F.relu(self.body(z) + self.skip(z))
 
 
-class ResNet(ImageClassifier, nn.Module):
+class ResNet(ImageClassifier):
     """Residual image classifier, with timm's conventions for a vision model.
 
     Args:
@@ -46,7 +48,7 @@ class ResNet(ImageClassifier, nn.Module):
         channels: of each stage; every further stage halves the map.
         depth: blocks in a stage.
         downsample: how often the stem halves the image.
-        dropout: probability of dropping pooled features in front of the classifier.
+        dropout: probability of dropping pooled features before the classifier.
         global_pool: ``avg`` or ``max``; or empty for none, with ``num_classes=0``.
 
     Raises:
@@ -76,16 +78,28 @@ class ResNet(ImageClassifier, nn.Module):
             stride = 2 if k < downsample else 1
             self.stem.append(nn.Conv2d(in_chans if k == 0 else channels[0], channels[0], 3, stride, 1, bias=False))
             self.stem.extend([nn.BatchNorm2d(channels[0]), nn.ReLU()])
-        self.blocks = nn.Sequential()
+        self.blocks = Blocks()
+        self.feature_info = []
         c = channels[0]
         for i, c_out in enumerate(channels):
             for k in range(depth):
                 self.blocks.append(Block(c, c_out, 2 if i and k == 0 else 1))
                 c = c_out
+            level = {"num_chs": c, "reduction": 2 ** (downsample + i), "module": f"blocks.{len(self.blocks) - 1}"}
+            self.feature_info.append(level)
         self.num_features = c
         self.reset_classifier(num_classes, global_pool)
 
+    @staticmethod
+    def map_size(size: int, options: Mapping[str, Any]) -> int:
+        """Return the side of the last map: the stem halves, and so does every further stage."""
+        return halved(size, options["downsample"] + len(options["channels"]) - 1)
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Return timm's grouping of parameters by depth: the stem, the blocks, the rest."""
+        return {"stem": r"^stem", "blocks": [(r"^blocks\.(\d+)", None)]}
+
     def forward_features(self, images: Tensor) -> Tensor:
-        """The last state (B, num_features, H, W) of images (B, in_chans, H, W)."""
+        """Return the last state (B, num_features, H, W) of images (B, in_chans, H, W)."""
         check_images(images, self.in_chans)
         return self.blocks(self.stem(images))

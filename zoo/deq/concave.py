@@ -25,10 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.implicit import ImplicitMixin
-from zoo.layers.head import ImageClassifier, check_finite, check_images
-from zoo.layers.norm import group_norm
-from zoo.layers.stem import stem
+from zoo.deq.single_scale import SingleScaleNet
 
 
 class ConcaveConv(nn.Module):
@@ -59,7 +56,7 @@ class ConcaveConv(nn.Module):
         return torch.tanh(F.conv2d(z.clamp_min(0), self.weight, padding=1) + b)
 
 
-class ConcaveNet(ImplicitMixin, ImageClassifier, nn.Module):
+class ConcaveNet(SingleScaleNet):
     """Image classifier on a positive concave equilibrium, with timm's conventions for a vision model.
 
     Args:
@@ -67,7 +64,7 @@ class ConcaveNet(ImplicitMixin, ImageClassifier, nn.Module):
         in_chans: channels of the images.
         channels: of the state.
         downsample: how often the stem halves the image.
-        groups: of group normalisation.
+        groups: of group normalization.
         gain: sum of a channel's weights in W at the start, see `ConcaveConv`.
         floor: least injection, above 0: the rate of convergence is certain because of it.
         global_pool: ``avg`` or ``max``; or empty for none, with ``num_classes=0``.
@@ -87,19 +84,13 @@ class ConcaveNet(ImplicitMixin, ImageClassifier, nn.Module):
         floor: float = 1e-2,
         global_pool: str = "avg",
     ) -> None:
-        super().__init__()
         if not 0 < floor < math.inf:
             raise ValueError(f"floor must be above 0; got {floor}.")
-        self.in_chans, self.num_features, self.floor = in_chans, channels, floor
-        self.stem = stem(in_chans, channels, downsample, groups)
-        self.cell = ConcaveConv(channels, gain)
-        self.norm = group_norm(groups, channels)
-        self.configure_implicit({"name": "picard", "rtol": 1e-3, "max_steps": 60}, "implicit")
-        self.reset_classifier(num_classes, global_pool)
+        super().__init__(in_chans, channels, downsample, groups)
+        self.floor = floor
+        self.finish(ConcaveConv(channels, gain), num_classes, global_pool)
 
-    def forward_features(self, images: Tensor) -> Tensor:
-        """The equilibrium, normalised, (B, channels, H', W'), of images (B, in_chans, H, W)."""
-        check_images(images, self.in_chans)
-        check_finite(images)
-        b = F.softplus(self.stem(images)) + self.floor
-        return self.norm(self.solve(self.cell, torch.zeros_like(b), args=(b,)))
+    def equilibrium(self, x: Tensor) -> Tensor:
+        """Return the equilibrium (B, channels, H', W') for what the stem gives."""
+        b = F.softplus(x) + self.floor
+        return self.solve(self.cell, torch.zeros_like(b), args=(b,))

@@ -22,7 +22,7 @@ Shape letters: ``B`` images, ``C_i, H_i, W_i`` channels and size of resolution `
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from itertools import pairwise
 from typing import Any
@@ -33,8 +33,8 @@ from torch import Tensor, nn
 
 from zoo.implicit import ImplicitMixin
 from zoo.layers.dropout import check_probability, dropout_mask
-from zoo.layers.head import ImageClassifier, check_finite, check_images
-from zoo.layers.norm import group_norm, is_weight_normed, weight_norm
+from zoo.layers.head import ImageClassifier, check_finite, check_images, halved
+from zoo.layers.norm import group_norm, magnitudes, weight_norm
 from zoo.layers.spectral import spectral_norm_all
 
 EXPANSION = 4  # of the head's bottlenecks: channels out to channels within
@@ -238,11 +238,10 @@ class Multiscale(ImplicitMixin, nn.Module, ABC):
 
     def no_weight_decay(self) -> set[str]:
         """Names that weight decay must leave alone: the magnitudes of normalised weights, which are scales."""
-        normed = {n for n, m in self.named_modules() if is_weight_normed(m)}
-        return {f"{n}.parametrizations.weight.original0" for n in normed}
+        return magnitudes(self)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Timm's grouping of parameters by depth: the stem, the one implicit layer, the rest."""
+        """Return timm's grouping of parameters by depth: the stem, the one implicit layer, the rest."""
         return {"stem": r"^stem", "blocks": [(r"^cell", None)]}
 
     def _check(self, images: Tensor) -> None:
@@ -336,9 +335,21 @@ class MDEQ(ImageClassifier, Multiscale):
         ]
         self.reset_classifier(num_classes, global_pool)
 
+    @staticmethod
+    def map_size(size: int, options: Mapping[str, Any]) -> int:
+        """Return the side of the coarsest resolution."""
+        return halved(size, options["downsample"]) >> (len(options["channels"]) - 1)
+
     def forward_features(self, images: Tensor) -> Tensor:
-        """The head's feature map at the coarsest resolution, (B, num_features, H_n, W_n)."""
+        """Return the head's feature map at the coarsest resolution, (B, num_features, H_n, W_n)."""
+        return self._combined(self.equilibrium(images))
+
+    def _levels(self, images: Tensor, wanted: list[int], stop: bool) -> tuple[Tensor | None, list[Tensor]]:
+        """The states at the equilibrium: the modules that give them run in every evaluation of a solve."""
         z = self.equilibrium(images)
+        return None if stop else self._combined(z), [z[i] for i in wanted]
+
+    def _combined(self, z: State) -> Tensor:
         h = self.widen[0](z[0])
         for i, down in enumerate(self.down, start=1):
             h = self.widen[i](z[i]) + down(h)

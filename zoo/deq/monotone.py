@@ -29,10 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.implicit import ImplicitMixin
-from zoo.layers.head import ImageClassifier, check_finite, check_images
-from zoo.layers.norm import group_norm
-from zoo.layers.stem import stem
+from zoo.deq.single_scale import SingleScaleNet
 
 Splitting = Literal["peaceman_rachford", "forward_backward"]
 
@@ -109,7 +106,7 @@ def apply(matrix: Tensor, z: Tensor) -> Tensor:
     return torch.fft.irfft2(spectrum, s=z.shape[-2:])
 
 
-class MonotoneNet(ImplicitMixin, ImageClassifier, nn.Module):
+class MonotoneNet(SingleScaleNet):
     """Image classifier on a monotone equilibrium, with timm's conventions for a vision model.
 
     Plain iteration (``picard``) is certain to converge; ``anderson`` needs fewer evaluations. The equilibrium is
@@ -120,9 +117,9 @@ class MonotoneNet(ImplicitMixin, ImageClassifier, nn.Module):
         in_chans: channels of the images.
         channels: of the state.
         downsample: how often the stem halves the image.
-        groups: of group normalisation.
+        groups: of group normalization.
         margin: how strongly monotone the equation is, see `MonotoneConv`.
-        splitting: the map whose fixed point is looked for.
+        splitting: the map whose fixed point is sought.
         global_pool: ``avg`` or ``max``; or empty for none, with ``num_classes=0``.
 
     Raises:
@@ -140,23 +137,16 @@ class MonotoneNet(ImplicitMixin, ImageClassifier, nn.Module):
         splitting: Splitting = "peaceman_rachford",
         global_pool: str = "avg",
     ) -> None:
-        super().__init__()
         if splitting not in ("peaceman_rachford", "forward_backward"):
             raise ValueError(f"splitting must be 'peaceman_rachford' or 'forward_backward'; got {splitting!r}.")
-        self.in_chans, self.num_features, self.splitting = in_chans, channels, splitting
-        self.stem = stem(in_chans, channels, downsample, groups)
-        self.cell = MonotoneConv(channels, margin)
-        self.norm = group_norm(groups, channels)
-        self.configure_implicit({"name": "picard", "rtol": 1e-3, "max_steps": 60}, "implicit")
-        self.reset_classifier(num_classes, global_pool)
+        super().__init__(in_chans, channels, downsample, groups)
+        self.splitting: Splitting = splitting
+        self.finish(MonotoneConv(channels, margin), num_classes, global_pool)
 
-    def forward_features(self, images: Tensor) -> Tensor:
-        """The equilibrium, normalised, (B, channels, H', W'), of images (B, in_chans, H, W)."""
-        check_images(images, self.in_chans)
-        check_finite(images)
-        x = self.stem(images)
+    def equilibrium(self, x: Tensor) -> Tensor:
+        """Return the equilibrium (B, channels, H', W') for what the stem gives, found in float32 at least."""
+        assert isinstance(self.cell, MonotoneConv)
         with torch.autocast(x.device.type, enabled=False):  # no Fourier transform in half precision
             x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-            f, _, _ = self.cell.map(*x.shape[-2:], self.splitting)
-            z = F.relu(self.solve(f, torch.zeros_like(x), args=(x,)))
-        return self.norm(z)
+            f, _, _ = self.cell.map(x.shape[-2], x.shape[-1], self.splitting)
+            return F.relu(self.solve(f, torch.zeros_like(x), args=(x,)))

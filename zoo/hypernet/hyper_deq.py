@@ -17,6 +17,7 @@ Shape letters: ``B`` samples, ``C`` numbers in a code, ``T`` tasks.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ from zoo.hypernet.generators.base import Spec as GeneratorSpec
 from zoo.hypernet.lipschitz import METHODS, constrain
 from zoo.hypernet.target import HyperTarget, Select
 from zoo.implicit import DelegatesImplicit, ImplicitMixin
-from zoo.layers.head import ImageClassifier, check_images
+from zoo.layers.head import ImageClassifier, check_images, halved
 from zoo.solve import Spec
 
 
@@ -142,13 +143,13 @@ class Cell(nn.Module):
         return F.relu(self.conv(z) + x)
 
 
-class HyperDEQClassifier(GeneratesWeights, DelegatesImplicit, ImageClassifier, nn.Module):
+class HyperDEQClassifier(GeneratesWeights, DelegatesImplicit, ImageClassifier):
     """An image classifier with one equilibrium, whose convolution is written for each image by an encoder of it.
 
     Args:
         num_classes, in_chans: of the images.
         channels: of the state.
-        features: of the pooled map behind it.
+        features: of the pooled map after it.
         kernel: of the generated convolution, odd.
         code_size: of what the encoder says of an image.
         context: ``image`` for weights of each image's own; ``constant`` for one learned code, the plain twin.
@@ -156,6 +157,7 @@ class HyperDEQClassifier(GeneratesWeights, DelegatesImplicit, ImageClassifier, n
         limit: Lipschitz constant of the generated convolution, below 1.
         downsample: how often the stem halves the image.
         dropout: of the pooled features.
+        global_pool: ``avg`` or ``max``; or empty for none, with ``num_classes=0``.
 
     Raises:
         ValueError: sizes or a context that cannot be.
@@ -174,6 +176,7 @@ class HyperDEQClassifier(GeneratesWeights, DelegatesImplicit, ImageClassifier, n
         limit: float = 0.95,
         downsample: int = 0,
         dropout: float = 0.0,
+        global_pool: str = "avg",
     ) -> None:
         super().__init__()
         if context not in ("image", "constant"):
@@ -186,7 +189,6 @@ class HyperDEQClassifier(GeneratesWeights, DelegatesImplicit, ImageClassifier, n
         if not 0 < limit < 1:
             raise ValueError(f"limit must lie in (0, 1), for the cell to be a contraction; got {limit}.")
         self.in_chans, self.num_features, self.head_dropout = in_chans, features, dropout
-        self.downsample = downsample
         self.stem = nn.Sequential()
         for k in range(max(1, downsample)):
             c_in, stride = in_chans if k == 0 else channels, 2 if k < downsample else 1
@@ -207,10 +209,23 @@ class HyperDEQClassifier(GeneratesWeights, DelegatesImplicit, ImageClassifier, n
         self.final = nn.Sequential(
             nn.BatchNorm2d(channels), nn.Conv2d(channels, features, 3, stride=2, padding=1), nn.ReLU()
         )
-        self.reset_classifier(num_classes)
+        self.feature_info = [
+            {"num_chs": channels, "reduction": 2**downsample, "module": "layer"},
+            {"num_chs": features, "reduction": 2 ** (downsample + 1), "module": "final"},
+        ]
+        self.reset_classifier(num_classes, global_pool)
+
+    @staticmethod
+    def map_size(size: int, options: Mapping[str, Any]) -> int:
+        """Return the side of the map after the equilibrium, which the last convolution halves."""
+        return halved(size, options["downsample"] + 1)
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Return timm's grouping of parameters by depth: the stem, the implicit layer and its generator, the rest."""
+        return {"stem": r"^stem", "blocks": [(r"^(?:inject|encoder|code|layer)", None)]}
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """(B, num_features, H', W') behind the equilibrium."""
+        """Return the map (B, num_features, H', W') after the equilibrium."""
         check_images(images, self.in_chans)
         x = self.stem(images)
         code = self.encoder(x) if self.code is None else self.code

@@ -30,7 +30,7 @@ from zoo.layers.attention import RelativeAttention, causal_mask
 from zoo.layers.dropout import check_probability, dropout_mask
 from zoo.layers.feedforward import FeedForward
 from zoo.layers.language import LanguageHead
-from zoo.layers.norm import is_weight_normed
+from zoo.layers.norm import magnitudes
 
 Memory = tuple[Tensor, ...]  # batch first; what each is, the model says
 
@@ -184,9 +184,8 @@ class DecoderLM(LanguageHead, nn.Module, ABC):
 
     def no_weight_decay(self) -> set[str]:
         """Names that weight decay must leave alone: magnitudes of normalised weights, and the biases of the heads."""
-        named = dict(self.named_parameters())
-        normed = {f"{n}.parametrizations.weight.original0" for n, m in self.named_modules() if is_weight_normed(m)}
-        return normed | {n for n in named if n.endswith(("content_bias", "position_bias"))}
+        biases = {n for n, _ in self.named_parameters() if n.endswith(("content_bias", "position_bias"))}
+        return magnitudes(self) | biases
 
     def make_cell(self) -> DecoderCell:
         """A new cell of this model's sizes."""

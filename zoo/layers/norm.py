@@ -36,9 +36,10 @@ def weight_norm(module: M, name: str = "weight") -> M:
     return module
 
 
-def is_weight_normed(module: nn.Module, name: str = "weight") -> bool:
-    """Whether `weight_norm`, or another parametrisation, computes this weight."""
-    return parametrize.is_parametrized(module, name)
+def magnitudes(model: nn.Module) -> set[str]:
+    """Return the names of the magnitudes ``g`` of normalized weights: scales, which weight decay leaves alone."""
+    names = {n for n, _ in model.named_parameters()}
+    return {n for n in names if n.endswith(".original0") and f"{n[:-1]}1" in names}
 
 
 def check_free(module: nn.Module, name: str) -> None:

@@ -19,7 +19,7 @@ Shape letters: ``B`` images, ``C, H, W`` channels and size of a map.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -66,7 +66,7 @@ class ODEBlock(ImplicitMixin, nn.Module):
         return f"end={self.end}, augment={self.augment}, velocity={self.velocity}"
 
 
-class ODENet(DelegatesImplicit, ImageClassifier, nn.Module):
+class ODENet(DelegatesImplicit, ImageClassifier):
     """ODE-Net image classifier, with timm's conventions for a vision model.
 
     The defaults are the published configuration for MNIST: 208,266 parameters.
@@ -144,6 +144,12 @@ class ODENet(DelegatesImplicit, ImageClassifier, nn.Module):
             for i, c in enumerate(channels)
         ]
         self.reset_classifier(num_classes, global_pool)
+
+    @staticmethod
+    def map_size(size: int, options: Mapping[str, Any]) -> int:
+        """Return the side of the last state: a 3x3 convolution, then 4x4 ones of stride 2, which round down."""
+        side = size + 2 * options["padding"] - 2
+        return side >> (options["downsample"] + len(options["channels"]) - 1)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Timm's grouping of parameters by depth: the stem, the stages, the rest."""

@@ -179,7 +179,7 @@ def _residual(f: nn.Module, z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     return first, second
 
 
-class SteadyNet(DelegatesImplicit, ImageClassifier, nn.Module):
+class SteadyNet(DelegatesImplicit, ImageClassifier):
     """Image classifier on an equilibrium that a DEQ's solver or an ODE's finds, with timm's conventions.
 
     Args:
@@ -218,7 +218,12 @@ class SteadyNet(DelegatesImplicit, ImageClassifier, nn.Module):
             self.stem.extend([nn.ReLU(), down, norm(groups, channels)])
         self.equilibrium = Equilibrium(Contraction(channels, contraction, act), horizon)
         self.norm = norm(groups, channels)
+        self.feature_info = [{"num_chs": channels, "reduction": 2**downsample, "module": "norm"}]
         self.reset_classifier(num_classes, global_pool)
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Return timm's grouping of parameters by depth: the stem, the one implicit layer, the rest."""
+        return {"stem": r"^stem", "blocks": [(r"^equilibrium", None)]}
 
     def forward_features(self, images: Tensor) -> Tensor:
         """The equilibrium, normalised, (B, channels, H', W'), of images (B, in_chans, H, W)."""
