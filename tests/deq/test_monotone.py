@@ -36,7 +36,7 @@ def test_plain_iteration_reaches_the_unique_equilibrium_at_the_rate_that_is_know
     with torch.no_grad():
         for _ in range(10):
             fa, fb = f(a, x), f(b, x)
-            assert (fa - fb).norm() <= rate * (a - b).norm() * (1 + 1e-9)
+            assert (fa - fb).norm() <= rate * (a - b).norm() * (1 + 1e-9) + 1e-13  # rounding, once they have met
             a, b = fa, fb
         if rate > 0.995:  # thousands of steps
             return
