@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
 
-FOLDER = Path(__file__).resolve().parents[1] / ".github" / "workflows"
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / ".github" / "workflows"
 WORKFLOWS = sorted(FOLDER.glob("*.yml"))
 
 
@@ -30,3 +34,15 @@ def test_the_job_that_builds_a_release_installs_by_hash_only():
     assert installs and all("--require-hashes" in line for line in installs)
     assert release["build"]["needs"] == "check" and release["publish"]["needs"] == "build"
     assert "pip install" not in runs["publish"]
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="the step is a bash script")
+@pytest.mark.parametrize("tag", ["v{}", "{}", "v{}0"])
+def test_a_release_stops_where_the_tag_is_not_the_version(tag):
+    import zoo
+
+    step = next(s for s in jobs("release.yml")["check"]["steps"] if s.get("name", "").startswith("The tag"))
+    env = {**os.environ, "GITHUB_REF_NAME": tag.format(zoo.__version__)}
+    done = subprocess.run(["bash", "-e", "-c", step["run"]], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert (done.returncode == 0) == (tag == "v{}"), done.stderr
+    assert done.returncode == 0 or f"Tag v{zoo.__version__}" in done.stderr
