@@ -1,9 +1,10 @@
-"""What the package index shows."""
+"""What the package index shows, and the lower bounds that are tested are the ones that are declared."""
 
 from __future__ import annotations
 
 import importlib.util
 import re
+import tomllib
 from pathlib import Path
 from types import ModuleType
 
@@ -48,3 +49,20 @@ def test_the_links_name_the_version(setup):
     import zoo
 
     assert setup.version() == zoo.__version__
+
+
+def pins() -> dict[str, str]:
+    lines = (ROOT / ".github" / "constraints-minimum.txt").read_text(encoding="utf-8").splitlines()
+    pattern = re.compile(r'([\w-]+)==([\w.]+)(; python_version < "[\d.]+")?')
+    return dict(pattern.fullmatch(line).group(1, 2) for line in lines if line and line[0] != "#")
+
+
+def test_the_declared_minimum_is_what_is_tested():
+    """The workflow installs the pins of this file; a bound that nobody runs is a guess."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    declared = dict(
+        re.match(r"([\w-]+)(?:\[\w+\])?>=([\w.]+)", d).groups()
+        for d in project["dependencies"] + extras["test"] + extras["text"]
+    )
+    assert declared == pins()
