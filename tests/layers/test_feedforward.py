@@ -15,4 +15,4 @@ def test_a_normalised_weight_has_the_length_that_is_learned() -> None:
     layer = FeedForward(4, 6)
     torch.nn.init.constant_(layer.widen.parametrizations.weight.original0, 0.5)
     torch.testing.assert_close(layer.widen.weight.norm(dim=1), torch.full((6,), 0.5))
-    assert not hasattr(FeedForward(4, 6, normalise=False).widen, "parametrizations")
+    assert not hasattr(FeedForward(4, 6, normalize=False).widen, "parametrizations")

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from zoo.layers.decoder import DecoderLM, Memory
+from zoo.layers.decoder import DecoderCell, DecoderConfig, DecoderLM, Memory
 
 
 class TransformerLM(DecoderLM):
@@ -59,33 +59,35 @@ class TransformerLM(DecoderLM):
         eval_memory_length: int | None = None,
         window: int = 1000,
     ) -> None:
-        super().__init__(
-            vocab_size,
-            width,
-            heads,
-            head_width,
-            inner,
-            embed_width,
-            cutoffs,
-            division,
-            tie_projections,
-            dropout,
-            attention_dropout,
-            norm_first,
-            weight_norm,
-            memory_length,
-            eval_memory_length,
-            window,
+        config = DecoderConfig(
+            vocab_size=vocab_size,
+            width=width,
+            heads=heads,
+            head_width=head_width,
+            inner=inner,
+            embed_width=embed_width,
+            cutoffs=cutoffs,
+            division=division,
+            tie_projections=tie_projections,
+            dropout=dropout,
+            attention_dropout=attention_dropout,
+            norm_first=norm_first,
+            weight_norm=weight_norm,
+            memory_length=memory_length,
+            eval_memory_length=eval_memory_length,
+            window=window,
         )
+        super().__init__(config)
         if depth < 1:
             raise ValueError(f"A transformer needs at least one layer; got depth={depth}.")
         self.depth, self.tied = depth, tied
-        self.cells = nn.ModuleList(self.make_cell() for _ in range(1 if tied else depth))
-        self.inject = nn.Linear(width, self.cells[0].attention.qkv.out_features) if tied else None
+        cells = [config.cell() for _ in range(1 if tied else depth)]
         if tied_biases:
-            for cell in self.cells[1:]:
-                cell.attention.content_bias = self.cells[0].attention.content_bias
-                cell.attention.position_bias = self.cells[0].attention.position_bias
+            for cell in cells[1:]:
+                cell.attention.content_bias = cells[0].attention.content_bias
+                cell.attention.position_bias = cells[0].attention.position_bias
+        self.cells = nn.ModuleList(cells)
+        self.inject = nn.Linear(width, cells[0].attention.qkv.out_features) if tied else None
 
     def states(self, words: Tensor, memory: Memory | None) -> tuple[Tensor, Memory]:
         """The last states (B, T, D) for words' vectors (B, T, D).
@@ -97,9 +99,12 @@ class TransformerLM(DecoderLM):
         """
         return self._tied(words, memory) if self.inject is not None else self._untied(words, memory)
 
+    def _layers(self) -> list[DecoderCell]:
+        return [cell for cell in self.cells if isinstance(cell, DecoderCell)]
+
     def _tied(self, words: Tensor, memory: Memory | None) -> tuple[Tensor, Memory]:
         assert self.inject is not None
-        (b, t, _), cell = words.shape, self.cells[0]
+        (b, t, _), cell = words.shape, self._layers()[0]
         x = self.inject(words)
         past_z, past_x = memory if memory is not None else (words.new_zeros(b, 0, self.width), x[:, :0])
         m = past_z.shape[1]
@@ -116,7 +121,7 @@ class TransformerLM(DecoderLM):
         m = past[0].shape[1]
         z, came_in = words, []
         none = words.new_zeros(())
-        for cell, before in zip(self.cells, past, strict=True):
+        for cell, before in zip(self._layers(), past, strict=True):
             came_in.append((before, z))
             k, v = cell.past(before, none)
             z = cell(z, none, k, v, *self.masks(cell, words, t, m), places=self.places(cell, words, t, m))

@@ -57,7 +57,7 @@ def conv(c_in: int, c_out: int, kernel: int, stride: int = 1, *, bias: bool = Fa
 class Block(nn.Module):
     """The residual block of one resolution: ``GN(relu(GN(mask * W2 relu(GN(W1 z)) + x) + z))``."""
 
-    def __init__(self, channels: int, expansion: int, groups: int, normalise: bool) -> None:
+    def __init__(self, channels: int, expansion: int, groups: int, normalize: bool) -> None:
         super().__init__()
         inner = expansion * channels
         self.conv1 = nn.Conv2d(channels, inner, 3, padding=1, bias=False)
@@ -65,7 +65,7 @@ class Block(nn.Module):
         self.conv2 = nn.Conv2d(inner, channels, 3, padding=1, bias=False)
         self.norm2 = group_norm(groups, channels)
         self.norm3 = group_norm(groups, channels)
-        if normalise:
+        if normalize:
             weight_norm(self.conv1)
             weight_norm(self.conv2)
 
@@ -102,16 +102,16 @@ class Cell(nn.Module):
         channels: of each resolution, finest first.
         expansion: channels within a block, as a multiple of those of its resolution.
         groups: of group normalisation; the last one of a resolution has half as many.
-        normalise: weight normalisation of the blocks and of the convolutions behind the fusion.
+        normalize: weight normalisation of the blocks and of the convolutions behind the fusion.
         post_affine: whether the last normalisation of a resolution has learned scales and offsets.
     """
 
     def __init__(
-        self, channels: Sequence[int], expansion: int, groups: int, normalise: bool = True, post_affine: bool = False
+        self, channels: Sequence[int], expansion: int, groups: int, normalize: bool = True, post_affine: bool = False
     ) -> None:
         super().__init__()
         n = len(channels)
-        self.blocks = nn.ModuleList(Block(c, expansion, groups, normalise) for c in channels)
+        self.blocks = nn.ModuleList(Block(c, expansion, groups, normalize) for c in channels)
         self.fuse = nn.ModuleList()
         self.post = nn.ModuleList()
         if n == 1:  # as released: nothing to fuse, and nothing behind the fusion
@@ -119,7 +119,7 @@ class Cell(nn.Module):
         for i, c in enumerate(channels):
             self.fuse.append(nn.ModuleList(resample(channels, j, i, groups) for j in range(n)))
             last = nn.Conv2d(c, c, 1, bias=False)
-            if normalise:
+            if normalize:
                 weight_norm(last)
             norm = group_norm(max(groups // 2, 1), c, affine=post_affine)
             self.post.append(nn.Sequential(nn.ReLU(inplace=True), last, norm))

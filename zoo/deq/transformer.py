@@ -27,7 +27,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from zoo.implicit import ImplicitMixin
-from zoo.layers.decoder import DecoderLM, Memory
+from zoo.layers.decoder import DecoderConfig, DecoderLM, Memory
 
 
 class DEQTransformerLM(ImplicitMixin, DecoderLM):
@@ -78,25 +78,26 @@ class DEQTransformerLM(ImplicitMixin, DecoderLM):
         eval_memory_length: int | None = None,
         window: int = 1000,
     ) -> None:
-        super().__init__(
-            vocab_size,
-            width,
-            heads,
-            head_width,
-            inner,
-            embed_width,
-            cutoffs,
-            division,
-            tie_projections,
-            dropout,
-            attention_dropout,
-            norm_first,
-            weight_norm,
-            memory_length,
-            eval_memory_length,
-            window,
+        config = DecoderConfig(
+            vocab_size=vocab_size,
+            width=width,
+            heads=heads,
+            head_width=head_width,
+            inner=inner,
+            embed_width=embed_width,
+            cutoffs=cutoffs,
+            division=division,
+            tie_projections=tie_projections,
+            dropout=dropout,
+            attention_dropout=attention_dropout,
+            norm_first=norm_first,
+            weight_norm=weight_norm,
+            memory_length=memory_length,
+            eval_memory_length=eval_memory_length,
+            window=window,
         )
-        self.cell = self.make_cell()
+        super().__init__(config)
+        self.cell = config.cell()
         self.inject = nn.Linear(width, self.cell.attention.qkv.out_features)
         self.configure_implicit({"name": "anderson", "max_steps": 30, "rtol": 1e-3}, "implicit")
 

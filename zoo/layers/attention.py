@@ -54,13 +54,13 @@ class RelativeAttention(nn.Module):
         width: ``D``.
         heads: ``H``.
         head_width: ``d``; None: ``D / H``.
-        normalise: weight normalisation of the three linear maps.
+        normalize: weight normalisation of the three linear maps.
 
     Raises:
         ValueError: an odd width, or a width that the heads do not divide.
     """
 
-    def __init__(self, width: int, heads: int, head_width: int | None = None, normalise: bool = True) -> None:
+    def __init__(self, width: int, heads: int, head_width: int | None = None, normalize: bool = True) -> None:
         super().__init__()
         if width < 2 or width % 2 or heads < 1 or (head_width is None and width % heads):
             raise ValueError(
@@ -76,7 +76,7 @@ class RelativeAttention(nn.Module):
         self.position_bias = nn.Parameter(torch.empty(heads, self.head_width))
         for p in (self.content_bias, self.position_bias):
             nn.init.normal_(p, std=0.01)
-        if normalise:
+        if normalize:
             for layer in (self.qkv, self.position, self.out):
                 weight_norm(layer)
 

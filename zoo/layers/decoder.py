@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -48,17 +49,17 @@ class DecoderCell(nn.Module):
     Args:
         width, heads, head_width: of the attention.
         inner: of the feed-forward network.
-        norm_first: normalise in front of attention and feed-forward, not behind them.
-        normalise: weight normalisation of all linear maps.
+        norm_first: normalize before attention and feed-forward, not after them.
+        normalize: weight normalization of all linear maps.
     """
 
     def __init__(
-        self, width: int, heads: int, head_width: int | None, inner: int, norm_first: bool, normalise: bool
+        self, width: int, heads: int, *, head_width: int | None, inner: int, norm_first: bool, normalize: bool
     ) -> None:
         super().__init__()
         self.width, self.inner, self.norm_first = width, inner, norm_first
-        self.attention = RelativeAttention(width, heads, head_width, normalise)
-        self.feedforward = FeedForward(width, inner, normalise)
+        self.attention = RelativeAttention(width, heads, head_width, normalize)
+        self.feedforward = FeedForward(width, inner, normalize)
 
     def norm(self, h: Tensor) -> Tensor:
         return F.layer_norm(h, (self.width,))
@@ -89,60 +90,88 @@ class DecoderCell(nn.Module):
         return g if self.norm_first else self.norm(g)
 
 
+@dataclass(frozen=True, kw_only=True)
+class DecoderConfig:
+    """What a decoder language model is made of; what each option means is said where a user gives it, by
+    `zoo.deq.transformer.DEQTransformerLM`.
+
+    Raises:
+        ValueError: sizes that do not fit one another.
+    """
+
+    vocab_size: int
+    width: int
+    heads: int
+    head_width: int | None
+    inner: int
+    embed_width: int | None
+    cutoffs: Sequence[int]
+    division: int
+    tie_projections: bool
+    dropout: float
+    attention_dropout: float
+    norm_first: bool
+    weight_norm: bool
+    memory_length: int
+    eval_memory_length: int | None
+    window: int
+
+    def __post_init__(self) -> None:
+        check_probability(self.dropout)
+        check_probability(self.attention_dropout)
+        lengths = self.memory_lengths
+        if min(lengths) < 0 or self.window < 1 or self.inner < 1:
+            raise ValueError(
+                f"memory_length and eval_memory_length must be at least 0, window and inner at least 1; got {lengths}, "
+                f"window={self.window}, inner={self.inner}."
+            )
+
+    @property
+    def memory_lengths(self) -> list[int]:
+        """In training, and in evaluation."""
+        length = self.memory_length if self.eval_memory_length is None else self.eval_memory_length
+        return [self.memory_length, length]
+
+    def vocabulary(self) -> AdaptiveVocabulary:
+        """Return a new vocabulary of these sizes."""
+        return AdaptiveVocabulary(
+            self.vocab_size,
+            self.width,
+            self.cutoffs,
+            embed_width=self.embed_width,
+            division=self.division,
+            tie_projections=self.tie_projections,
+        )
+
+    def cell(self) -> DecoderCell:
+        """Return a new cell of these sizes."""
+        return DecoderCell(
+            self.width,
+            self.heads,
+            head_width=self.head_width,
+            inner=self.inner,
+            norm_first=self.norm_first,
+            normalize=self.weight_norm,
+        )
+
+
 class DecoderLM(LanguageHead, nn.Module, ABC):
     """What the decoder language models share: the vocabulary, the masks, the memory, and the loss.
 
     A model says in `states` how the words' vectors become states.
 
     Args:
-        vocab_size: words or symbols.
-        width: ``D`` of the state.
-        heads: of attention.
-        head_width: of each head; None: ``width / heads``.
-        inner: width of the feed-forward network.
-        embed_width, cutoffs, division, tie_projections: see `zoo.layers.adaptive.AdaptiveVocabulary`.
-        dropout: probability of dropping a feature, with one mask for all places and evaluations.
-        attention_dropout: probability of dropping an attention weight, with one mask for all evaluations.
-        norm_first: pre-norm instead of post-norm.
-        weight_norm: normalise the weights of the cell.
-        memory_length: places of the past that `loss` and `forward` hand on; 0: none.
-        eval_memory_length: the same in evaluation mode; None: ``memory_length``.
-        window: how far back a place looks at most, itself included.
+        config: sizes and options.
     """
 
-    def __init__(
-        self,
-        vocab_size: int,
-        width: int,
-        heads: int,
-        head_width: int | None,
-        inner: int,
-        embed_width: int | None,
-        cutoffs: Sequence[int],
-        division: int,
-        tie_projections: bool,
-        dropout: float,
-        attention_dropout: float,
-        norm_first: bool,
-        weight_norm: bool,
-        memory_length: int,
-        eval_memory_length: int | None,
-        window: int,
-    ) -> None:
+    def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
-        check_probability(dropout)
-        check_probability(attention_dropout)
-        lengths = [memory_length, memory_length if eval_memory_length is None else eval_memory_length]
-        if min(lengths) < 0 or window < 1 or inner < 1:
-            raise ValueError(
-                f"memory_length and eval_memory_length must be at least 0, window and inner at least 1; got {lengths}, "
-                f"window={window}, inner={inner}."
-            )
-        self.vocab_size, self.width = vocab_size, width
-        self.dropout, self.attention_dropout = dropout, attention_dropout
-        self.memory_length, self.eval_memory_length, self.window = *lengths, window
-        self.words = AdaptiveVocabulary(vocab_size, width, cutoffs, embed_width, division, tie_projections)
-        self._cell = (width, heads, head_width, inner, norm_first, weight_norm)
+        self.config = config
+        self.vocab_size, self.width = config.vocab_size, config.width
+        self.dropout, self.attention_dropout = config.dropout, config.attention_dropout
+        self.memory_length, self.eval_memory_length = config.memory_lengths
+        self.window = config.window
+        self.words = config.vocabulary()
 
     @abstractmethod
     def states(self, words: Tensor, memory: Memory | None) -> tuple[Tensor, Memory]:
@@ -186,10 +215,6 @@ class DecoderLM(LanguageHead, nn.Module, ABC):
         """Names that weight decay must leave alone: magnitudes of normalised weights, and the biases of the heads."""
         biases = {n for n, _ in self.named_parameters() if n.endswith(("content_bias", "position_bias"))}
         return magnitudes(self) | biases
-
-    def make_cell(self) -> DecoderCell:
-        """A new cell of this model's sizes."""
-        return DecoderCell(*self._cell)
 
     def places(self, cell: DecoderCell, like: Tensor, t: int, m: int) -> PositionInfo:
         """Distances and the causal mask of ``t`` places behind ``m`` of memory."""

@@ -14,13 +14,13 @@ class FeedForward(nn.Module):
     Args:
         width: of ``h``.
         inner: of the layer in between.
-        normalise: weight normalisation of both linear maps.
+        normalize: weight normalisation of both linear maps.
     """
 
-    def __init__(self, width: int, inner: int, normalise: bool = True) -> None:
+    def __init__(self, width: int, inner: int, normalize: bool = True) -> None:
         super().__init__()
         self.widen, self.narrow = nn.Linear(width, inner), nn.Linear(inner, width)
-        if normalise:
+        if normalize:
             weight_norm(self.widen)
             weight_norm(self.narrow)
 
