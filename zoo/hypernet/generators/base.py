@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.hypernet import GENERATORS
+from zoo.hypernet.generators.heads import Delta, Writing
 from zoo.hypernet.generators.initialization import ENCODINGS, deviations, encode, encoded_size
 from zoo.hypernet.target import HyperTarget, Slot, TargetError
 
@@ -86,15 +87,15 @@ class Generator(nn.Module):
         self.slots, self.code_size, self.encoding = target.spec, code_size, encode
         values = _base_values(target, base)
         like = next(iter(target.initial.values()))
-        arguments = {
-            "slots": target.spec,
-            "std": deviations(target.spec, target.initial, init),
-            "scale": scale if scale is not None else (1.0 if base == "none" else 0.1),
-            "code_size": encoded_size(code_size, encode),
-        }
+        writing = Writing(
+            slots=target.spec,
+            std=deviations(target.spec, target.initial, init),
+            scale=scale if scale is not None else (1.0 if base == "none" else 0.1),
+            code_size=encoded_size(code_size, encode),
+        )
         based = 0 if base == "none" else target.numel * train_base
         with torch.device("meta"):  # which allocates nothing
-            sketch: nn.Module = GENERATORS.build(kind, **arguments)
+            sketch: Delta = GENERATORS.build(kind, writing=writing)
         count = based + sum(p.numel() for p in sketch.parameters())
         if count * like.element_size() > limit:
             raise TooLarge(
@@ -103,8 +104,8 @@ class Generator(nn.Module):
                 "'chunked', 'layers' or 'film', fewer features (hidden, code_size), select fewer parameters of the "
                 "target, or raise limit."
             )
-        self.delta: nn.Module = GENERATORS.build(kind, **arguments).to(like)
-        if base == "none" and not sketch.allows_no_base:  # type: ignore[truthy-function]
+        self.delta: Delta = GENERATORS.build(kind, writing=writing).to(like)
+        if base == "none" and not sketch.allows_no_base:
             raise ValueError(f"A {type(sketch).__name__} generator changes a base; base='none' leaves it none.")
         self.base = nn.ParameterDict() if base != "none" and train_base else _Fixed()
         for name, value in values.items():

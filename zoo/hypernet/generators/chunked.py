@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from zoo.hypernet.generators.heads import Base, factors, on_base
+from zoo.hypernet.generators.heads import Base, Delta, Writing, on_base
 from zoo.hypernet.generators.initialization import SlotEmbedding, head, trunk
-from zoo.hypernet.target import Slot
 
 
-class Chunked(nn.Module):
+class Chunked(Delta):
     """All weights as one vector, written in chunks by one network: ``chunk_i = A h(c, e_i)``. size x H parameters.
 
     Args:
-        slots, std, scale, code_size: see `zoo.hypernet.generators.base.Generator`.
+        writing: what to write, and from how large a code.
         size: numbers in a chunk; the last chunk is cut.
         embedding: length of a chunk's embedding.
         hidden: widths of the layers between code and head.
@@ -26,27 +25,19 @@ class Chunked(nn.Module):
     https://arxiv.org/abs/1906.00695.
     """
 
-    allows_no_base = True
-    factors: Tensor
-
     def __init__(
         self,
-        slots: Sequence[Slot],
-        std: Mapping[str, float],
-        scale: float,
-        code_size: int,
+        writing: Writing,
         *,
         size: int = 1024,
         embedding: int = 16,
         hidden: Sequence[int] = (64,),
     ) -> None:
-        super().__init__()
+        super().__init__(writing)
         if size < 1 or embedding < 1:
             raise ValueError(f"size and embedding of a chunk must be at least 1; got {size} and {embedding}.")
-        self.slots = tuple(slots)
-        self.register_buffer("factors", factors(slots, std, scale))
-        total = sum(s.numel for s in slots)
-        self.places = SlotEmbedding(math.ceil(total / size), embedding, code_size)
+        total = sum(s.numel for s in self.slots)
+        self.places = SlotEmbedding(math.ceil(total / size), embedding, writing.code_size)
         self.trunk = trunk(embedding, hidden)
         self.head = head(size, [embedding, *hidden][-1])
 

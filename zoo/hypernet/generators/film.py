@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.hypernet.generators.heads import Base, need_code
+from zoo.hypernet.generators.heads import Base, Delta, Writing
 from zoo.hypernet.generators.initialization import head, trunk
-from zoo.hypernet.target import Slot
 
 
-class FiLM(nn.Module):
+class FiLM(Delta):
     """``W = (1 + s(h)) * base`` for every output, ``b = base + t(h)`` for biases. (outputs) x H parameters.
 
     The cheapest: a linear map of the code for every output of the target.
 
     Args:
-        slots, std, scale, code_size: see `zoo.hypernet.generators.base.Generator`.
+        writing: what to write, and from how large a code.
         hidden: widths of the layers between code and heads.
 
     Reference: Perez et al., "FiLM: visual reasoning with a general conditioning layer", 2018,
@@ -27,24 +26,21 @@ class FiLM(nn.Module):
     """
 
     allows_no_base = False
+    needs_code = True
+    shares_heads = False
 
     def __init__(
         self,
-        slots: Sequence[Slot],
-        std: Mapping[str, float],
-        scale: float,
-        code_size: int,
+        writing: Writing,
         *,
         hidden: Sequence[int] = (),
     ) -> None:
-        super().__init__()
-        need_code("film", code_size)
-        self.slots = tuple(slots)
-        self.trunk = trunk(code_size, hidden)
-        width = [code_size, *hidden][-1]
-        self.shifts = [s.role in ("bias", "norm_shift") for s in slots]
-        sizes = [scale * std[s.name] if shift else scale for s, shift in zip(slots, self.shifts, strict=True)]
-        outputs = [s.shape[0] if s.shape else 1 for s in slots]  # a single number is one output
+        super().__init__(writing)
+        self.trunk = trunk(writing.code_size, hidden)
+        width = [writing.code_size, *hidden][-1]
+        self.shifts = [s.role in ("bias", "norm_shift") for s in self.slots]
+        sizes = [writing.size(s) if t else writing.scale for s, t in zip(self.slots, self.shifts, strict=True)]
+        outputs = [s.shape[0] if s.shape else 1 for s in self.slots]  # a single number is one output
         self.heads = nn.ParameterList([head(n, width, size) for n, size in zip(outputs, sizes, strict=True)])
 
     def forward(self, features: Tensor, base: Base) -> dict[str, Tensor]:

@@ -2,41 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.hypernet.generators.heads import Base, need_code
+from zoo.hypernet.generators.heads import Base, Delta, Writing
 from zoo.hypernet.generators.initialization import head, trunk
-from zoo.hypernet.target import Slot
 
 
-class Full(nn.Module):
+class Full(Delta):
     """``W = base + A h``: every weight has a row of its own. P x H parameters.
 
     Args:
-        slots, std, scale, code_size: see `zoo.hypernet.generators.base.Generator`.
+        writing: what to write, and from how large a code.
         hidden: widths of the layers between code and heads; none: weights are linear in the features.
     """
 
-    allows_no_base = True
+    needs_code = True
+    shares_heads = False
 
     def __init__(
         self,
-        slots: Sequence[Slot],
-        std: Mapping[str, float],
-        scale: float,
-        code_size: int,
+        writing: Writing,
         *,
         hidden: Sequence[int] = (),
     ) -> None:
-        super().__init__()
-        need_code("full", code_size)
-        self.slots = tuple(slots)
-        self.trunk = trunk(code_size, hidden)
-        width = [code_size, *hidden][-1]
-        self.heads = nn.ParameterList([head(s.numel, width, scale * std[s.name]) for s in slots])
+        super().__init__(writing)
+        self.trunk = trunk(writing.code_size, hidden)
+        width = [writing.code_size, *hidden][-1]
+        self.heads = nn.ParameterList([head(s.numel, width, writing.size(s)) for s in self.slots])
 
     def forward(self, features: Tensor, base: Base) -> dict[str, Tensor]:
         h = self.trunk(features)

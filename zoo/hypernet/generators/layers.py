@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.hypernet.generators.heads import Base, factors, on_base
+from zoo.hypernet.generators.heads import Base, Delta, Writing, on_base
 from zoo.hypernet.generators.initialization import SlotEmbedding, head, trunk
-from zoo.hypernet.target import Slot
 
 
-class Layers(nn.Module):
+class Layers(Delta):
     """``W_l = base_l + A_shape h(c, e_l)``: an embedding of each slot, a trunk for all, a head for each shape.
 
     Slots of one shape share their head, so that a deep target of equal blocks costs little more than one block.
 
     Args:
-        slots, std, scale, code_size: see `zoo.hypernet.generators.base.Generator`.
+        writing: what to write, and from how large a code.
         embedding: length of a slot's embedding.
         hidden: widths of the layers between code and heads.
 
@@ -27,28 +26,20 @@ class Layers(nn.Module):
     shared hypernetworks", ACL 2021, https://arxiv.org/abs/2106.04489.
     """
 
-    allows_no_base = True
-    factors: Tensor
-
     def __init__(
         self,
-        slots: Sequence[Slot],
-        std: Mapping[str, float],
-        scale: float,
-        code_size: int,
+        writing: Writing,
         *,
         embedding: int = 16,
         hidden: Sequence[int] = (64,),
     ) -> None:
-        super().__init__()
+        super().__init__(writing)
         if embedding < 1:
             raise ValueError(f"embedding of a layer must be at least 1; got {embedding}.")
-        self.slots = tuple(slots)
-        self.register_buffer("factors", factors(slots, std, scale))
-        self.places = SlotEmbedding(len(self.slots), embedding, code_size)
+        self.places = SlotEmbedding(len(self.slots), embedding, writing.code_size)
         self.trunk = trunk(embedding, hidden)
-        shapes = list(dict.fromkeys(s.shape for s in slots))
-        self.which = [shapes.index(s.shape) for s in slots]
+        shapes = list(dict.fromkeys(s.shape for s in self.slots))
+        self.which = [shapes.index(s.shape) for s in self.slots]
         width = [embedding, *hidden][-1]
         self.heads = nn.ParameterList([head(math.prod(shape), width) for shape in shapes])
 

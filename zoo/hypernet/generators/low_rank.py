@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.hypernet.generators.heads import Base, factors, need_code, on_base
+from zoo.hypernet.generators.heads import Base, Delta, Writing, on_base
 from zoo.hypernet.generators.initialization import head, trunk
-from zoo.hypernet.target import Slot
 
 
-class LowRank(nn.Module):
+class LowRank(Delta):
     """``W = base + A(h) B(h) / sqrt(rank)``, with W as (out, in * kernel). (out + in * kernel) x rank x H parameters.
 
     Slots of one axis (biases, normalisations) are written in full.
 
     Args:
-        slots, std, scale, code_size: see `zoo.hypernet.generators.base.Generator`.
+        writing: what to write, and from how large a code.
         rank: of the change; at most the smaller side of a slot is used.
         hidden: widths of the layers between code and heads.
 
@@ -26,30 +25,24 @@ class LowRank(nn.Module):
     al., "Text-to-LoRA", 2025, https://arxiv.org/abs/2506.06105.
     """
 
-    allows_no_base = True
-    factors: Tensor
+    needs_code = True
 
     def __init__(
         self,
-        slots: Sequence[Slot],
-        std: Mapping[str, float],
-        scale: float,
-        code_size: int,
+        writing: Writing,
         *,
         rank: int = 4,
         hidden: Sequence[int] = (),
     ) -> None:
-        super().__init__()
-        need_code("low_rank", code_size)
+        super().__init__(writing)
         if rank < 1:
             raise ValueError(f"rank must be at least 1; got {rank}.")
-        self.slots = tuple(slots)
-        self.register_buffer("factors", factors(slots, std, scale))
-        self.trunk = trunk(code_size, hidden)
-        width = [code_size, *hidden][-1]
-        self.ranks = [min(rank, s.shape[0], s.numel // s.shape[0]) if len(s.shape) > 1 else 0 for s in slots]
+        self.trunk = trunk(writing.code_size, hidden)
+        width = [writing.code_size, *hidden][-1]
+        self.ranks = [min(rank, s.shape[0], s.numel // s.shape[0]) if len(s.shape) > 1 else 0 for s in self.slots]
         rows = [
-            r * (s.shape[0] + s.numel // s.shape[0]) if r else s.numel for s, r in zip(slots, self.ranks, strict=True)
+            r * (s.shape[0] + s.numel // s.shape[0]) if r else s.numel
+            for s, r in zip(self.slots, self.ranks, strict=True)
         ]
         self.heads = nn.ParameterList([head(n, width) for n in rows])
 

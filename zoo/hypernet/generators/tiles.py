@@ -11,22 +11,19 @@ fixed factor brings a layer's kernels to the size that its own initialisation ha
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.hypernet.generators.heads import Base, factors, on_base
+from zoo.hypernet.generators.heads import Base, Delta, Writing, on_base
 from zoo.hypernet.generators.initialization import SlotEmbedding, head
-from zoo.hypernet.target import Slot
 
 
-class Tiles(nn.Module):
+class Tiles(Delta):
     """Weights (O, I, *kernel) out of tiles (outputs, inputs, *kernel), with one kernel size for all slots.
 
     Args:
-        slots, std, scale, code_size: see `zoo.hypernet.generators.base.Generator`. A code scales the embeddings, see
+        writing: what to write, and from how large a code. The code scales the embeddings, see
             `zoo.hypernet.generators.initialization.SlotEmbedding`.
         outputs, inputs: channels of a tile; the slots' channels must be multiples.
         embedding: length of a tile's embedding z.
@@ -36,29 +33,24 @@ class Tiles(nn.Module):
         ValueError: a slot that does not divide into tiles, or kernels of several sizes.
     """
 
-    allows_no_base = True
-    factors: Tensor
-
     def __init__(
         self,
-        slots: Sequence[Slot],
-        std: Mapping[str, float],
-        scale: float,
-        code_size: int,
+        writing: Writing,
         *,
         outputs: int = 16,
         inputs: int = 16,
         embedding: int = 64,
         width: int | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(writing)
         width = embedding if width is None else width
         if min(outputs, inputs, embedding, width) < 1:
             raise ValueError(
                 "A tile needs sizes of at least 1; got "
                 f"outputs={outputs}, inputs={inputs}, embedding={embedding}, width={width}."
             )
-        self.slots, self.kernel = tuple(slots), slots[0].shape[2:]
+        slots = self.slots
+        self.kernel = slots[0].shape[2:]
         for s in slots:
             if len(s.shape) < 2 or s.shape[0] % outputs or s.shape[1] % inputs:
                 raise ValueError(
@@ -71,9 +63,8 @@ class Tiles(nn.Module):
                     "one size; give each size a target of its own."
                 )
         self.outputs, self.inputs = outputs, inputs
-        self.register_buffer("factors", factors(slots, std, scale))
         self.grids = [(s.shape[0] // outputs, s.shape[1] // inputs) for s in slots]
-        self.places = SlotEmbedding(sum(o * i for o, i in self.grids), embedding, code_size)
+        self.places = SlotEmbedding(sum(o * i for o, i in self.grids), embedding, writing.code_size)
         numel = outputs * slots[0].numel // (slots[0].shape[0] * slots[0].shape[1])
         self.first = head(inputs * width, embedding)
         self.first_bias = nn.Parameter(torch.zeros(inputs * width))
