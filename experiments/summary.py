@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from zoo.tasks.metrics import measure, primary_metric
+from zoo.tasks.metrics import metric_info, primary_metric
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "experiments" / "results"
@@ -151,7 +151,7 @@ def compared(name: str) -> Callable[[dict[str, dict[str, Any]]], str]:
         found = records.get(name, {}).get("rows", [])
         if not found:
             return "(not measured yet)"
-        measured = measure(found[0]["metric"])
+        measured = metric_info(found[0]["metric"])
         rows = []
         for r in found:
             if r["status"] != "finished":
@@ -248,10 +248,10 @@ def _physionet(r: dict[str, Any]) -> list[Goal]:
     for row in r["rows"]:
         aim = row.get("aim", "mortality")
         key = "auc" if aim == "mortality" else "mse"
-        write = measure(key).write
+        write = metric_info(key).write
         said = row["published"]
         goal = f"(published, other split: {write(said[key])} +- {write(said['deviation'])})" if said else ""
-        out.append((f"PhysioNet 2012, {aim}, `{row['model']}`, {measure(key).short}", goal, write(row[key])))
+        out.append((f"PhysioNet 2012, {aim}, `{row['model']}`, {metric_info(key).short}", goal, write(row[key])))
     return out
 
 

@@ -95,8 +95,8 @@ def parser_error(message: str) -> ParserError:
     wanted = subtypes[1] if subtypes else single[1] if single else ""
     wanted = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", wanted.replace("NoneType", "null"))
     wanted = re.sub(r"(typing|collections\.abc|lightning(\.\w+)*)\.", "", wanted)
-    choices = re.fullmatch(r"Literal\[(.*)\]", wanted)
-    wanted = f"one of {choices[1]}" if choices else " or ".join(wanted.split(", "))
+    choices = re.findall(r"Literal\[([^\]]*)\]", wanted)
+    wanted = f"one of {', '.join(choices)}" if choices else " or ".join(wanted.split(", "))
     parts = [part.strip(" -") for part in message.splitlines() if part.strip()]
     rest = parts[-1] if key and len(parts) > 1 else " ".join(parts)
     return ParserError(key[1] if key else "", wanted, got[1] if got else "", denied[1] if denied else "", rest)
@@ -138,7 +138,7 @@ def epoch_means(trainer: Any) -> dict[str, dict[str, Any]]:
     out: dict[str, dict[str, Any]] = {}
     for key, result in trainer.fit_loop.epoch_loop._results.items():
         meta = result.meta
-        if not meta.on_epoch or result.has_reset:
+        if result.has_reset:
             continue
         out[key] = {
             "fx": meta.fx,
@@ -146,12 +146,15 @@ def epoch_means(trainer: Any) -> dict[str, dict[str, Any]]:
             "prog_bar": meta.prog_bar,
             "logger": meta.logger,
             "on_step": meta.on_step,
+            "on_epoch": meta.on_epoch,
             "reduce_fx": meta.reduce_fx.__name__,
             "sync_dist": meta.sync.should,
             "metric_attribute": meta.metric_attribute,
         }
         if result.is_tensor:
             out[key]["value"] = result.value.detach().clone()
+            if meta.on_step:
+                out[key]["newest"] = result._forward_cache.detach().clone()
             if meta.is_mean_reduction:
                 out[key]["count"] = result.value.new_tensor(int(result.cumulated_batch_size)).long()
     return out
@@ -164,19 +167,22 @@ def restore_epoch_means(trainer: Any, module: Any, means: dict[str, dict[str, An
     metrics = dict(module.named_modules())
     for key, entry in means.items():
         saved = dict(entry)
-        value, count = saved.pop("value", None), saved.pop("count", None)
+        value, count, newest = (saved.pop(k, None) for k in ("value", "count", "newest"))
         attribute = saved["metric_attribute"]
         first = metrics.get(attribute) if value is None else value.to(device)
         if first is None or key in results:
             continue
         results.log(
-            saved.pop("fx"), saved.pop("name"), first, on_epoch=True, sync_dist_fn=trainer.strategy.reduce,
-            batch_size=1, **saved,
-        )  # fmt: skip
+            saved.pop("fx"), saved.pop("name"), first, sync_dist_fn=trainer.strategy.reduce, batch_size=1, **saved
+        )
         if value is not None:
             results[key].value = value.to(device)
             if count is not None:
                 results[key].cumulated_batch_size = count.to(device)
+            if newest is not None:
+                results[key]._forward_cache = newest.to(device)
+    if trainer._logger_connector._first_loop_iter:  # the first batch's `log` would set the sums back to zero
+        trainer._logger_connector._first_loop_iter = False
 
 
 def twin(module: Any, keep: Any) -> Any:

@@ -67,6 +67,11 @@ def _with(trainer, callback):
     return trainer
 
 
+def table(folder):
+    """The rows of ``metrics.csv``, without the time that they took."""
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in read_metrics(folder / "metrics.csv")]
+
+
 def forked(target, *arguments):
     """The exit code of a function in a process of its own: a fork, so that nothing is imported again."""
 
@@ -117,7 +122,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_weights(straight, tmp_path):
     assert forked(quick, out, 6, lambda: os.kill(os.getpid(), signal.SIGKILL)) == -signal.SIGKILL
     assert torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 4
     resume(out)
-    assert same(weights(out), weights(straight))
+    assert same(weights(out), weights(straight)) and table(out) == table(straight)
 
 
 @pytest.mark.parametrize("step", [4, 8])  # of the first epoch, and of the last
@@ -135,6 +140,7 @@ def test_a_validation_that_is_stopped_loses_no_epoch(straight, tmp_path, step):
     assert same(weights(out), weights(straight))
     of = [[r["val/loss"] for r in read_metrics(f / "metrics.csv") if "val/loss" in r] for f in (out, straight)]
     assert of[0] == of[1] and len(of[0]) == 2
+    assert table(out) == table(straight)  # the means of the epoch too
     best = [json.loads((f / "results.json").read_text()) for f in (out, straight)]
     assert best[0]["best"] == best[1]["best"] and best[0]["test"] == best[1]["test"]
     again = torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)["loops"]["fit_loop"]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
+from importlib.util import find_spec
 from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 
-from zoo.tasks.metrics import measure, primary_metric
+from zoo.tasks.metrics import metric_info, primary_metric
 
 
 class ConsoleProgress(ProgressBar):
@@ -59,9 +60,9 @@ class ConsoleProgress(ProgressBar):
         total = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else "?"
         parts = [f"epoch {trainer.current_epoch + 1:>{len(str(total))}}/{total}"]
         best = primary_metric({"best": {pl_module.monitor: None}})
-        columns = [("loss", "train/loss_epoch", measure("loss")), (f"val {best.short}", pl_module.monitor, best)]
+        columns = [("loss", "train/loss_epoch", metric_info("loss")), (f"val {best.short}", pl_module.monitor, best)]
         if m.get("val/loss") != m.get(pl_module.monitor):  # a likelihood is its own loss
-            columns.insert(1, ("val loss", "val/loss", measure("loss")))
+            columns.insert(1, ("val loss", "val/loss", metric_info("loss")))
         parts += [f"{label} {kind.write(m[key]):>7}" for label, key, kind in columns if key in m]
         if nfe := nfe_text(m, "train"):
             parts.append(f"nfe {nfe}")
@@ -81,15 +82,25 @@ class ConsoleProgress(ProgressBar):
 
     def _open(self, trainer: Trainer, title: str, total: int) -> None:
         self._close()
-        if self._enabled and trainer.is_global_zero and sys.stderr.isatty():
+        if not self._enabled or not trainer.is_global_zero:
+            return
+        if _in_notebook():
+            from tqdm.notebook import tqdm
+        elif sys.stderr.isatty():
             from tqdm import tqdm
-
-            self._bar = tqdm(total=total, desc=title, leave=False, dynamic_ncols=True, unit="batch")
+        else:
+            return
+        self._bar = tqdm(total=total, desc=title, leave=False, dynamic_ncols=True, unit="batch")
 
     def _close(self) -> None:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+def _in_notebook() -> bool:
+    """Whether the run goes on in a notebook that can show a bar: without ipywidgets it gets the lines only."""
+    return "ipykernel" in sys.modules and find_spec("ipywidgets") is not None
 
 
 def nfe_text(metrics: dict[str, float], stage: str) -> str:

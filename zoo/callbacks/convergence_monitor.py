@@ -27,16 +27,16 @@ class SolverStopped(RuntimeError):
 
 
 class ConvergenceMonitor(Callback):
-    """Warn, once an episode, where solves have stopped converging; adapt or stop, if the task asks for it.
+    """Warn, once an incident, where solves have stopped converging; adapt or stop, if the task asks for it.
 
-    An episode begins when the mean over ``window`` training steps of the residual lies above ``residual`` while fewer
+    An incident begins when the mean over ``window`` training steps of the residual lies above ``residual`` while fewer
     than ``share`` of the samples converge, and ends when that is no longer so. A budget that is meant to be cut short
-    (a published recipe of 18 Broyden steps that reaches 1e-2) is no episode. The backward solve is watched too.
+    (a published recipe of 18 Broyden steps that reaches 1e-2) is no incident. The backward solve is watched too.
 
-    With several processes, an episode of one is one of all: they warn, adapt and stop together.
+    With several processes, an incident of one is one of all: they warn, adapt and stop together.
 
-    ``--task.guard adapt`` climbs one rung an episode: twice the budget, four times, then what is surest to settle:
-    damped iteration in the forward direction, a phantom gradient in the backward one. Checkpoints keep the rungs.
+    ``--task.guard adapt`` escalates by one level an incident: twice the budget, four times, then what is surest to settle:
+    damped iteration in the forward direction, a phantom gradient in the backward one. Checkpoints keep the levels.
 
     Args:
         window: training steps over which the means are taken.
@@ -48,21 +48,21 @@ class ConvergenceMonitor(Callback):
         self.window, self.share, self.residual = window, share, residual
         self._seen: dict[tuple[str, str], deque[tuple[float, float]]] = {}
         self._open: set[tuple[str, str]] = set()
-        self._rungs: dict[tuple[str, str], int] = {}
+        self._levels: dict[tuple[str, str], int] = {}
         self._steps = 0  # watched, since the process began
         self._own: dict[str, tuple[Any, Any]] = {}  # solver and adjoint as configured
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
         modules = dict(implicit_modules(pl_module.model))
         self._own = {name: (m.solver, m.adjoint) for name, m in modules.items()}
-        for key, rung in self._rungs.items():  # of a run that is resumed
-            self._climb(key, modules[key[0]], rung)
+        for key, level in self._levels.items():  # of a run that is resumed
+            self._escalate(key, modules[key[0]], level)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rungs": {"|".join(key): rung for key, rung in self._rungs.items()}}
+        return {"rungs": {"|".join(key): level for key, level in self._levels.items()}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._rungs = {tuple(key.rsplit("|", 1)): rung for key, rung in state_dict["rungs"].items()}  # type: ignore[misc]
+        self._levels = {tuple(key.rsplit("|", 1)): level for key, level in state_dict["rungs"].items()}  # type: ignore[misc]
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if pl_module.global_step <= pl_module.stability.warmup_steps:
@@ -85,7 +85,7 @@ class ConvergenceMonitor(Callback):
         self._seen.setdefault(key, deque(maxlen=self.window)).append((converged, residual))
 
     def _judge(self, trainer: Trainer, modules: dict[str, Any]) -> None:
-        """Open and close episodes, and act. Ranks agree on each: an episode of one of them is one of all."""
+        """Open and close incidents, and act. Ranks agree on each: an episode of one of them is one of all."""
         bad = {(name, way): self._bad((name, way)) for name in modules for way in ("forward", "backward")}
         if not _any(trainer, any(bad.values())):
             self._open.clear()
@@ -109,7 +109,7 @@ class ConvergenceMonitor(Callback):
         return share, residual
 
     def _act(self, trainer: Trainer, key: tuple[str, str], module: Any) -> None:
-        """An episode begins: warn, adapt or stop. The numbers said are those of the rank that is worst off."""
+        """An incident begins: warn, adapt or stop. The numbers are those of the rank that is worst off."""
         share, residual = self._means(key)
         if trainer.world_size > 1:
             worst = torch.tensor([-share, residual], dtype=torch.float64, device=trainer.strategy.root_device)
@@ -119,26 +119,26 @@ class ConvergenceMonitor(Callback):
         if action == "stop":
             raise SolverStopped(text)
         if action == "adapt":
-            self._rungs[key] = self._rungs.get(key, 0) + 1
-            text = f"{text} {self._climb(key, module, self._rungs[key])}"
-            self._seen.pop(key, None)  # a new episode, under new conditions
+            self._levels[key] = self._levels.get(key, 0) + 1
+            text = f"{text} {self._escalate(key, module, self._levels[key])}"
+            self._seen.pop(key, None)  # a new incident, under new conditions
         else:
             self._open.add(key)
         if trainer.is_global_zero:
             warnings.warn(text, SolverWarning, stacklevel=2)
 
-    def _climb(self, key: tuple[str, str], module: Any, rung: int) -> str:
-        """Change what a module solves with, from what was configured; returns what was done, as a sentence."""
+    def _escalate(self, key: tuple[str, str], module: Any, level: int) -> str:
+        """Change what a module solves with, from what was configured; return what was done, as a sentence."""
         solver, adjoint = self._own[key[0]]
         if key[1] == "backward":
-            if rung > 2 or getattr(adjoint, "solver", None) is None:
+            if level > 2 or getattr(adjoint, "solver", None) is None:
                 module.adjoint = ADJOINTS.build("phantom")
                 return "From here on the gradient is a phantom one, which needs no backward solve."
-            steps = 2**rung * adjoint.solver.max_steps
+            steps = 2**level * adjoint.solver.max_steps
             module.adjoint = replace(adjoint, solver=replace(adjoint.solver, max_steps=steps))
             return f"From here on the backward solve may take {steps} steps."
-        steps = 2 ** min(rung, 2) * solver.max_steps
-        if rung > 2 and not isinstance(solver, ODESolver):
+        steps = 2 ** min(level, 2) * solver.max_steps
+        if level > 2 and not isinstance(solver, ODESolver):
             module.solver = SOLVERS.build("picard", damping=0.5, max_steps=steps, rtol=solver.rtol, atol=solver.atol)
             return f"From here on the map is iterated with a damping of 0.5, at most {steps} times."
         module.solver = replace(solver, max_steps=steps)

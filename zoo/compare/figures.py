@@ -8,7 +8,7 @@ from typing import Any
 
 from zoo.compare.table import label, validated
 from zoo.reporting.plots import Picture, bars, legend, panels, style, write
-from zoo.tasks.metrics import measure
+from zoo.tasks.metrics import metric_info
 
 Row = Mapping[str, Any]
 
@@ -34,7 +34,7 @@ def _pareto(rows: Sequence[Row], folder: Path, name: str) -> Picture | None:
     if not rows:
         return None
     metric = rows[0]["metric"]
-    unit = measure(metric).scale
+    unit = metric_info(metric).scale
     places = (
         ("flops_forward", 1e6, "MFLOP a sample, forward"),
         ("seconds", 1.0, "training time (s)"),
@@ -58,10 +58,10 @@ def _pareto(rows: Sequence[Row], folder: Path, name: str) -> Picture | None:
         wide = bool(values) and max(values) > 8 * min(values) > 0
         axis.set(xscale="log" if wide else "linear", xlabel=title)
         axis.margins(x=0.15, y=0.15)
-    axes[0, 0].set_ylabel(f"test {measure(metric).name}")
+    axes[0, 0].set_ylabel(f"test {metric_info(metric).name}")
     handles, labels = axes[0, -1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(rows)), frameon=False, fontsize=8)
-    wins = "Up" if measure(metric).larger else "Down"
+    wins = "Up" if metric_info(metric).larger else "Down"
     caption = (
         f"Test {metric} against what it costs; bars are one standard deviation over seeds. {wins} and to the left wins."
     )
@@ -176,7 +176,7 @@ def _training(rows: Sequence[Row], folder: Path, name: str) -> Picture | None:
     figure, axes = panels(1, 2 if found else 1, width=5.6, height=4.3)
     order = _places(rows)
     axis = axes[0, -1]
-    shown = measure(rows[0]["metric"])
+    shown = metric_info(rows[0]["metric"])
     for row in scored:
         points = validated(row)
         look = {**style(order[label(row)]), "markevery": max(1, len(points) // 8)}

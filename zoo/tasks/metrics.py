@@ -52,7 +52,7 @@ METRICS: Mapping[str, MetricInfo] = {
 }
 
 
-def measure(key: str) -> MetricInfo:
+def metric_info(key: str) -> MetricInfo:
     """The measure of a key; one that the table lacks is shown under its own name."""
     return METRICS.get(key) or MetricInfo(key, key.replace("_", " "), key, "{:.4g}")
 
@@ -60,4 +60,4 @@ def measure(key: str) -> MetricInfo:
 def primary_metric(results: Mapping[str, Any]) -> MetricInfo:
     """The measure that the best weights of a run were chosen by, from its ``results.json``."""
     keys = [k.partition("/")[2] for k in results.get("best", {}) if k.startswith("val/")]
-    return measure(keys[0] if keys else "loss")
+    return metric_info(keys[0] if keys else "loss")

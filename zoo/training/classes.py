@@ -32,7 +32,7 @@ class TrainerClass:
         name: of the class.
         options: those that are plain values.
         word: a short name for it.
-        needs: the package that it needs beside Lightning.
+        needs: the package that it needs beside Lightning; any one of several.
         folder: the option that says where it writes; the run folder where it is left out.
         subfolder: where in the run folder it writes, unless it is told.
     """
@@ -93,9 +93,9 @@ CLASSES = (
     _of(
         "loggers.tensorboard",
         "TensorBoardLogger",
-        "save_dir name version log_graph default_hp_metric prefix sub_dir",
+        "save_dir name version log_graph default_hp_metric prefix sub_dir purge_step max_queue flush_secs",
         word="tensorboard",
-        needs="tensorboard",
+        needs="tensorboard tensorboardX",
         folder="save_dir",
         subfolder="tensorboard_logs",
     ),
@@ -160,10 +160,10 @@ def expand(option: str, value: Any) -> Any:
             return value
         value = {"class_path": known.paths[0]}
     if isinstance(value, Mapping) and (known := BY_NAME.get(str(value.get("class_path")))) is not None:
-        if known.needs and find_spec(known.needs) is None:
+        if known.needs and not any(find_spec(package) for package in known.needs.split()):
             raise UsageError(
-                f"--trainer.{option} {known.word} needs the package {known.needs}, which is not installed; "
-                f"pip install {known.needs}"
+                f"--trainer.{option} {known.word} needs the package {known.needs.split()[0]}, which is not installed; "
+                f"pip install {known.needs.split()[0]}"
             )
         given = value.get("init_args")
         if known.folder == "save_dir" and (given is None or isinstance(given, Mapping)):  # some loggers require one
@@ -192,7 +192,7 @@ def check_classes(trainer: Mapping[str, Any], allowed: Sequence[str]) -> None:
         if known is None:
             raise UsageError(not_allowed(option, path))
         for key, value in given.items():
-            if value is None:
+            if value is None or value == "":
                 continue
             if key not in known.options:
                 raise UsageError(
@@ -206,6 +206,16 @@ def check_classes(trainer: Mapping[str, Any], allowed: Sequence[str]) -> None:
                     f"--trainer.{option}: {known.name} may write inside of the run folder only; {key} is {value!r}. "
                     f"Give a relative path, or --allow-import {package}"
                 )
+
+
+def refuse_classes(section: str, options: Mapping[str, Any]) -> None:
+    """Refuse a class that is named in a section other than the Trainer's: nothing else is made by its import path.
+
+    Raises:
+        UsageError: the option that names one.
+    """
+    for option, spec in _specs(options):
+        raise UsageError(f"--{section}.{option} takes plain values; it names the class {spec['class_path']!r:.80}")
 
 
 def not_allowed(option: str, path: str) -> str:

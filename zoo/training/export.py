@@ -20,7 +20,7 @@ from zoo.hub.trained import trained_config
 from zoo.registry import sentence
 from zoo.storage.files import write_json
 from zoo.storage.model_folder import CONFIG, MACHINE, README, WEIGHTS, Config, WeightsError, read, write
-from zoo.tasks.metrics import measure as measure_of
+from zoo.tasks.metrics import metric_info
 from zoo.training.evaluate import TOLERANCE, measure
 from zoo.training.options import Options
 from zoo.training.request import DERIVED, resolve
@@ -214,7 +214,7 @@ def push(place: str | Path, repository: str, *, private: bool = False) -> str:
 
 def _tolerance(metric: str, value: float, samples: int) -> float:
     """What other hardware may change: one sample, or 0.2 % of them, of a share; 1 % of any other number."""
-    if measure_of(metric).scale == 100:
+    if metric_info(metric).scale == 100:
         return max(TOLERANCE, round(1.01 / max(samples, 1), 4))
     return round(0.01 * abs(value), 6)
 

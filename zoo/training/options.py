@@ -28,7 +28,7 @@ from zoo.solvers import SOLVERS
 from zoo.tasks import TASKS
 from zoo.tasks.optim import Optim
 from zoo.tasks.regularization import StabilityConfig
-from zoo.training.classes import check_classes, expand, import_paths, into_folder, not_allowed
+from zoo.training.classes import check_classes, expand, import_paths, into_folder, not_allowed, refuse_classes
 from zoo.training.errors import UsageError
 from zoo.training.request import Request
 from zoo.training.words import NAMED, SECTIONS, SYNONYMS
@@ -93,6 +93,9 @@ class Options:
             section, _, option = key.partition(".")
             self.values.get(section, {}).pop(option, None)
         check_classes(self.values.get("trainer", {}), self.allowed)
+        for section, options in self.values.items():
+            if section != "trainer":
+                refuse_classes(section, options)
         self._check_ranges()
 
     def section(self, name: str) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def read_config(file: Path) -> dict[str, Any]:
             raw[key] = value = {"name": value}
         if key in (*SECTIONS, GIVEN) and not isinstance(value, dict):
             raise UsageError(f"{file}: {key} must hold options; got {short(value)}")
-        if key in NAMED and "name" in value and not isinstance(value["name"], str):
+        if key in (*NAMED, "optim", "task") and not isinstance(value.get("name", ""), str):
             raise UsageError(f"{file}: {key}.name must be a name; got {short(value['name'])}")
         if key in SECTIONS and (odd := next((k for k in value if not isinstance(k, str)), None)) is not None:
             raise UsageError(f"{file}: the options of {key} must have names; got {short(odd)}")
