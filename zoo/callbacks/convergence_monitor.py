@@ -35,8 +35,8 @@ class ConvergenceMonitor(Callback):
 
     With several processes, an incident of one is one of all: they warn, adapt and stop together.
 
-    ``--task.guard adapt`` escalates by one level an incident: twice the budget, four times, then what is surest to settle:
-    damped iteration in the forward direction, a phantom gradient in the backward one. Checkpoints keep the levels.
+    ``--task.guard adapt`` escalates by one level an incident: twice the budget, four times, then what is surest to
+    settle: damped iteration in the forward direction, a phantom gradient in the backward one. Checkpoints keep the levels.
 
     Args:
         window: training steps over which the means are taken.
@@ -85,7 +85,7 @@ class ConvergenceMonitor(Callback):
         self._seen.setdefault(key, deque(maxlen=self.window)).append((converged, residual))
 
     def _judge(self, trainer: Trainer, modules: dict[str, Any]) -> None:
-        """Open and close incidents, and act. Ranks agree on each: an episode of one of them is one of all."""
+        """Open and close incidents, and act. Ranks agree on each: an incident of one is one of all."""
         bad = {(name, way): self._bad((name, way)) for name in modules for way in ("forward", "backward")}
         if not _any(trainer, any(bad.values())):
             self._open.clear()
