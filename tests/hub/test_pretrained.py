@@ -258,7 +258,7 @@ def test_what_is_no_configuration(place, tmp_path):
     with pytest.raises(WeightsError, match="is not valid JSON"):
         zoo.load(place)
     (place / model_folder.CONFIG).write_text(" " * (model_folder.LIMIT + 1))
-    with pytest.raises(WeightsError, match="a configuration has at most"):
+    with pytest.raises(WeightsError, match="is no configuration: it has .* at most"):
         zoo.load(place)
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "pytorch_model.bin").write_bytes(b"")

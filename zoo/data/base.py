@@ -24,8 +24,19 @@ MODEL_ARGUMENTS = ("num_classes", "in_chans", "vocab_size", "features", "targets
 
 
 def data_root(root: str | os.PathLike[str] | None = None) -> Path:
-    """Return the folder of the data sets: ``root``, else the environment's ``ZOO_DATA``, else ``./data``."""
-    return Path(root or os.environ.get("ZOO_DATA") or "data").expanduser()
+    """Return the folder of the data sets: ``root``, else the environment's ``ZOO_DATA``, else ``./data``.
+
+    Raises:
+        ValueError: no folder can have that name.
+    """
+    path = Path(root or os.environ.get("ZOO_DATA") or "data").expanduser()
+    try:
+        path.stat()
+    except (OSError, ValueError) as error:  # ValueError: a zero byte
+        if not isinstance(error, FileNotFoundError | NotADirectoryError | PermissionError):
+            why = getattr(error, "strerror", None) or error
+            raise ValueError(f"{str(path)[:80]!r} cannot be a folder of data ({why}); give --data.root DIR.") from None
+    return path
 
 
 def digest(arrays: Iterable[np.ndarray | Tensor]) -> str:

@@ -11,6 +11,7 @@ from typing import ClassVar, Literal
 
 from zoo.data.files import DataError, missing, read_bytes
 from zoo.data.text import Corpus, TextData, cut
+from zoo.storage.guards import free_memory, is_file
 
 
 class PlainText(TextData):
@@ -187,11 +188,11 @@ def without_gutenberg(text: str) -> str:
 def _first(name: str, places: Sequence[Path], layout: str, why: str) -> str:
     """The text of the first file that is there; ends of lines as on Unix."""
     for path in places:
-        if path.is_file():
+        if is_file(path):
             if path.stat().st_size == 0:  # no text is downloaded, so that deleting it would not help
                 raise DataError(f"{path} is empty. Put a text in UTF-8 there, or name another file or folder.")
             try:
-                return read_bytes(path).decode("utf-8-sig").replace("\r\n", "\n")
+                return read_bytes(path, free_memory() // 8).decode("utf-8-sig").replace("\r\n", "\n")
             except UnicodeDecodeError as error:
                 raise DataError(
                     f"{path} is no text in UTF-8: byte {error.start:,} is {error.object[error.start]:#04x}. Convert it "

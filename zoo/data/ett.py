@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import csv
+import io
 from typing import ClassVar, Literal
 
 import numpy as np
 
-from zoo.data.files import corrupt, missing
+from zoo.data.files import corrupt, missing, read_bytes
 from zoo.data.series import Series, SeriesData, as_series
+from zoo.storage.guards import MiB, is_file, reason
 
 COLUMNS = ("HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL", "OT")
 
 
 class ETT(SeriesData):
-    """Windows of seven hourly series: ``lookback`` hours are seen, the ``horizon`` hours behind them are asked.
+    """Windows of seven hourly series: ``lookback`` hours are seen, the ``horizon`` hours after them are predicted.
 
     The published split is by time: twelve months of 30 days to train, four to validate, four to test; what is asked of
     a window lies within its split, what is seen may reach back into the one before. Channels are standardised by the
@@ -93,17 +95,20 @@ class ETT(SeriesData):
     def table(self) -> np.ndarray:
         """The hours (n, 7) of the file, as many as the split needs at least."""
         file = self.root / "ETT" / f"ETT{self.which}.csv"
-        if not file.is_file():
+        if not is_file(file):
             raise missing("ETT", [file], "ETT/", "It is not downloaded: see github.com/zhouhaoyi/ETDataset.")
-        with file.open(newline="", encoding="utf-8") as stream:
-            lines = csv.reader(stream)
+        try:
+            lines = csv.reader(io.StringIO(read_bytes(file, 64 * MiB).decode("utf-8"), newline=""))
             if tuple(next(lines, ())) != ("date", *COLUMNS):
                 raise corrupt(file, f"its first line does not name date,{','.join(COLUMNS)}")
-            try:
-                table = np.array([row[1:] for row in lines], dtype=np.float64)
-            except ValueError as error:
-                raise corrupt(file, f"a row does not hold {len(COLUMNS)} numbers ({error})") from error
+            table = np.array([row[1:] for row in lines], dtype=np.float64)
+        except (ValueError, csv.Error) as error:
+            raise corrupt(file, f"a row does not hold {len(COLUMNS)} numbers ({reason(error)})") from error
         need = sum(self.parts.values())
-        if table.shape[1:] != (len(COLUMNS),) or len(table) < need or not np.isfinite(table).all():
+        if table.shape[1:] != (len(COLUMNS),) or len(table) < need:
             raise corrupt(file, f"it holds {table.shape[0]:,} complete hours; {need:,} are needed")
+        if not np.isfinite(table).all():
+            raise corrupt(
+                file, f"its row {int(np.argmin(np.isfinite(table).all(1))) + 2} holds a value that is not finite"
+            )
         return table

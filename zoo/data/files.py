@@ -1,22 +1,20 @@
-"""Reading published data files with suspicion: a missing, truncated or foreign file is named, never trained on."""
+"""Read published data files with suspicion: a missing, truncated or foreign file is named, never trained on."""
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import io
+import math
 import os
-import pickle
 import socket
 import tempfile
 import warnings
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+
+from zoo.storage.guards import GiB, Refused, kind_of, read_file, unpack
 
 
 class DataError(RuntimeError):
@@ -24,6 +22,7 @@ class DataError(RuntimeError):
 
 
 def corrupt(path: Path, why: str) -> DataError:
+    """Return the error for a file that is not what was published; ``why`` is a clause."""
     return DataError(
         f"{path} is no complete data file: {why}. Delete it and run again to download it, or replace it by the "
         f"published one."
@@ -31,7 +30,7 @@ def corrupt(path: Path, why: str) -> DataError:
 
 
 def missing(name: str, looked: Sequence[Path], layout: str, why: str) -> DataError:
-    """The error for files that are not there.
+    """Return the error for files that are not there.
 
     Args:
         name: of the data set.
@@ -39,6 +38,9 @@ def missing(name: str, looked: Sequence[Path], layout: str, why: str) -> DataErr
         layout: what the root should hold, in torchvision's layout.
         why: why it was not downloaded.
     """
+    for path in looked:
+        if (kind := kind_of(path)) and kind != "a folder":
+            return DataError(f"{name}: {path} is {kind}, not a regular file. Put the published file there.")
     return DataError(
         f"{name}: {looked[0].name} was not found; looked for {' and for '.join(map(str, looked))}. {why} To go on, put "
         f"the published files there, or name the folder that holds {layout} by --data.root or by the environment "
@@ -46,12 +48,22 @@ def missing(name: str, looked: Sequence[Path], layout: str, why: str) -> DataErr
     )
 
 
-def read_bytes(path: Path) -> bytes:
-    """All of a file; raises DataError where it cannot be read or is empty."""
+@contextmanager
+def checked() -> Iterator[None]:
+    """Turn what the guards refuse into a DataError that names the file and the way out."""
     try:
-        data = path.read_bytes()
-    except OSError as e:
-        raise DataError(f"{path} cannot be read: {e.strerror or e}. Check its permissions.") from e
+        yield
+    except Refused as error:
+        cause = error.__cause__
+        if isinstance(cause, OSError) and cause.strerror:
+            raise DataError(f"{error.path} cannot be read: {cause.strerror}. Check its permissions.") from error
+        raise corrupt(error.path, error.why) from error
+
+
+def read_bytes(path: Path, limit: int = GiB) -> bytes:
+    """Return all of a file; raises DataError where it cannot be read, is empty, or has more bytes than expected."""
+    with checked():
+        data = read_file(path, limit)
     if not data:
         raise corrupt(path, "it is empty")
     return data
@@ -70,23 +82,23 @@ def warn_foreign(name: str, files: Sequence[str], folder: Path) -> None:
     )
 
 
-def read_idx(data: bytes, path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """Decode the idx format: two zero bytes, the type (8: uint8), the rank, the sizes as big-endian int32, the values.
+def read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """Decode a file in the idx format, packed by gzip or not.
+
+    That is: two zero bytes, the type (8: uint8), the rank, the sizes as big-endian int32, the values.
 
     Args:
-        data: the bytes, unpacked or gzipped.
-        path: where they came from, for the errors.
-        shape: what was published.
+        path: the file.
+        shape: what was published; no more is unpacked.
 
     Raises:
         DataError: truncated, of another format, or of other sizes.
     """
-    if data[:2] == b"\x1f\x8b":
-        try:
-            data = gzip.decompress(data)
-        except (EOFError, OSError, zlib.error) as e:
-            raise corrupt(path, f"the gzip stream is broken or ends early ({e})") from e
     head = 4 + 4 * len(shape)
+    with checked():
+        data = unpack(path, head + math.prod(shape))
+    if not data:
+        raise corrupt(path, "it is empty")
     if len(data) < head or data[:4] != bytes((0, 0, 8, len(shape))):
         raise corrupt(
             path, f"it starts with the bytes {data[:4].hex() or 'none'}, not {bytes((0, 0, 8, len(shape))).hex()}"
@@ -94,45 +106,9 @@ def read_idx(data: bytes, path: Path, shape: tuple[int, ...]) -> np.ndarray:
     sizes = tuple(int(n) for n in np.frombuffer(data, ">i4", len(shape), 4))
     if sizes != shape:
         raise corrupt(path, f"it holds {sizes} values, {shape} were published")
-    if len(data) - head != np.prod(shape):
-        raise corrupt(path, f"{len(data) - head:,} bytes of values where {int(np.prod(shape)):,} were published")
+    if len(data) - head != math.prod(shape):
+        raise corrupt(path, f"{len(data) - head:,} bytes of values where {math.prod(shape):,} were published")
     return np.frombuffer(data, np.uint8, offset=head).reshape(shape)
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Unpickles arrays and plain containers; a pickle that names anything else could run code of a stranger."""
-
-    allowed = frozenset(
-        {
-            ("numpy", "ndarray"),
-            ("numpy", "dtype"),
-            ("_codecs", "encode"),
-            *(
-                (f"numpy.{core}.{module}", name)
-                for core in ("core", "_core")
-                for module, name in (
-                    ("multiarray", "_reconstruct"),
-                    ("numeric", "_frombuffer"),
-                )
-            ),
-        }
-    )
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self.allowed:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no data file needs")
-        return super().find_class(module.replace("numpy.core.", "numpy._core."), name)
-
-
-def read_pickle(data: bytes, path: Path) -> dict[str, Any]:
-    """Unpickle a mapping of arrays and plain values, written by Python 2 or 3; raises DataError."""
-    try:
-        content = _ArrayUnpickler(io.BytesIO(data), encoding="latin1").load()
-    except Exception as e:  # a broken pickle raises nearly anything
-        raise corrupt(path, f"it cannot be unpickled ({type(e).__name__}: {e})") from e
-    if not isinstance(content, dict):
-        raise corrupt(path, f"it holds a {type(content).__name__}, not a mapping")
-    return content
 
 
 def download(url: str, path: Path, checksum: str) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import zipfile
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -15,6 +13,8 @@ import torch.nn.functional as F
 from zoo.data import files
 from zoo.data.episodes import Episodes
 from zoo.data.images import Arrays
+from zoo.storage.arrays import read_npz
+from zoo.storage.guards import MiB, is_file, open_picture, read_zip
 
 
 class Omniglot(Episodes):
@@ -49,7 +49,7 @@ class Omniglot(Episodes):
     def fetch(self) -> None:
         for part in self.published:
             looked = self._candidates(part)
-            if any(p.is_file() for p in looked):
+            if any(is_file(p) for p in looked):
                 continue
             why = "Downloading is off (download=false)."
             if self.download:
@@ -77,7 +77,7 @@ class Omniglot(Episodes):
 
     def _part(self, part: str) -> np.ndarray:
         """uint8 (characters, 20, 28, 28) of one published part, the characters sorted by name."""
-        path = next((p for p in self._candidates(part) if p.is_file()), None)
+        path = next((p for p in self._candidates(part) if is_file(p)), None)
         if path is None:
             raise files.missing("Omniglot", self._candidates(part), "Omniglot/compact or omniglot-py",
                                 "It may be downloaded by prepare_data().")  # fmt: skip
@@ -92,24 +92,28 @@ class Omniglot(Episodes):
         return self._shrink(ink[order]).reshape(count, self.drawings, self.image_size, self.image_size)
 
     def _compact(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
-        try:
-            with np.load(path, allow_pickle=False) as content:
-                bits, label, kinds = (content[k] for k in ("bits", "label", "classes"))
-                return np.unpackbits(bits, axis=-1)[..., : self.width], kinds[label]
-        except (OSError, ValueError, KeyError, IndexError, zipfile.BadZipFile) as e:
-            raise files.corrupt(path, f"its arrays bits, label and classes cannot be read ({e})") from e
+        with files.checked():
+            content = read_npz(path, ("bits", "label", "classes"), 256 * MiB)
+        bits, label, kinds = (content[k] for k in ("bits", "label", "classes"))
+        packed = -(-self.width // 8)
+        count = len(bits) if bits.ndim else 0
+        plain = bits.dtype == np.uint8 and bits.shape == (count, self.width, packed) and kinds.ndim == 1
+        if not plain or label.shape != (count,) or label.dtype.kind not in "iu" or kinds.dtype.kind not in "SU":
+            raise files.corrupt(path, f"its arrays are bits {bits.shape}, label {label.shape}, classes {kinds.shape}")
+        if count and not 0 <= label.min() <= label.max() < len(kinds):
+            raise files.corrupt(path, f"its labels go from {label.min()} to {label.max()}, of {len(kinds)} classes")
+        return np.unpackbits(bits, axis=-1)[..., : self.width], kinds[label]
 
     def _archive(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
-        from PIL import Image
-
-        try:
-            with zipfile.ZipFile(path) as archive:
-                names = sorted(n for n in archive.namelist() if n.endswith(".png"))
-                ink = [np.asarray(Image.open(io.BytesIO(archive.read(n))).convert("L")) < 128 for n in names]
-            kinds = np.array(["/".join(n.split("/")[-3:-1]) for n in names])
-            return np.stack(ink).astype(np.uint8), kinds
-        except (OSError, ValueError, zipfile.BadZipFile) as e:
-            raise files.corrupt(path, f"its drawings cannot be read ({e})") from e
+        side = (self.width, self.width)
+        names, ink = [], []
+        with files.checked():
+            for name, data in read_zip(path, lambda name: name.endswith(".png"), 256 * MiB, MiB):
+                names.append("/".join(name.split("/")[-3:-1]))
+                ink.append(np.asarray(open_picture(data, path / name, side, "L")) < 128)
+        if not ink or any(drawing.shape != side for drawing in ink):
+            raise files.corrupt(path, f"it does not hold drawings of {side[0]}x{side[1]}")
+        return np.stack(ink).astype(np.uint8), np.array(names)
 
     def _shrink(self, ink: np.ndarray) -> np.ndarray:
         """Average 105x105 down to 28x28, some drawings at a time; 255 is full ink."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import io
-import tarfile
+import math
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +11,11 @@ from typing import Literal
 
 import numpy as np
 
-from zoo.data.files import corrupt, missing
+from zoo.data.files import checked, corrupt, missing
 from zoo.data.images import stratified
 from zoo.data.series import Series, SeriesData, as_series
+from zoo.storage.arrays import read_npz
+from zoo.storage.guards import MiB, is_file, is_folder, read_file, read_tar, reason
 
 STATIC = ("Age", "Gender", "Height", "ICUType", "Weight")
 # fmt: off
@@ -150,9 +152,8 @@ class PhysioNet(SeriesData):
         """All single measurements: parsed once, then kept beside the files where the folder can be written."""
         folder = self.root / "PhysioNet2012"
         kept = folder / "measurements.npz"
-        if kept.is_file():
-            with np.load(kept) as file:
-                return dict(file)
+        if is_file(kept):
+            return measurements(kept, self.published)
         found = parse(folder, self.published)
         try:
             part = kept.with_suffix(".part.npz")
@@ -163,6 +164,26 @@ class PhysioNet(SeriesData):
                 f"{kept} cannot be written ({error.strerror}); the records are parsed each time.", stacklevel=2
             )
         return found
+
+
+def measurements(path: Path, published: int) -> dict[str, np.ndarray]:
+    """Return what `parse` found and `PhysioNet.raw` kept; raises DataError where the file holds anything else."""
+    fields = {"record": "i", "hour": "f", "channel": "i", "value": "f"}
+    again = "Delete it, and the records are parsed again"
+    with checked():
+        found = read_npz(path, tuple(f"{k}_{s}" for s in "ab" for k in (*fields, "died")))
+    for s in "ab":
+        died, count = found[f"died_{s}"], len(np.atleast_1d(found[f"record_{s}"]))
+        whole = died.shape == (published,) and died.dtype.kind == "i" and bool(np.isin(died, (0, 1)).all())
+        for name, kind in fields.items():
+            x = found[f"{name}_{s}"]
+            whole = whole and x.shape == (count,) and x.dtype.kind == kind and bool(np.isfinite(x).all())
+        ranges = (("record", published), ("channel", len(CHANNELS)), ("hour", HOURS + 1))
+        if not whole or any(
+            count and not 0 <= found[f"{k}_{s}"].min() <= found[f"{k}_{s}"].max() < n for k, n in ranges
+        ):
+            raise corrupt(path, f"its arrays of set {s.upper()} are not {published:,} records. {again}")
+    return found
 
 
 def compact(times: np.ndarray, values: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -190,18 +211,27 @@ def parse(folder: Path, published: int) -> dict[str, np.ndarray]:
             lines = text.strip().splitlines()
             if not lines or not lines[0].startswith("RecordID,") or not lines[0].strip().endswith("In-hospital_death"):
                 raise corrupt(place, "its first line does not name RecordID and In-hospital_death")
-            cells = [line.split(",") for line in lines[1:]]
-            outcomes[name[9]] = {int(c[0]): int(c[-1]) for c in cells}
+            try:
+                cells = [line.split(",") for line in lines[1:]]
+                outcomes[name[9]] = {int(identity): int(died) for identity, *_, died in cells}
+            except ValueError as error:
+                raise corrupt(place, f"a line does not hold whole numbers ({reason(error)})") from error
+            if not set(outcomes[name[9]].values()) <= {0, 1}:
+                raise corrupt(place, "its last column is not 0 or 1 everywhere")
             continue
         which = name[4]
         number = len(records[which])
+        if not Path(name).stem.isdecimal():
+            raise corrupt(place, "its name is not the number of a record")
         records[which][int(Path(name).stem)] = number
         for line in text.splitlines()[1:]:
             try:
                 time, parameter, cell = line.split(",")
                 hour, value = int(time[:2]) + int(time[3:]) / 60, float(cell)
+                if not (0 <= hour <= HOURS + 1 and math.isfinite(value)):
+                    raise ValueError("out of range")
             except ValueError:
-                raise corrupt(place, f"the line {line!r} is not Time,Parameter,Value") from None
+                raise corrupt(place, f"the line {line[:60]!r} is not Time,Parameter,Value") from None
             if parameter in index and measured(parameter, value):
                 rows[which].append((number, hour, index[parameter], value))
     for which in "ab":
@@ -210,7 +240,7 @@ def parse(folder: Path, published: int) -> dict[str, np.ndarray]:
             raise corrupt(
                 folder, f"set {which.upper()} has {have}; {published} of both, of the same ids, were published"
             )
-        table = np.array(rows[which])
+        table = np.array(rows[which], dtype=np.float64).reshape(-1, 4)
         died = np.zeros(published, dtype=np.int64)
         for identity, number in records[which].items():
             died[number] = outcomes[which][identity]
@@ -226,29 +256,31 @@ def measured(parameter: str, value: float) -> bool:
 
 
 def members(folder: Path) -> Iterator[tuple[str, str]]:
-    """Name and text of every file: ``set-a/132539.txt``, ``Outcomes-a.txt``; by name, from the folder or an archive."""
-    if (folder / "set-a").is_dir():
+    """Yield name and text of every file: ``set-a/132539.txt``, ``Outcomes-a.txt``; by name, from folder or archive."""
+    if is_folder(folder / "set-a"):
         for path in sorted([*folder.glob("set-[ab]/*.txt"), *folder.glob("Outcomes-[ab].txt")]):
-            yield path.relative_to(folder).as_posix(), path.read_text()
+            with checked():
+                data = read_file(path, MiB)
+            yield path.relative_to(folder).as_posix(), _text(data, path)
         return
     archives = [folder / f"PhysioNet2012.tar.{kind}" for kind in ("xz", "gz")]
-    archive = next((p for p in archives if p.is_file()), None)
+    archive = next((p for p in archives if is_file(p)), None)
     if archive is None:
-        raise missing(
-            "PhysioNet",
-            [folder / "set-a", *archives],
-            "PhysioNet2012/set-a",
-            "It is not downloaded: see physionet.org.",
-        )
-    texts = {}
+        looked, where = [folder / "set-a", *archives], "It is not downloaded: see physionet.org."
+        raise missing("PhysioNet", looked, "PhysioNet2012/set-a", where)
+    with checked():
+        texts = {_name(name): data for name, data in read_tar(archive, lambda n: bool(_name(n)), 512 * MiB)}
+    yield from ((name, _text(data, archive / name)) for name, data in sorted(texts.items()))
+
+
+def _name(member: str) -> str:
+    """Return the name of an archive's file below the folder of the set; empty for what is no part of it."""
+    name = member.removeprefix("./").removeprefix("PhysioNet2012/")
+    return name if re.fullmatch(r"set-[ab]/[^/]+\.txt|Outcomes-[ab]\.txt", name) else ""
+
+
+def _text(data: bytes, path: Path) -> str:
     try:
-        with tarfile.open(archive) as file:
-            for member in file:
-                name = member.name.removeprefix("./").removeprefix("PhysioNet2012/")
-                if name.startswith(("set-a/", "set-b/", "Outcomes-")) and name.endswith(".txt"):
-                    stream = file.extractfile(member)
-                    if stream is not None:
-                        texts[name] = io.TextIOWrapper(stream, encoding="utf-8").read()
-    except (tarfile.TarError, EOFError, OSError, UnicodeDecodeError) as error:
-        raise corrupt(archive, f"the archive is broken or ends early ({error})") from error
-    yield from sorted(texts.items())
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise corrupt(path, f"it is no text in UTF-8 ({reason(error)})") from error

@@ -19,23 +19,30 @@ from torch import Tensor
 from zoo.data import files
 from zoo.data.images import Arrays, Pair
 from zoo.data.masks import IGNORE, MaskData
+from zoo.storage.guards import is_file, open_picture, picture_size
 
 
 class Pictures:
-    """Images in files; indexed by a tensor of rows, it reads them: a list of uint8 (3, H, W)."""
+    """Images in files; indexed by a tensor of rows, it reads them: a list of uint8 (3, H, W).
 
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = list(paths)
+    Args:
+        paths: the files.
+        most: height and width of the largest, at most.
+    """
+
+    def __init__(self, paths: Sequence[Path], most: tuple[int, int]) -> None:
+        self.paths, self.most = list(paths), most
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def part(self, rows: np.ndarray) -> Pictures:
         """Only these rows."""
-        return Pictures([self.paths[i] for i in rows])
+        return Pictures([self.paths[i] for i in rows], self.most)
 
     def __getitem__(self, rows: Tensor) -> list[Tensor]:
-        return [torch.from_numpy(_pixels(self.paths[i], "RGB").transpose(2, 0, 1).copy()) for i in rows.tolist()]
+        pixels = (_pixels(self.paths[i], "RGB", self.most) for i in rows.tolist())
+        return [torch.from_numpy(x.transpose(2, 0, 1).copy()) for x in pixels]
 
 
 class Masks:
@@ -44,24 +51,24 @@ class Masks:
     Args:
         paths: one file an image.
         table: uint8 (256,), from a file's numbers to classes.
+        most: height and width of the largest, at most.
     """
 
-    def __init__(self, paths: Sequence[Path], table: np.ndarray) -> None:
-        self.paths, self.table = list(paths), table
+    def __init__(self, paths: Sequence[Path], table: np.ndarray, most: tuple[int, int]) -> None:
+        self.paths, self.table, self.most = list(paths), table, most
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def part(self, rows: np.ndarray) -> Masks:
         """Only these rows."""
-        return Masks([self.paths[i] for i in rows], self.table)
+        return Masks([self.paths[i] for i in rows], self.table, self.most)
 
     def __getitem__(self, rows: Tensor) -> list[Tensor]:
         return [torch.from_numpy(self.table[self._labels(self.paths[i])]) for i in rows.tolist()]
 
-    @staticmethod
-    def _labels(path: Path) -> np.ndarray:
-        labels = _pixels(path, "")
+    def _labels(self, path: Path) -> np.ndarray:
+        labels = _pixels(path, "", self.most)
         if labels.ndim != 2 or labels.dtype != np.uint8:
             raise files.corrupt(
                 path, f"a mask holds one number of 8 bits a pixel, this is {labels.dtype} {labels.shape}"
@@ -89,7 +96,12 @@ class FileScenes(MaskData):
         """The lists of files: `Pictures` and `Masks` stand for arrays, and read what is asked of them."""
         table = self.table()
         (images, masks), (test_images, test_masks) = self.listed("train"), self.listed("val")
-        lists: Any = Pictures(images), Masks(masks, table), Pictures(test_images), Masks(test_masks, table)
+        lists: Any = (
+            Pictures(images, self.frame),
+            Masks(masks, table, self.frame),
+            Pictures(test_images, self.frame),
+            Masks(test_masks, table, self.frame),
+        )
         return Arrays(*lists)
 
     def listed(self, split: str) -> tuple[list[Path], list[Path]]:
@@ -109,13 +121,12 @@ class FileScenes(MaskData):
         order = sorted(range(len(images)), key=lambda i: images[i])
         for i in order:
             for path in (images[i], masks[i]):
-                if not path.is_file():
+                if not is_file(path):
                     raise files.missing(name, [path], self.layout, f"It belongs to the {split} part.")
-            (w, h), (mw, mh) = _size(images[i]), _size(masks[i])
-            if (w, h) != (mw, mh):
+            with files.checked():
+                (h, w), (mh, mw) = (picture_size(x[i], self.frame) for x in (images, masks))
+            if (h, w) != (mh, mw):
                 raise files.corrupt(masks[i], f"the mask is {mh}x{mw}, its image {images[i].name} is {h}x{w}")
-            if h > self.frame[0] or w > self.frame[1]:
-                raise files.corrupt(images[i], f"it is {h}x{w}, and none larger than {self.frame} was published")
         return [images[i] for i in order], [masks[i] for i in order]
 
     def load(self) -> tuple[dict[str, Pair], str]:
@@ -203,23 +214,6 @@ class VOC(FileScenes):
         return table
 
 
-def _pixels(path: Path, mode: str) -> np.ndarray:
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            found: Any = image.convert(mode) if mode else image
-            return np.asarray(found)
-    except (OSError, SyntaxError) as error:  # PIL raises the latter for a broken PNG
-        raise files.corrupt(path, f"it cannot be decoded ({error})") from error
-
-
-def _size(path: Path) -> tuple[int, int]:
-    """Width and height, from the file's head alone."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except (OSError, SyntaxError) as error:
-        raise files.corrupt(path, f"it cannot be decoded ({error})") from error
+def _pixels(path: Path, mode: str, most: tuple[int, int]) -> np.ndarray:
+    with files.checked():
+        return np.asarray(open_picture(path, path, most, mode))

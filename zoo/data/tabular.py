@@ -1,7 +1,7 @@
 """The five tabular sets that density models are compared on: POWER, GAS, HEPMASS, MINIBOONE, BSDS300.
 
 They are read from the layout in which they were published with masked autoregressive flows, and prepared as there: the
-same columns, the same noise, the same split, the same normalisation. Negative log-likelihoods in nats are comparable
+same columns, the same noise, the same split, the same normalization. Negative log-likelihoods in nats are comparable
 with published ones only then.
 
     power/data.npy    gas/ethylene_CO.pickle    hepmass/1000_train.csv, 1000_test.csv
@@ -15,6 +15,8 @@ Shape letters: ``n`` samples, ``D`` dimensions.
 
 from __future__ import annotations
 
+import io
+import warnings
 from abc import abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -22,8 +24,12 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import torch
 
-from zoo.data.files import DataError, corrupt, missing
+from zoo.data.files import DataError, checked, corrupt, missing
 from zoo.data.tensors import Split, TensorData
+from zoo.storage.arrays import read_frame, read_npy
+from zoo.storage.guards import Refused, affordable, free_memory, is_file, opened, read_file, reason
+
+PACKED = 1100  # deflate, the strongest of HDF5's usual filters, makes zeros at most so many times smaller
 
 
 class Parts(NamedTuple):
@@ -41,7 +47,7 @@ def tail_split(data: np.ndarray) -> Parts:
     return Parts(data[:val], data[val:test], data[test:])
 
 
-def normalised(parts: Parts, by: np.ndarray) -> Parts:
+def normalized(parts: Parts, by: np.ndarray) -> Parts:
     """Mean 0 and deviation 1 of what is given as ``by``."""
     mean, deviation = by.mean(0), by.std(0)
     return Parts(*((x - mean) / deviation for x in parts))
@@ -79,7 +85,7 @@ class Tabular(TensorData):
 
     def _paths(self) -> list[Path]:
         for folder in (self.root, self.root / "data"):
-            if all((folder / f).is_file() for f in self.files):
+            if all(is_file(folder / f) for f in self.files):
                 return [folder / f for f in self.files]
         looked = [folder / f for folder in (self.root, self.root / "data") for f in self.files]
         raise missing(type(self).__name__, looked, self.files[0], "It is not downloaded; its files are those of "
@@ -98,10 +104,8 @@ class Tabular(TensorData):
 
 
 def _array(path: Path) -> np.ndarray:
-    try:
-        data = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as e:
-        raise corrupt(path, f"it is no array of numbers ({e})") from e
+    with checked():
+        data = read_npy(path)
     if data.ndim != 2 or data.dtype.kind != "f":
         raise corrupt(path, f"it holds {data.dtype} {data.shape}, not rows of floating-point numbers")
     return data
@@ -123,7 +127,7 @@ class Power(Tabular):
         n = len(data)
         voltage, power, meters = 0.01 * random.rand(n, 1), 0.001 * random.rand(n, 1), random.rand(n, 3)
         parts = tail_split(data + np.hstack([power, voltage, meters, np.zeros((n, 1))]))
-        return normalised(parts, np.vstack(parts[:2]))
+        return normalized(parts, np.vstack(parts[:2]))
 
 
 class Miniboone(Tabular):
@@ -133,7 +137,7 @@ class Miniboone(Tabular):
 
     def prepare(self, *paths: Path) -> Parts:
         parts = tail_split(_array(paths[0]))
-        return normalised(parts, np.vstack(parts[:2]))
+        return normalized(parts, np.vstack(parts[:2]))
 
 
 class Hepmass(Tabular):
@@ -150,7 +154,7 @@ class Hepmass(Tabular):
         train, test = (x[x[:, 0] == 1][:, 1:width] for x in (train, test))
         if not (len(train) and len(test)):
             raise corrupt(paths[0], "it holds no sample of class 1")
-        parts = normalised(Parts(train, train[:0], test), train)
+        parts = normalized(Parts(train, train[:0], test), train)
         # the published rule: leave a column out whose smallest value occurs more than five times
         keep = [(c == c.min()).sum() <= 5 for c in parts.train.T]
         train, test = parts.train[:, keep], parts.test[:, keep]
@@ -159,14 +163,21 @@ class Hepmass(Tabular):
 
     @staticmethod
     def _rows(path: Path) -> np.ndarray:
-        try:
-            return np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2)
-        except (OSError, ValueError) as e:
-            raise corrupt(path, f"it is no table of numbers behind one line of names ({e})") from e
+        with (
+            checked(),
+            opened(path, free_memory() // 4) as raw,
+            io.TextIOWrapper(raw, "utf-8") as file,
+            warnings.catch_warnings(),
+        ):
+            try:
+                warnings.simplefilter("ignore", UserWarning)  # of an empty file, which is refused below
+                return np.loadtxt(file, delimiter=",", skiprows=1, ndmin=2)
+            except (OSError, ValueError, MemoryError) as e:
+                raise corrupt(path, f"it is no table of numbers after one line of names ({reason(e)})") from e
 
 
 class Gas(Tabular):
-    """Sensors in a mixture of gases: 8 dimensions, those that no other one repeats. Needs pandas."""
+    """Sensors in a mixture of gases: 8 dimensions, those that no other one repeats."""
 
     files, published = ("gas/ethylene_CO.pickle",), 8
 
@@ -181,12 +192,15 @@ class Gas(Tabular):
 
     @staticmethod
     def _sensors(path: Path) -> np.ndarray:
-        pandas = _library("pandas", path)
-        try:
-            frame = pandas.read_pickle(path)  # a pickle runs code: read it only from a source that you trust
-            return frame.drop(columns=["Meth", "Eth", "Time"]).to_numpy(np.float64)
-        except Exception as e:  # a broken pickle raises nearly anything
-            raise corrupt(path, f"it is no table with the columns Meth, Eth and Time ({e})") from e
+        with checked():
+            table = read_frame(read_file(path, free_memory() // 4), path)
+        left_out = {"Meth", "Eth", "Time"}
+        if not left_out < table.keys():
+            raise corrupt(path, f"it is no table with the columns Meth, Eth and Time ({', '.join(table)[:80]})")
+        columns = [column for name, column in table.items() if name not in left_out]
+        if any(column.ndim != 1 or column.dtype.kind not in "fiu" for column in columns):
+            raise corrupt(path, "its columns are no numbers")
+        return np.stack(columns, 1).astype(np.float64)
 
 
 class BSDS300(Tabular):
@@ -197,11 +211,29 @@ class BSDS300(Tabular):
 
     def prepare(self, *paths: Path) -> Parts:
         h5py = _library("h5py", paths[0])
-        try:
-            with h5py.File(paths[0], "r") as file:
-                return Parts(*(np.asarray(file[name]) for name in ("train", "validation", "test")))
-        except (OSError, KeyError) as e:
-            raise corrupt(paths[0], f"it lacks the arrays train, validation and test ({e})") from e
+        with checked(), opened(paths[0], free_memory() // 2) as raw:
+            try:
+                with h5py.File(raw, "r") as file:
+                    return Parts(*(self._part(file, name, paths[0]) for name in ("train", "validation", "test")))
+            except (Refused, DataError):
+                raise
+            except (OSError, KeyError, ValueError, TypeError, RuntimeError, MemoryError) as e:
+                raise corrupt(paths[0], f"it lacks the arrays train, validation and test ({reason(e)})") from e
+
+    @staticmethod
+    def _part(file: Any, name: str, path: Path) -> np.ndarray:
+        """One array of the file itself: no link to another file, and no more values than are stored."""
+        link = file.get(name, getlink=True)
+        if link is not None and type(link).__name__ != "HardLink":
+            raise corrupt(path, f"its array {name} is a link")
+        data = file[name]
+        shape, kind = getattr(data, "shape", None), getattr(getattr(data, "dtype", None), "kind", "")
+        if shape is None or len(shape) != 2 or kind != "f" or data.is_virtual or data.external:
+            raise corrupt(path, f"its array {name} is none of rows of floating-point numbers")
+        if data.nbytes > PACKED * max(data.id.get_storage_size(), 1):
+            raise corrupt(path, f"its array {name} declares {shape}, which is more than it stores")
+        affordable(path, 2 * data.nbytes, f"its array {name}")
+        return np.asarray(data)
 
 
 def _library(name: str, path: Path) -> Any:

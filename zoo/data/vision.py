@@ -6,7 +6,6 @@ folder that cannot be written works too. Mean and deviation are those of the pub
 
 from __future__ import annotations
 
-import tarfile
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -15,6 +14,8 @@ import numpy as np
 
 from zoo.data import files
 from zoo.data.images import Arrays, ImageData, stratified
+from zoo.storage.arrays import read_pickle
+from zoo.storage.guards import MiB, is_file, is_folder, read_tar
 
 
 class Digits(ImageData):
@@ -82,7 +83,7 @@ class MNIST(ImageData):
         mirrors, archives = self._source()
         for archive, checksum in archives.items():
             looked = self._candidates(archive)
-            if any(p.is_file() for p in looked):
+            if any(is_file(p) for p in looked):
                 continue
             why = "Downloading is off (download=false)."
             if self.download:
@@ -110,15 +111,14 @@ class MNIST(ImageData):
 
     def _decode(self, archive: str, shape: tuple[int, ...], foreign: list[str]) -> np.ndarray:
         looked = self._candidates(archive)
-        path = next((p for p in looked if p.is_file()), None)
+        path = next((p for p in looked if is_file(p)), None)
         if path is None:
             name = type(self).__name__
             raise files.missing(name, looked, f"{name}/raw", "It may be downloaded by prepare_data().")
-        data = files.read_bytes(path)
-        array = files.read_idx(data, path, shape)
+        array = files.read_idx(path, shape)
         if len(shape) == 1 and array.max() >= self.num_classes:
             raise files.corrupt(path, f"it holds the label {array.max()}; there are {self.num_classes} classes")
-        if path.suffix == ".gz" and files.md5(data) != self._source()[1][archive]:
+        if path.suffix == ".gz" and files.md5(files.read_bytes(path)) != self._source()[1][archive]:
             foreign.append(path.name)
         return array
 
@@ -174,7 +174,7 @@ class CIFAR10(ImageData):
         """The folder of the batches, else the archive; None where there is neither."""
         batches = [f / "cifar-10-batches-py" for f in self._folders()]
         archives = [f / "cifar-10-python.tar.gz" for f in self._folders()]
-        return next((p for p in batches if p.is_dir()), None) or next((p for p in archives if p.is_file()), None)
+        return next((p for p in batches if is_folder(p)), None) or next((p for p in archives if is_file(p)), None)
 
     def _missing(self, why: str) -> files.DataError:
         looked = [f / "cifar-10-batches-py" for f in self._folders()]
@@ -217,25 +217,24 @@ class CIFAR10(ImageData):
         """The files by name, from the folder or out of the archive."""
         if place.is_dir():
             for name in names:
-                if not (place / name).is_file():
+                if not is_file(place / name):
                     raise files.corrupt(place, f"{name} is missing in it")
-            return {name: (place / name, files.read_bytes(place / name)) for name in names}
-        found = {}
-        try:
-            with tarfile.open(place) as archive:
-                for member in archive:
-                    name = Path(member.name).name
-                    if name in names and (stream := archive.extractfile(member)) is not None:
-                        found[name] = (place / name, stream.read())
-        except (tarfile.TarError, EOFError, OSError) as e:
-            raise files.corrupt(place, f"the archive is broken or ends early ({e})") from e
+            return {name: (place / name, files.read_bytes(place / name, 64 * MiB)) for name in names}
+        with files.checked():
+            found = {
+                Path(name).name: (place / Path(name).name, data)
+                for name, data in read_tar(place, lambda name: Path(name).name in names, 256 * MiB)
+            }
         for name in names:
             if name not in found:
                 raise files.corrupt(place, f"{name} is missing in it")
         return found
 
     def _decode(self, path: Path, data: bytes) -> tuple[np.ndarray, np.ndarray]:
-        content = files.read_pickle(data, path)
+        with files.checked():
+            content = read_pickle(data, path)
+        if not isinstance(content, dict):
+            raise files.corrupt(path, f"it holds a {type(content).__name__}, not a mapping")
         images, labels = content.get("data"), content.get("labels")
         shape = (self.published, self.in_chans * self.image_size**2)
         if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.shape != shape:
@@ -243,7 +242,6 @@ class CIFAR10(ImageData):
             raise files.corrupt(path, f"its images are {got}, uint8 {shape} were published")
         if not isinstance(labels, list) or len(labels) != self.published:
             raise files.corrupt(path, f"it does not hold {self.published:,} labels")
-        array = np.asarray(labels)
-        if array.dtype.kind != "i" or array.min() < 0 or array.max() >= self.num_classes:
+        if not all(type(n) is int and 0 <= n < self.num_classes for n in labels):
             raise files.corrupt(path, f"its labels are not whole numbers from 0 to {self.num_classes - 1}")
-        return images.reshape(-1, self.in_chans, self.image_size, self.image_size), array.astype(np.int64)
+        return images.reshape(-1, self.in_chans, self.image_size, self.image_size), np.array(labels, np.int64)

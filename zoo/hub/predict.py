@@ -69,6 +69,7 @@ def predict(model: nn.Module | str | Path, images: Any, *, top: int = 3) -> Pred
     finally:
         model.train(was)
     chances = logits.float().softmax(-1).cpu()
+    prepare.check_classes(chances.shape[1])
     classes = prepare.classes or tuple(str(i) for i in range(chances.shape[1]))
     converged = torch.ones(len(chances), dtype=torch.bool)
     for _, module in implicit_modules(model):

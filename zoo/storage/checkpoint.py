@@ -3,45 +3,89 @@
 from __future__ import annotations
 
 import os
+import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from zoo.registry import sentence
+from zoo.storage.guards import MiB, Refused, free_memory, is_file, opened, reason
 from zoo.storage.model_folder import WeightsError
 
+EXPANDED = 64 * MiB  # bytes that a tensor may declare beyond what it holds, as views of one number do
+PROGRESS = {  # what Lightning reads when a training is resumed
+    "epoch": int,
+    "global_step": int,
+    "pytorch-lightning_version": str,
+    "loops": dict,
+    "callbacks": dict,
+    "optimizer_states": list,
+    "lr_schedulers": list,
+}
 FORCED = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"  # torch then unpickles anything, whatever the caller says
 
 
 def read_checkpoint(file: str | Path) -> dict[str, Any]:
-    """The content of a checkpoint, on the CPU, by torch's restricted unpickler only.
+    """Return the content of a checkpoint, on the CPU, by torch's restricted unpickler only.
 
     Raises:
-        WeightsError: it is missing, damaged, or names a global that is not known to be safe; it is named.
+        WeightsError: it is missing, damaged, holds no weights by name, or names a global that is not known to be safe.
     """
     saved = read_pickle(file)
     if not isinstance(saved, dict) or "state_dict" not in saved:
         raise WeightsError(f"{file} is no Lightning checkpoint: it has no 'state_dict'.")
     state = saved["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(k, str) and torch.is_tensor(v) for k, v in state.items()):
-        raise WeightsError(f"{file} is no whole checkpoint: its 'state_dict' holds more than names and tensors.")
+    if not isinstance(state, dict):
+        raise WeightsError(f"{file}: its state_dict is a {type(state).__name__}, not a mapping from names to tensors.")
+    for name, value in state.items():
+        extra = isinstance(name, str) and name.endswith("_extra_state")  # what a module keeps beside its tensors
+        if not isinstance(name, str) or not (isinstance(value, Tensor) or extra):
+            what = f"{str(name)[:80]!r}: {type(value).__name__}"
+            raise WeightsError(f"{file}: its state_dict holds {what}, not tensors by name.")
     return saved
 
 
-def read_pickle(file: str | Path) -> Any:
-    """What ``torch.save`` put into a file, on the CPU, by torch's restricted unpickler only.
+def check_progress(saved: Mapping[str, Any], file: str | Path) -> None:
+    """Refuse a checkpoint from which a training cannot be resumed: what Lightning reads must be there and of its type.
 
     Raises:
-        WeightsError: it is missing, damaged, or names a global that is not known to be safe; it is named.
+        WeightsError: a key is missing, or holds something else; it is named.
+    """
+    for key, kind in PROGRESS.items():
+        value = saved.get(key)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            got = f"a {type(value).__name__}" if key in saved else "nothing"
+            raise WeightsError(f"{file} cannot be resumed: it holds {got} as {key!r}, not a {kind.__name__}.")
+    for key in ("loops", "callbacks"):
+        for name, value in saved[key].items():
+            if not isinstance(name, str) or not isinstance(value, dict):
+                raise WeightsError(
+                    f"{file} cannot be resumed: {key}[{name!r}] is a {type(value).__name__}, no mapping."
+                )
+
+
+def read_pickle(file: str | Path) -> Any:
+    """Return what ``torch.save`` put into a file, on the CPU, by torch's restricted unpickler only.
+
+    Raises:
+        WeightsError: it is missing, damaged, declares more than it holds, or names a global that is not known to be
+            safe; it is named.
     """
     file = Path(file)
-    if not file.is_file():
+    if not is_file(file):
         raise WeightsError(f"{file} does not exist; give a run folder, or a checkpoint file.")
     if os.environ.get(FORCED, "0").lower() in ("1", "y", "yes", "true"):
         raise WeightsError(f"{FORCED} is set, which lets a checkpoint run code; unset it to read {file}.")
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        with opened(file, free_memory()) as stream:
+            if not stream.read(1):
+                raise Refused(file, "it is empty")
+        _check_archive(file)
+        saved = torch.load(file, map_location="cpu", weights_only=True)
+    except Refused as error:
+        raise WeightsError(f"{file} is no whole checkpoint: {error.why}. Give another one of the run.") from error
     except Exception as error:
         unsafe = _unsafe(file)
         if unsafe:
@@ -49,11 +93,46 @@ def read_pickle(file: str | Path) -> Any:
                 f"{file} is refused: it names {', '.join(unsafe)}, which may run code when it is read. Nothing was "
                 "run and nothing is loaded otherwise. Export the weights to safetensors where the file is trusted."
             ) from None
-        raise WeightsError(f"{file} is no whole checkpoint ({sentence(error)}).") from error
+        raise WeightsError(f"{file} is no whole checkpoint ({reason(error)}).") from error
+    for tensor in _tensors(saved):
+        size = tensor.numel() * tensor.element_size()
+        if size > EXPANDED and not tensor.is_sparse and size > tensor.untyped_storage().nbytes():
+            raise WeightsError(
+                f"{file} is refused: a tensor in it declares {tuple(tensor.shape)}, {size:,} bytes, and holds "
+                f"{tensor.untyped_storage().nbytes():,}."
+            )
+    return saved
+
+
+def _check_archive(file: Path) -> None:
+    """Refuse a zip archive whose parts are packed, or larger together than the file: torch writes them as they are."""
+    if not zipfile.is_zipfile(file):
+        return  # of the legacy format
+    with zipfile.ZipFile(file) as archive:
+        parts = archive.infolist()
+    if any(p.compress_type != zipfile.ZIP_STORED for p in parts):
+        raise Refused(file, "its parts are packed, which torch.save never does")
+    if sum(p.file_size for p in parts) > file.stat().st_size:
+        raise Refused(file, "its parts are larger than the file")
+    if any(p.filename.endswith("/data.pkl") and p.file_size == 0 for p in parts):
+        raise Refused(file, "its data.pkl is empty")
+
+
+def _tensors(content: Any) -> Iterator[Tensor]:
+    """Yield the tensors within plain containers, each container once."""
+    seen: set[int] = set()
+    todo = [content]
+    while todo:
+        value = todo.pop()
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (dict, list, tuple, set)) and id(value) not in seen:
+            seen.add(id(value))
+            todo.extend(value.values() if isinstance(value, dict) else value)
 
 
 def _unsafe(file: Path) -> list[str]:
-    """The globals that the restricted unpickler refuses; read off the pickle's opcodes, not by running them."""
+    """Return the globals that the restricted unpickler refuses; read off the pickle's opcodes, not by running them."""
     try:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(file)))
     except Exception:  # of the legacy format, or no archive at all: the pickle itself is scanned
@@ -61,10 +140,11 @@ def _unsafe(file: Path) -> list[str]:
 
 
 def _scan(file: Path) -> list[str]:
-    """The globals of a bare pickle, by its opcodes."""
+    """Return the globals of a bare pickle, by its opcodes."""
     import pickletools
 
-    found, strings = set(), []
+    found: set[str] = set()
+    strings: list[str] = []
     try:
         for opcode, argument, _ in pickletools.genops(file.read_bytes()):
             if opcode.name == "GLOBAL":

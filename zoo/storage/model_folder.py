@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.registry import unknown
+from zoo.storage.guards import Refused, free_memory, is_file, is_folder, read_file, reason
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -25,6 +26,7 @@ WEIGHTS, CONFIG, README = "model.safetensors", "config.json", "README.md"
 FORMAT = 1  # of config.json; raised when an older zoo could not read it
 MACHINE = ("name", "root", "num_workers", "download", "seed")  # options of a data set that are not the recipe's
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl", ".pickle")
+HEADER = 8 << 20  # bytes of the names and shapes in a safetensors file: some 80,000 tensors
 LIMIT = 4 << 20  # bytes of a config.json: the largest real one has a few thousand
 
 
@@ -70,24 +72,24 @@ def read(place: Path) -> Config:
         WeightsError: it is missing, no JSON, of a newer format, lacks a key, has one too many, or one of a wrong type.
     """
     file = place / CONFIG
-    if not file.is_file():
-        pickles = sorted(p.name for p in place.glob("*") if p.suffix in PICKLES) if place.is_dir() else []
+    if not is_file(file):
+        pickles = sorted(p.name for p in place.glob("*") if p.suffix in PICKLES) if is_folder(place) else []
         why = (
             f" {pickles[0]} there is a pickle, which may run code when it is read, and is left alone."
             if pickles
             else ""
         )
-        what = "is no model folder" if place.is_dir() else "does not exist"
+        what = "is no model folder" if is_folder(place) else "does not exist"
         raise WeightsError(
             f"{place} {what}: {CONFIG} and {WEIGHTS} are expected in it.{why} `python -m zoo.export` makes such a "
             "folder from a training run."
         )
-    if file.stat().st_size > LIMIT:
-        raise WeightsError(f"{file} has {file.stat().st_size:,} bytes; a configuration has at most {LIMIT:,}.")
     try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
+        raw = json.loads(read_file(file, LIMIT).decode("utf-8"))
+    except Refused as error:
+        raise WeightsError(f"{file} is no configuration: {error.why}. Fetch or export the folder again.") from error
     except (ValueError, RecursionError) as error:
-        raise WeightsError(f"{file} is not valid JSON ({error}); fetch or export the folder again.") from error
+        raise WeightsError(f"{file} is not valid JSON ({reason(error)}); fetch or export the folder again.") from error
     if not isinstance(raw, dict):
         raise WeightsError(f"{file}: a configuration is a mapping; got {type(raw).__name__}.")
     made = raw.get("format")
@@ -126,11 +128,11 @@ def read_weights(place: Path, config: Config, sha256: str = "") -> dict[str, Ten
 
     file = place / WEIGHTS
     try:
-        data = file.read_bytes()  # once: what was hashed is what is loaded
-    except OSError as error:
+        data = read_file(file, max(free_memory() // 2, 1))  # once: what was hashed is what is loaded
+    except Refused as error:
         raise WeightsError(
-            f"The weights of {config.name!r} should lie in {file}, which cannot be read ({error.strerror}); "
-            "fetch or export them again."
+            f"The weights of {config.name!r} should lie in {file}, which cannot be read: {error.why}. Fetch or export "
+            "them again."
         ) from error
     found, wanted = hashlib.sha256(data).hexdigest(), sha256 or config.weights["sha256"]
     if found != wanted:
@@ -138,6 +140,11 @@ def read_weights(place: Path, config: Config, sha256: str = "") -> dict[str, Ten
         raise WeightsError(
             f"{file} is damaged or was changed: its sha256 is {found}, {who} says {wanted}. "
             "Nothing was loaded; fetch the weights again."
+        )
+    if (header := int.from_bytes(data[:8], "little")) > HEADER:
+        raise WeightsError(
+            f"{file} is no whole safetensors file: its header declares {header:,} bytes of names and shapes, and at "
+            f"most {HEADER:,} are read. Fetch or export it again."
         )
     try:
         return load(data)

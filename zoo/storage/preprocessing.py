@@ -14,6 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.registry import unknown
+from zoo.storage.guards import open_picture
+
+LARGEST = 8192  # pixels of a side that pictures are resized to, at most
+PIXELS = (16_384, 16_384)  # height and width of a picture that is opened, at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +52,7 @@ class Preprocessing:
 
     @classmethod
     def read(cls, given: Mapping[str, Any]) -> Preprocessing:
-        """From the mapping in a ``config.json``.
+        """Return that of the mapping in a ``config.json``.
 
         Raises:
             ValueError: a key is unknown or missing, or of a wrong kind.
@@ -61,22 +65,35 @@ class Preprocessing:
             raise ValueError(f"preprocessing of kind {given['kind']!r} is not known for pictures; known: 'image'.")
         if missing := [k for k in ("size", "mean", "std") if k not in given]:
             raise ValueError(f"preprocessing: the key {missing[0]!r} is missing.")
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
-        made = cls(**values)
-        numbers = [*made.mean, *made.std, *made.frame, made.white]
-        whole = all(isinstance(n, (int, float)) for n in numbers) and len(made.frame) == 2
-        if not whole or min(made.std) <= 0 or min(made.frame) < 1:
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+        size = values["size"]
+        frame = size if isinstance(size, tuple) else (size, size)
+        if len(frame) != 2 or not all(type(n) is int and 1 <= n <= LARGEST for n in frame):
             raise ValueError(
-                "preprocessing: mean, std, size (one number, or height and width) and white must be numbers, std and "
-                f"size positive: {given}."
+                f"preprocessing: size must be a whole number from 1 to {LARGEST:,}, or height and width; got {size!r}."
             )
-        if len(made.mean) != len(made.std):
-            raise ValueError(f"preprocessing: {len(made.mean)} means for {len(made.std)} deviations.")
-        return made
+        for key in ("mean", "std"):
+            numbers = values[key]
+            plain = isinstance(numbers, tuple) and all(type(n) in (int, float) and abs(n) < 1e6 for n in numbers)
+            if not plain or not numbers or (key == "std" and min(numbers) <= 0):
+                more = "positive " if key == "std" else ""
+                raise ValueError(f"preprocessing: {key} must be a list of {more}numbers; got {values[key]!r}.")
+        if len(values["mean"]) != len(values["std"]):
+            raise ValueError(f"preprocessing: {len(values['mean'])} means for {len(values['std'])} deviations.")
+        if len(values["mean"]) not in (1, 3):
+            raise ValueError(f"preprocessing: pictures have 1 or 3 channels; got {len(values['mean'])} means.")
+        white, classes = values.get("white", 255), values.get("classes", ())
+        if type(white) is not int or not 1 <= white < 1 << 32:
+            raise ValueError(f"preprocessing: white must be a whole number above 0; got {white!r}.")
+        if not isinstance(classes, tuple) or not all(isinstance(name, str) for name in classes):
+            raise ValueError(f"preprocessing: classes must be a list of names; got {str(classes)[:80]}.")
+        if not isinstance(values.get("data", ""), str):
+            raise ValueError(f"preprocessing: data must be the name of a data set; got {values['data']!r}.")
+        return cls(**values)
 
     @classmethod
     def of(cls, data: Any, name: str) -> Preprocessing:
-        """That of an image data set."""
+        """Return that of an image data set."""
         return cls(
             size=data.image_size,
             mean=tuple(data.mean),
@@ -86,12 +103,17 @@ class Preprocessing:
             data=name,
         )
 
+    def check_classes(self, count: int) -> None:
+        """Raise ValueError where there are names of the answers, but not one for each of so many logits."""
+        if self.classes and len(self.classes) != count:
+            raise ValueError(f"preprocessing: {len(self.classes)} classes are named, and the model answers {count}.")
+
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for ``config.json``."""
+        """Return plain values for ``config.json``."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
 
     def __call__(self, images: Any) -> Tensor:
-        """One picture or several to a batch (B, in_chans, size, size).
+        """Turn one picture or several into a batch (B, in_chans, size, size).
 
         Args:
             images: a path, a PIL image, or an array or tensor (H, W), (H, W, C), (C, H, W) or (B, C, H, W), whole
@@ -99,7 +121,7 @@ class Preprocessing:
                 repeated, where the model's channels ask for it.
 
         Raises:
-            ValueError: a shape or values that cannot be a picture.
+            ValueError: a shape or values that cannot be a picture, or a file that holds none.
         """
         if isinstance(images, (list, tuple)):
             if not images:
@@ -110,13 +132,10 @@ class Preprocessing:
         return (x - mean) / std
 
     def _unit(self, image: Any) -> Tensor:
-        """Floats in [0, 1], (B, C, H, W)."""
+        """Return floats in [0, 1], (B, C, H, W)."""
         white = self.white
         if isinstance(image, (str, Path)):
-            from PIL import Image
-
-            with Image.open(image) as opened:
-                return self._unit(opened.convert("L" if self.in_chans == 1 else "RGB"))
+            return self._unit(open_picture(Path(image), Path(image), PIXELS, "L" if self.in_chans == 1 else "RGB"))
         if hasattr(image, "getbands"):  # PIL's, without importing it
             image = np.asarray(image.convert("L" if self.in_chans == 1 else "RGB"))
             white = 255
@@ -143,7 +162,7 @@ class Preprocessing:
         return x / white
 
     def _fit(self, x: Tensor) -> Tensor:
-        """The model's channels and size."""
+        """Return the picture in the model's channels and size."""
         if self.in_chans == 1 and x.shape[1] == 3:
             x = (x * torch.tensor([0.299, 0.587, 0.114]).view(-1, 1, 1)).sum(1, keepdim=True)
         elif self.in_chans == 3 and x.shape[1] == 1:
