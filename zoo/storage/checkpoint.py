@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import pickletools
+import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,6 +26,9 @@ PROGRESS = {  # what Lightning reads when a training is resumed
     "optimizer_states": list,
     "lr_schedulers": list,
 }
+_PLAIN = re.compile(  # the names that weights are made of
+    r"collections\.OrderedDict|torch\.(_utils\..*|storage\..*|\w*Storage|Size|device|bool|u?int\d+|b?float\d+)"
+)
 FORCED = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"  # torch then unpickles anything, whatever the caller says
 
 
@@ -37,13 +42,15 @@ def read_checkpoint(file: str | Path) -> dict[str, Any]:
     if not isinstance(saved, dict) or "state_dict" not in saved:
         raise WeightsError(f"{file} is no Lightning checkpoint: it has no 'state_dict'.")
     state = saved["state_dict"]
-    if not isinstance(state, dict):
-        raise WeightsError(f"{file}: its state_dict is a {type(state).__name__}, not a mapping from names to tensors.")
-    for name, value in state.items():
+    more = [] if isinstance(state, dict) else [f"it is a {type(state).__name__}"]
+    for name, value in state.items() if isinstance(state, dict) else ():
         extra = isinstance(name, str) and name.endswith("_extra_state")  # what a module keeps beside its tensors
         if not isinstance(name, str) or not (isinstance(value, Tensor) or extra):
-            what = f"{str(name)[:80]!r}: {type(value).__name__}"
-            raise WeightsError(f"{file}: its state_dict holds {what}, not tensors by name.")
+            more.append(f"{str(name)[:80]!r}: {type(value).__name__}")
+    if more:
+        raise WeightsError(
+            f"{file} is no whole checkpoint: its 'state_dict' holds more than names and tensors ({more[0]})."
+        )
     return saved
 
 
@@ -140,19 +147,19 @@ def _unsafe(file: Path) -> list[str]:
 
 
 def _scan(file: Path) -> list[str]:
-    """Return the globals of a bare pickle, by its opcodes."""
-    import pickletools
-
+    """Return the globals of bare pickles, one after the other as the legacy format has them, by their opcodes."""
     found: set[str] = set()
     strings: list[str] = []
     try:
-        for opcode, argument, _ in pickletools.genops(file.read_bytes()):
-            if opcode.name == "GLOBAL":
-                found.add(str(argument).replace(" ", "."))
-            elif opcode.name == "STACK_GLOBAL":
-                found.add(".".join(strings[-2:]))
-            elif isinstance(argument, str):
-                strings.append(argument)
+        with file.open("rb") as stream:
+            for _ in range(4):  # a magic number, a version, the machine, the content; tensors follow
+                for opcode, argument, _ in pickletools.genops(stream):
+                    if opcode.name == "GLOBAL":
+                        found.add(str(argument).replace(" ", "."))
+                    elif opcode.name == "STACK_GLOBAL":
+                        found.add(".".join(strings[-2:]))
+                    elif isinstance(argument, str):
+                        strings.append(argument)
     except Exception:  # not a pickle either
-        return sorted(found)
-    return sorted(n for n in found if not n.startswith(("collections.OrderedDict", "torch._utils.", "torch.storage.")))
+        pass
+    return sorted(n for n in found if not _PLAIN.fullmatch(n))
