@@ -64,6 +64,7 @@ START = {
     "zoo.sample": {"zoo.hub"},
     "zoo.deq": {"zoo.deq"},
     "zoo.compare.command": {"zoo.compare"},
+    "zoo.compare.comparison": {"zoo.compare"},
     "zoo.storage.model_folder": {"safetensors", "torch"},
     "zoo.tasks.optim": {"timm"},
     "zoo._compat": {"jsonargparse", "torch"},

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import inspect
 import io
 import json
 import math
+import os
+import signal
 import subprocess
 import sys
 
@@ -15,10 +18,12 @@ import torch
 from torch import nn
 
 import zoo
-from zoo.compare import command, runner
+from zoo.compare import bench, command, runner, worker
+from zoo.compare import rows as kept
+from zoo.compare.jobs import Job, budget_options, jobs_of
 from zoo.compare.report import write_report
-from zoo.compare.runner import Job, budget_options, jobs_of, run_all
-from zoo.compare.table import DRAWN, cells, notes, spell, summarise, to_csv
+from zoo.compare.runner import run_all
+from zoo.compare.table import DRAWN, _short, cells, notes, spell, summarise, to_csv
 from zoo.implicit import ImplicitMixin
 from zoo.registry import UnknownName
 from zoo.reporting.counters import Flops, evaluations, held_bytes
@@ -107,16 +112,46 @@ def test_no_budget(text):
         budget_options(text)
 
 
-def test_what_cannot_run_becomes_a_row_that_says_so():
-    jobs = jobs_of(["mdeq_tinny", "resnet_tiny", "timm:resnet18"], "digits", [0, 1], None, ["picard"], ["jfb"], {})
-    assert len(jobs) == 6 and [j.seed for j in jobs] == [0, 0, 0, 1, 1, 1]
-    assert "Did you mean 'mdeq_tiny'" in jobs[0].error and not jobs[1].error
-    assert jobs[1].solver is None  # an explicit model has none to be replaced
-    assert jobs[2].model_options() == {"name": "timm", "arch": "resnet18"}
-    with pytest.raises(UnknownName, match="digits"):
-        jobs_of(["mdeq_tiny"], "digit", [0], None, [], [], {})
-    with pytest.raises(UnknownName, match="optim"):
-        jobs_of(["mdeq_tiny"], "digits", [0], None, [], [], {"optimm": {}})
+def test_jobs_go_seed_by_seed_and_a_name_that_is_none_is_an_error():
+    jobs = jobs_of(["resnet_tiny", "timm:resnet18"], "digits", [0, 1], None, ["picard"], ["jfb"], {})
+    assert [j.seed for j in jobs] == [0, 0, 1, 1]
+    assert jobs[0].solver is None  # an explicit model has none to be replaced
+    assert jobs[1].sections()["model"] == {"name": "timm:resnet18"} and jobs[1].batch_size == 64
+    assert jobs_of(["timm:resnet18"], None, [0], None, [], [], {})[0].data == "digits"
+    none: list = []
+    for models, data, solvers, adjoints, options, said in (
+        (["mdeq_tinny"], "digits", none, none, {}, "Did you mean 'mdeq_tiny'"),
+        (["resnet_tiny", "mdeq_tinny"], "digits", none, none, {}, "Did you mean 'mdeq_tiny'"),
+        (["mdeq_tiny.cifar"], "digits", none, none, {}, "No weights of 'mdeq_tiny' named 'cifar'"),
+        (["mdeq_tiny"], "digit", none, none, {}, "Did you mean 'digits'"),
+        (["mdeq_tiny", "lstm_small"], "digits", none, none, {}, "lstm_small is for language; digits is for classif"),
+        (["mdeq_tiny"], "digits", ["picrad"], none, {}, "Did you mean 'picard'"),
+        (["mdeq_tiny"], "digits", none, ["jbf"], {}, "Did you mean 'jfb'"),
+        (["mdeq_tiny"], "digits", none, none, {"optimm": {}}, "Did you mean 'optim'"),
+        ([], "digits", none, none, {}, "name at least one model"),
+    ):
+        with pytest.raises((UnknownName, UsageError), match=said):
+            jobs_of(models, data, [0], None, solvers, adjoints, options)
+
+
+def test_what_cannot_be_built_is_found_before_anything_trains(tmp_path):
+    """By building each job once in a process of its own; the rows of before stay as they are."""
+    (tmp_path / kept.ROWS).write_text(json.dumps(finished(Job("resnet_tiny", "digits"))) + "\n")
+    before = (tmp_path / kept.ROWS).read_text()
+    wrong = (
+        (Job("test_odenet", "digits", 0, "picard"), "poses ODEs"),
+        (Job("test_mdeq", "digits", options={"trainer": {"max_epoch": "1"}}), "Did you mean '--trainer.max_epochs'"),
+        (Job("test_mdeq", "digits", options={"optim": {"lr": "fast"}}), "optim.lr"),
+        (Job("timm:resnet18x", "digits"), "No timm model named 'resnet18x'"),
+    )
+    for job, said in wrong:
+        problem = worker.problem(job)
+        assert said in problem and "\n" not in problem
+    assert worker.problem(Job("test_mdeq", "digits")) == worker.problem(Job("timm:test_convnext", "digits")) == ""
+    jobs = [Job("test_cnn", "digits"), *(job for job, _ in wrong), Job("test_cnn", "digits", 1)]
+    with pytest.raises(UsageError, match=r"^test_odenet picard: .*poses ODEs.* \(and 3 more that cannot run\)"):
+        run_all(jobs, tmp_path)
+    assert (tmp_path / kept.ROWS).read_text() == before and not (tmp_path / "runs").exists()
 
 
 def test_solvers_and_adjoints_side_by_side():
@@ -133,9 +168,16 @@ def test_one_model_is_not_named_in_every_column():
     assert head == ["", "anderson", "picard"]
 
 
+@pytest.fixture(autouse=True)
+def unchecked(request, monkeypatch):
+    """Most tests ask for jobs that are never run: they need not be built beforehand."""
+    if "before_anything_trains" not in request.node.name:
+        monkeypatch.setattr(runner, "check", lambda jobs, folder: None)
+
+
 def finished(job, score=0.9):
     values = {"score": score, "seconds": 3.0, "parameters": 10}
-    return {**runner.failure(job, ""), "status": "finished", "metric": "accuracy", "values": values,
+    return {**kept.failure(job, ""), "status": "finished", "metric": "accuracy", "values": values,
             "reasons": {"nfe_forward": "an explicit model solves nothing"}}  # fmt: skip
 
 
@@ -143,9 +185,9 @@ def test_a_comparison_resumes_and_tries_again_what_failed(tmp_path, monkeypatch)
     jobs = jobs_of(["resnet_tiny", "timm:resnet18"], "digits", [0, 1], None, [], [], {})
     ran = []
 
-    def first(job, folder, timeout):
+    def first(job, *rest):
         ran.append(job.label)
-        return runner.failure(job, "boom") if job.model == "resnet_tiny" and job.seed == 0 else finished(job)
+        return kept.failure(job, "boom") if job.model == "resnet_tiny" and job.seed == 0 else finished(job)
 
     monkeypatch.setattr(runner, "run_one", first)
     rows = run_all(jobs, tmp_path, say=lambda line: None)
@@ -163,9 +205,9 @@ def test_a_comparison_resumes_and_tries_again_what_failed(tmp_path, monkeypatch)
 def test_halved_batches_are_the_same_work(tmp_path, monkeypatch):
     job, sizes = Job("resnet_tiny", "digits"), []
 
-    def small(job, folder, patience):
-        sizes.append(runner._batch_size(job))
-        return finished(job) if sizes[-1] <= 16 else runner.failure(job, "full", "out of memory")
+    def small(job, *rest):
+        sizes.append(job.batch_size)
+        return finished(job) if sizes[-1] <= 16 else kept.failure(job, "full", "out of memory")
 
     monkeypatch.setattr(runner, "_process", small)
     for _ in range(2):
@@ -184,7 +226,7 @@ def test_a_full_disk_costs_one_row(tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(subprocess, "run", full)
+    monkeypatch.setattr(subprocess, "Popen", full)
     rows = run_all(jobs, tmp_path, say=lambda line: None)
     assert all("No space left" in r["error"] for r in rows)
 
@@ -192,18 +234,18 @@ def test_a_full_disk_costs_one_row(tmp_path, monkeypatch):
 def test_what_a_model_was_trained_with(tmp_path):
     config = {"optim": {"name": "adamw", "lr": 3e-3}, "data": {"batch_size": 64},
               "trainer": {"max_epochs": -1, "max_time": "00:00:15:00"}}  # fmt: skip
-    assert spell(runner.recipe(config)) == "adamw, lr 0.003, batches of 64, 15 min"
-    assert spell(runner.recipe({"trainer": {"max_epochs": 1, "max_steps": -1}})) == "1 epoch" and not runner.recipe({})
+    assert spell(kept.recipe(config)) == "adamw, lr 0.003, batches of 64, 15 min"
+    assert spell(kept.recipe({"trainer": {"max_epochs": 1, "max_steps": -1}})) == "1 epoch" and not kept.recipe({})
     row = finished(Job("timm:resnet18", "digits"))
     (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")  # as rows were written that had no recipe
-    assert runner.read_rows(tmp_path)[row["key"]]["recipe"] == {}
-    run = runner.run_folder(tmp_path, row["model"], row["key"]) / "20260101-000000"
+    assert kept.read_rows(tmp_path)[row["key"]]["recipe"] == {}
+    run = kept.run_folder(tmp_path, row["model"], row["key"]) / "20260101-000000"
     run.mkdir(parents=True)
     (run / "config.yaml").write_text(json.dumps(config))
-    assert runner.read_rows(tmp_path)[row["key"]]["recipe"]["lr"] == 3e-3
+    assert kept.read_rows(tmp_path)[row["key"]]["recipe"]["lr"] == 3e-3
 
 
-@pytest.mark.parametrize("body, said", [("echo oh no; exit 3", "exit code 3: oh no"), ("kill -9 $$", "want of memory")])
+@pytest.mark.parametrize("body, said", [("echo oh no; exit 3", "exit code 3: oh no"), ("kill -9 $$", "out of memory")])
 def test_a_crash_costs_one_row(tmp_path, monkeypatch, body, said):
     program = tmp_path / "python"
     program.write_text(f"#!/bin/sh\n{body}\n")
@@ -230,7 +272,7 @@ def test_rows_over_seeds_and_blank_cells(tmp_path):
     runs = [
         measured(a, 0.9, "AMD", "a" * 40),
         measured(b, 0.8, "Intel", "b" * 40 + "+changes"),
-        runner.failure(Job("mdeq_tiny", "digits"), "boom"),
+        kept.failure(Job("mdeq_tiny", "digits"), "boom"),
     ]
     rows = summarise(runs)
     assert rows[0]["values"]["score"] == pytest.approx(0.85) and rows[0]["std"]["score"] == pytest.approx(0.0707, 1e-2)
@@ -264,7 +306,7 @@ def measured(job, score, cpu, commit):
 def test_loaded_weights_have_no_spread():
     runs = [finished(Job("mdeq_tiny.digits", "digits", seed)) for seed in (0, 1)]
     for run in runs:
-        run["reasons"] = {"seconds": runner.LOADED}
+        run["reasons"] = {"seconds": kept.LOADED}
         del run["values"]["seconds"]
     (row,) = summarise(runs)
     assert row["std"] == {} and row["seeds"] == [0, 1] and row["values"]["score"] == 0.9
@@ -272,7 +314,6 @@ def test_loaded_weights_have_no_spread():
 
 @pytest.mark.parametrize("model, solver", [("test_mdeq", "anderson"), ("test_resnet_twin", None)])
 def test_a_row_from_end_to_end(tmp_path, monkeypatch, model, solver):
-    from zoo.compare import bench, worker
 
     monkeypatch.setattr(bench, "SECONDS", 0.0)
     monkeypatch.setattr(bench, "LEAST", 1)
@@ -301,24 +342,106 @@ def test_a_row_from_end_to_end(tmp_path, monkeypatch, model, solver):
         assert [way["adjoint"] for way in row["curves"]["growth"]["ways"]] == ["implicit", "unroll"]
 
 
-def test_a_comparison_from_python(monkeypatch, tmp_path):
+def test_from_python_a_report_is_written_and_what_was_there_stays_in_it(monkeypatch, tmp_path):
     assert "seeds" in inspect.signature(zoo.compare_models).parameters  # an editor sees the arguments
     monkeypatch.setattr(runner, "run_one", lambda job, *rest: finished(job))
     rows = zoo.compare_models(["resnet_tiny"], "digits", seeds=[0, 1], out=tmp_path, say=None)
-    assert rows[0]["seeds"] == [0, 1]
+    assert [r["model"] for r in rows] == ["resnet_tiny"] and rows[0]["seeds"] == [0, 1]
+    rows = zoo.compare_models("wrn_40_1", "digits", out=tmp_path, say=None)
+    assert [r["model"] for r in rows] == ["wrn_40_1"]
+    zoo.compare_models("cnn", "mnist", out=tmp_path, say=None)  # other data: a report of their own
+    zoo.compare_models("wrn_40_1", "digits", out=tmp_path, options={"optim": {"lr": 0.1}}, say=None)
+    report = json.loads((tmp_path / "compare.json").read_text())
+    assert [r["label"] for r in report["rows"]] == ["resnet_tiny", "wrn_40_1", "wrn_40_1, lr 0.1"]
+    assert [r["seeds"] for r in report["rows"]] == [[0, 1], [0], [0]]
+    assert "resnet_tiny" in (tmp_path / "compare.md").read_text()
+    lines = list(csv.DictReader((tmp_path / "compare.csv").open()))
+    assert [line["options"] for line in lines] == ["{}", "{}", '{"optim": {"lr": 0.1}}']
 
 
 def test_the_command_line(tmp_path, capsys, monkeypatch):
     done = subprocess.run([sys.executable, "-m", "zoo.compare", "--help"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and "timm:NAME" in done.stdout
-    monkeypatch.setattr(runner, "run_one", lambda job, *rest: finished(job))
-    asked = ["--models", "resnet_tiny", "--data", "digits", "--budget", "3", "epochs", "--optim-options", "lr=0.1"]
-    assert command.main([*asked, "--out", str(tmp_path)]) == 0
+    asked = []
+    monkeypatch.setattr(runner, "run_one", lambda job, *rest: asked.append(job) or finished(job))
+    words = ["--models", "resnet_tiny", "--data", "digits", "--budget", "3", "epochs", "--out", str(tmp_path)]
+    assert command.main([*words, "--optim-options", "lr=0.1"]) == 0
     assert "resnet_tiny" in capsys.readouterr().out and (tmp_path / "compare.csv").is_file()
+    assert command.main([*words, "--optim.lr", "0.1"]) == 0  # the same work in today's spelling
+    assert len(asked) == 1 and asked[0].options["optim"] == {"lr": "0.1"} and "before" in capsys.readouterr().out
     assert command.main(["--seeds", "1"]) == 2 and "--models" in capsys.readouterr().err
+    assert command.main(["--models", "resnet_tinny", "--out", str(tmp_path / "no")]) == 2
+    assert "Did you mean 'resnet_tiny'" in capsys.readouterr().err and not (tmp_path / "no").exists()
     assert command.main(["--models", "resnet_tiny", "--budget", "soon", "--out", str(tmp_path)]) == 2
     (tmp_path / "file").touch()
     assert command.main(["--models", "resnet_tiny", "--out", str(tmp_path / "file" / "x")]) == 2
+
+
+def test_numbers_are_written_as_people_read_them():
+    for value, digits, text in (
+        (11172810, 12, "11,172,810"), (158458, 12, "158,458"), (1e6, 3, "1,000,000"), (999, 3, "999"),
+        (1234.5, 3, "1,234"), (0.98423, 4, "0.9842"), (2.1e-5, 2, "2.1e-05"), (0, 3, "0"), (3e20, 12, "3.00e+20"),
+    ):  # fmt: skip
+        assert _short(value, digits) == text
+
+
+SLOW = """
+import signal, sys, time
+def stop(signum, frame):
+    print("saved", flush=True)
+    sys.exit(1)
+signal.signal(signal.SIGINT, stop)
+print("epoch 1", flush=True)
+time.sleep(60)
+"""
+
+
+def test_ctrl_c_lets_the_running_process_save_and_is_passed_on(tmp_path, monkeypatch):
+    program = tmp_path / "python"
+    (tmp_path / "slow.py").write_text(SLOW)
+    program.write_text(f"#!/bin/sh\nexec {sys.executable} {tmp_path / 'slow.py'}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.setattr(runner, "EVERY", 0.0)
+    lines = []
+
+    def say(line):
+        lines.append(line)
+        if line.endswith("epoch 1"):  # it is running: now somebody presses Ctrl-C
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_all([Job("resnet_tiny", "digits")], tmp_path / "out", say=say)
+    assert "stopping after this step" in lines[-1]
+    (log,) = (tmp_path / "out" / "logs").glob("*.log")
+    assert log.read_text().splitlines() == ["epoch 1", "saved"]
+    assert kept.read_rows(tmp_path / "out") == {}  # no result, so that the next call goes on with it
+
+
+def test_a_training_that_was_stopped_goes_on_and_one_that_finished_is_only_measured(tmp_path, monkeypatch):
+    quick = {"limit_train_batches": 2, "limit_val_batches": 1, "limit_test_batches": 1, "accelerator": "cpu"}
+    job = Job("test_cnn", "digits", options={"trainer": {**quick, "max_epochs": 3}, "data": {"batch_size": 8}})
+    calls = []
+    whole = worker.run_training
+
+    def stopped(request):
+        calls.append(request.resume)
+        if len(calls) > 1:
+            return whole(request)
+        trainer = {**request.config["trainer"], "max_epochs": 2}  # as if Ctrl-C came after the second epoch
+        done = whole(dataclasses.replace(request, config={**request.config, "trainer": trainer}))
+        results = json.loads((done.folder / "results.json").read_text())
+        (done.folder / "results.json").write_text(json.dumps({**results, "status": "interrupted"}))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(worker, "run_training", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        worker.trained(job, tmp_path)
+    run, results = worker.trained(job, tmp_path)
+    assert calls[0] is None and calls[1] == run / "checkpoints" / "last.ckpt"
+    assert (results["status"], results["epochs"], results["steps"]) == ("finished", 3, 6)
+    again, same = worker.trained(job, tmp_path)
+    assert len(calls) == 2 and again == run and same["test"] == results["test"]
 
 
 def scored(model, seconds, values, seed=0, maximise=True):

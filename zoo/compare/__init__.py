@@ -7,7 +7,8 @@ From Python: `zoo.compare_models`. It imports no torch; each model is trained an
 
     comparison    compare_models: the whole, from Python
     command       the same from the command line
-    runner        jobs, their processes, the rows that are kept
+    jobs          what has to be run
+    runner, rows  processes, and the rows that are kept
     worker        one process: train, then measure
     bench, measure, solver_curves    what is measured of a trained model
     table, figures, report           what is shown

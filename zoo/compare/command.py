@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
-from zoo.compare.runner import SECTIONS, jobs_of, run_all
-from zoo.compare.table import summarise
+from zoo.compare.comparison import compare_jobs, default_folder
+from zoo.compare.jobs import jobs_of
 from zoo.data import DATA
 from zoo.hub import cards
+from zoo.hub.cards import SECTIONS
 from zoo.training.command import CommandParser, command, wrapped
 from zoo.training.errors import UsageError
 
@@ -59,7 +61,7 @@ def parser() -> CommandParser:
     out.add_argument("--theory", action="store_true", help="measure the theory instead of models; a few minutes")
     out.add_argument("--quick", action="store_true", help="with --theory: see that it runs; its numbers say nothing")
     out.add_argument_group(
-        "options of every run", "--optim.X  --task.X  --trainer.X  --data.X  --model.X VALUE, as zoo.fit takes them"
+        "options of every run", f"{'  '.join(f'--{s}.X' for s in SECTIONS)} VALUE, as zoo.fit takes them"
     )
     for section in SECTIONS:
         out.add_argument(f"--{section}-options", nargs="+", default=[], help=argparse.SUPPRESS)
@@ -93,24 +95,15 @@ def models(given: argparse.Namespace) -> int:
     options = {s: dict(_pair(word) for word in getattr(given, f"{s}_options")) for s in SECTIONS}
     options = {s: {**options[s], **given.sections.get(s, {})} for s in SECTIONS}
     budget = " ".join(given.budget) if given.budget else None
-    jobs = jobs_of(
-        given.models,
-        given.data,
-        given.seeds,
-        budget,
-        given.solvers,
-        given.adjoints,
-        {k: v for k, v in options.items() if v},
-    )
-    folder = Path(given.out) if given.out else Path("runs") / "compare" / jobs[0].data
-    found = run_all(jobs, folder, timeout=given.timeout, say=lambda line: print(line, flush=True))
-    rows = summarise(found, given.level)
-    from zoo.compare.report import show, write_report
+    jobs = jobs_of(given.models, given.data, given.seeds, budget, given.solvers, given.adjoints, options)
+    folder = Path(given.out) if given.out else default_folder(jobs)
+    say = partial(print, flush=True)
+    done = compare_jobs(jobs, folder, name=given.name, timeout=given.timeout, level=given.level, say=say)
+    from zoo.compare.report import show
 
-    show(rows)
-    files = write_report(rows, folder, given.name)
-    print(f"written to {folder}: {', '.join(f.name for f in files)}, figures/")
-    return 1 if any(row["failed"] for row in rows) else 0
+    show(done.rows)
+    print(f"written to {folder}: {', '.join(f.name for f in done.files)}, figures/")
+    return 1 if any(row["failed"] for row in done.asked) else 0
 
 
 def _pair(word: str) -> tuple[str, str]:

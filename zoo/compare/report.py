@@ -1,4 +1,4 @@
-"""GeneratesWeights a comparison: table in the terminal, Markdown, CSV, JSON, figures, and one page of HTML."""
+"""Show a comparison: table in the terminal, Markdown, CSV, JSON, figures, and one page of HTML."""
 
 from __future__ import annotations
 

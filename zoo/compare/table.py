@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from zoo.compare.runner import LOADED
+from zoo.compare.rows import LOADED
 
 Row = Mapping[str, Any]
 
@@ -61,7 +62,7 @@ SPREAD = (  # shown with +-
 
 
 def summarise(rows: Sequence[Row], asked: float | None = None) -> list[dict[str, Any]]:
-    """One row for each model, solver and adjoint, over its seeds, in the order of their first appearance.
+    """One row for each model, solver, adjoint and set of options, over its seeds, in order of their first appearance.
 
     Args:
         rows: of single runs, as `zoo.compare.runner` writes them.
@@ -71,22 +72,27 @@ def summarise(rows: Sequence[Row], asked: float | None = None) -> list[dict[str,
     level = common_level(rows)
     rows = timed(rows, level, "seconds_to_level")
     for row in rows if asked is None else timed(rows, asked, "seconds_to_asked"):
-        groups.setdefault((row["model"], row["data"], row["solver"], row["adjoint"]), []).append(row)
+        options = json.dumps(row.get("options", {}), sort_keys=True)
+        groups.setdefault((row["model"], row["data"], row["solver"], row["adjoint"], options), []).append(row)
     out = []
-    one = len(groups) > 1 and len({model for model, *_ in groups}) == 1  # then only what differs is worth its room
-    for (model, data, solver, adjoint), runs in groups.items():
+    alike = {key: [_leaves(json.loads(k[-1])) for k in groups if k[:-1] == key[:-1]] for key in groups}
+    one = len({g[:-1] for g in groups}) > 1 and len({model for model, *_ in groups}) == 1  # then what differs will do
+    for key, runs in groups.items():
+        model, data, solver, adjoint, options = key
         chosen = [p for p in (solver, adjoint) if p]
+        differs = _differences(_leaves(json.loads(options)), alike[key])
         good = [r for r in runs if r["status"] == "finished"]
         bad = [r for r in runs if r["status"] != "finished"]
         values, std, reasons = _over_seeds(good, bad)
         newest = good[0] if good else {}
         out.append(
             {
-                "label": " ".join(chosen if one and chosen else [model, *chosen]),
+                "label": ", ".join([" ".join(chosen if one and chosen else [model, *chosen]), *differs]),
                 "model": model,
                 "data": data,
                 "solver": solver,
                 "adjoint": adjoint,
+                "options": json.loads(options),
                 "status": "finished" if not bad else "partly" if good else "failed",
                 "error": bad[0]["error"] if bad else "",
                 "note": "; ".join(dict.fromkeys(r["note"] for r in runs if r.get("note"))),
@@ -107,6 +113,20 @@ def summarise(rows: Sequence[Row], asked: float | None = None) -> list[dict[str,
             }
         )
     return out
+
+
+def _leaves(options: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Every value of nested options, by its dotted name."""
+    out: dict[str, Any] = {}
+    for key, value in options.items():
+        out |= _leaves(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value}
+    return out
+
+
+def _differences(own: Mapping[str, Any], all_of: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The options that tell rows of one model apart, in words."""
+    keys = [k for k, v in own.items() if any(other.get(k) != v for other in all_of) and v != -1]
+    return [_clock(own[k]) if k == "trainer.max_time" else f"{k.rpartition('.')[2]} {own[k]}" for k in keys]
 
 
 def _over_seeds(good: Sequence[Row], bad: Sequence[Row]) -> tuple[dict[str, float], dict[str, float], dict[str, str]]:
@@ -255,6 +275,8 @@ def to_csv(rows: Sequence[Row]) -> str:
     """A line for each model, plain numbers in base units, with deviations, and an empty field where none was had."""
     keys = [c.key for c in COLUMNS]
     names = ["model", "data", "solver", "adjoint", "status", "error", "seeds", "recipe", "hardware", "commit", "asked"]
+    several = len({json.dumps(row.get("options", {}), sort_keys=True) for row in rows}) > 1
+    names += ["options"] if several else []
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow([*names, *(n for k in keys for n in (k, f"{k}_std")), "missing"])
@@ -264,7 +286,9 @@ def to_csv(rows: Sequence[Row]) -> str:
         missing = "; ".join(f"{k}: {v}" for k, v in row["reasons"].items())
         plain += [" ".join(str(s) for s in row["seeds"]), row["recipe"]]
         plain += [" / ".join(dict.fromkeys(of(e) for e in row["environments"])) for of in (hardware, commit)]
-        writer.writerow([*plain, "" if row["asked"] is None else row["asked"], *numbers, missing])
+        plain.append("" if row["asked"] is None else row["asked"])
+        plain += [json.dumps(row["options"], sort_keys=True)] if several else []
+        writer.writerow([*plain, *numbers, missing])
     return stream.getvalue()
 
 
@@ -305,7 +329,12 @@ def _number(row: Row, column: Column) -> str:
 
 
 def _short(value: float, digits: int) -> str:
-    if value and not 1e-3 <= abs(value) < 1e6:
-        return f"{value:.{digits - 1}e}"
-    whole = f"{value:.{digits}g}"
-    return f"{value:,.0f}" if "e" in whole or abs(value) >= 10**digits else whole
+    """A number of so many digits: ``0.984``, ``158,458``, ``11,172,810``, ``2.1e-05``.
+
+    >>> _short(11172810, 12), _short(2.1234e-05, 2), _short(1234.5, 3), _short(0.984, 4)
+    ('11,172,810', '2.1e-05', '1,234', '0.984')
+    """
+    if value and not 1e-3 <= abs(value) < 1e15:
+        return f"{value:.{min(digits, 3) - 1}e}"
+    whole = f"{value:,.{digits}g}"
+    return f"{value:,.0f}" if "e" in whole else whole
