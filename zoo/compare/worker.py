@@ -56,6 +56,7 @@ def work(job: Job, folder: Path) -> dict[str, Any]:
         curves, trained_by = training_curves(run / "metrics.csv", task.monitor), options.config()
     metric = task.monitor.partition("/")[2]
     values["score"], values["test_loss"] = test.get(metric), test.get("loss")
+    print("measuring", flush=True)
     measured, why, shapes = measure(task, data)
     return {
         "key": job.key,
