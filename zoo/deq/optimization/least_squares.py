@@ -44,6 +44,9 @@ class LeastSquares(ImplicitMixin, nn.Module):
     Reference: More, "The Levenberg-Marquardt algorithm: implementation and theory", 1978.
     """
 
+    lower: Tensor | None
+    upper: Tensor | None
+
     def __init__(
         self,
         residual: Callable[..., Tensor],
