@@ -36,7 +36,8 @@ class ConvergenceMonitor(Callback):
     With several processes, an incident of one is one of all: they warn, adapt and stop together.
 
     ``--task.guard adapt`` escalates by one level an incident: twice the budget, four times, then what is surest to
-    settle: damped iteration in the forward direction, a phantom gradient in the backward one. Checkpoints keep the levels.
+    settle: damped iteration in the forward direction, a phantom gradient in the backward one. Checkpoints keep the
+    levels.
 
     Args:
         window: training steps over which the means are taken.

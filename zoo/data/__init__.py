@@ -40,6 +40,18 @@ DATA: Registry = Registry(
         "node_classification",
     ),
     Entry("photograph", "zoo.data.signals:Photograph", "one photograph 96x96, part of scikit-learn", "inr"),
+    Entry(
+        "qp_family",
+        "zoo.data.quadratic:QuadraticPrograms",
+        "10,000 quadratic programs of 100 variables, made",
+        "optimization",
+    ),
+    Entry(
+        "qp_family_nonconvex",
+        "zoo.data.quadratic:NonconvexPrograms",
+        "the same constraints, a sine in the objective",
+        "optimization",
+    ),
     Entry("cityscapes", "zoo.data.segmentation:Cityscapes", "3,475 street scenes 2048x1024 with masks", "segmentation"),
     Entry("digit_episodes", "zoo.data.episodes:DigitEpisodes", "few-shot episodes of digits 8x8", "fewshot"),
     Entry("omniglot", "zoo.data.omniglot:Omniglot", "few-shot episodes of 1,623 characters 28x28", "fewshot"),

@@ -33,6 +33,7 @@ class QP(ImplicitMixin, nn.Module):
         solver: finds the fixed point of the splitting map; its ``rtol`` bounds the residuals of the optimality
             conditions, relative to the sizes of their terms; its ``max_steps`` are those of one round.
         adjoint: how gradients cross the solve.
+        throw: raise where a program is not solved, instead of saying so in ``program``.
         rounds: each ends with the equations of the active constraints, which bring the residuals to rounding where the
             active ones were found, and adapts the step size otherwise; at most so many.
 
@@ -45,6 +46,7 @@ class QP(ImplicitMixin, nn.Module):
         adjoint: Spec | Any = None,
         *,
         rounds: int = 20,
+        throw: bool = False,
     ) -> None:
         super().__init__()
         if rounds < 1:
@@ -54,6 +56,7 @@ class QP(ImplicitMixin, nn.Module):
         self.configure_implicit(
             solver or {"name": "anderson", "window": 5, "rtol": 1e-7, "atol": 1e-9, "max_steps": 50},
             adjoint or {"name": "implicit", "solver": {"name": "gmres", "rtol": 1e-9, "atol": 0.0, "max_steps": 400}},
+            throw=throw,
         )
 
     def forward(
