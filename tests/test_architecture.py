@@ -70,6 +70,7 @@ START = {
     "zoo._compat": {"jsonargparse", "torch"},
 }
 OPTIONAL = {
+    "zoo._compat": {"torchdiffeq"},
     "zoo.callbacks.console_progress": {"tqdm"},
     "zoo.compare.theory.figures": {"matplotlib"},
     "zoo.data.corpora": {"pydoc_data"},

@@ -20,6 +20,10 @@ IMPLICIT = ["implicit_euler", "implicit_midpoint", "trapezoid"]
 SOLVES = [(s, a) for s in SOLVER for a in ADJOINT]
 
 
+def adaptive(solver: str) -> bool:
+    return getattr(SOLVERS[solver], "embedded", solver == "torchdiffeq:dopri5")
+
+
 class Generator(nn.Module):
     """Makes the weights of a field: what a hypernetwork does. The field captures them; they are no leaves."""
 
@@ -80,15 +84,14 @@ def test_captured_tensors_get_their_gradient_or_a_clear_error(solver, adjoint, t
         assert (g - h).norm() <= rough * h.norm() + 1e-6
 
 
-@pytest.mark.parametrize("solver, adjoint", SOLVES)
+@pytest.mark.parametrize("solver, adjoint", [(s, a) for s, a in SOLVES if adaptive(s)])
 def test_exhausted_steps_return_the_last_state_or_raise_as_chosen(solver, adjoint):
     def f(t: Tensor, y: Tensor) -> Tensor:
         q, p = y.chunk(2, 1)
         return torch.cat([p, -q], 1)
 
     y0 = torch.tensor([[1.0, 0.0]], dtype=torch.float64, requires_grad=True)
-    adaptive = getattr(SOLVERS[solver], "embedded", solver == "torchdiffeq:dopri5")
-    spec = {"name": solver, "max_steps": 7, **({} if adaptive else {"steps": 400})}
+    spec = {"name": solver, "max_steps": 7}
     ts = [0.0, 1e-3, 100.0]  # the first of them is reached
     if adjoint == "checkpoint" and ":" in solver:
         with pytest.raises(TypeError, match=f"Checkpoint cannot differentiate an ODE solved by {solver}"):
@@ -100,7 +103,7 @@ def test_exhausted_steps_return_the_last_state_or_raise_as_chosen(solver, adjoin
     reached = float(solution.stats.reached[0])
     assert 1e-3 < reached < 100
     want = torch.tensor([math.cos(reached), -math.sin(reached)], dtype=torch.float64)
-    assert (solution.value[-1, 0] - want).abs().max() < (0.5 if solver in ("euler", "implicit_euler") else 0.1)
+    assert (solution.value[-1, 0] - want).abs().max() < 0.1
     assert (solution.value[1, 0] - torch.tensor([1.0, -1e-3], dtype=torch.float64)).abs().max() < 1e-5
     if adjoint == "backsolve":  # there is no way back from where the solve was to end
         with pytest.raises(RuntimeError, match="cannot go back along a solve that did not reach its end.*max_steps"):

@@ -15,6 +15,7 @@ from zoo.adjoints.base import Adjoint
 from zoo.solvers import SOLVERS
 from zoo.solvers.base import Result, Solution, SolveError, Solver
 from zoo.solvers.ode.base import ODESolution, ODESolver, PackedEvent, PackedField
+from zoo.solvers.ode.events import Event, Events
 from zoo.solvers.packing import Packing, Tensors
 from zoo.solvers.profiler import profile_scope
 
@@ -147,7 +148,7 @@ def odeint(
     *,
     args: tuple[Tensor, ...] | None = None,
     params: Iterable[Tensor] | None = None,
-    event: Callable[..., Tensor] | None = None,
+    event: Event | Sequence[Event] | None = None,
     dense: bool = False,
     throw: bool = False,
 ) -> ODESolution:
@@ -163,8 +164,10 @@ def odeint(
             against y*: 0-dimensional, or (B, 1, ..., 1) where every sample has steps of its own. A time channel is
             ``torch.cat([y, t.expand_as(y[:, :1])], 1)``.
         y0: the start, a tensor or a tuple of tensors, batch first.
-        ts: two or more times, increasing or decreasing; steps land on each. (B, T) gives every sample its own times,
-            with a solver of ``per_sample=True``. Gradients to the times are not computed.
+        ts: two or more times, increasing or decreasing; steps land on each, so that many times cost many steps: where
+            there are more than the tolerance needs, give start and end, ``dense=True``, and `ODESolution.evaluate`.
+            (B, T) gives every sample its own times, with a solver of ``per_sample=True``. Gradients to the times are
+            not computed.
         solver: a name such as ``tsit5``, ``rk4`` or ``torchdiffeq:dopri8``, a mapping ``{"name": "dopri5", "rtol":
             1e-4}``, or an instance.
         adjoint: ``unroll``, ``checkpoint`` (its gradient, at the memory of the accepted states) or ``backsolve``.
@@ -172,8 +175,10 @@ def odeint(
             ``per_sample`` solvers to take finished samples out of the batch; ``()`` says that there are none.
         params: for backsolve, every tensor besides y0 and args that gradients go to; by default the parameters of an
             ``f`` that is a module.
-        event: ``(t, y, *args) -> (B,)``; a sample ends where its sign changes (``stats.event_time``).
-        dense: keep what ``solution.evaluate(t)`` needs to give the states between the times.
+        event: ``(t, y, *args) -> (B,)``; a sample ends where its sign changes. Several events are a tuple of functions,
+            or one of (B, K); a sample ends at the first, ``stats.event_index``. ``stats.event_time`` says when, and
+            ``solution.event_time`` is the same with its gradient. Backsolve refuses events.
+        dense: keep what ``solution.evaluate(t)`` needs to give the states, with their gradients, between the times.
         throw: raise where a sample did not reach the last time (or its event), instead of saying so in ``result``.
 
     Returns:
@@ -195,11 +200,13 @@ def odeint(
         )
     plain = isinstance(y0, Tensor) and packing.work == y0.dtype and not packing.whole
     field = f if plain else PackedField(f, packing)
-    g = event if plain or event is None else PackedEvent(event, packing)
+    events = Events.of(event)
+    if events is not None and not plain:
+        events = Events(tuple(PackedEvent(e, packing) for e in events.functions))
     start = y0 if plain else packing.pack(y0)
     params = None if params is None else tuple(params)
     with profile_scope(f"integrate by {type(solver).__name__}"), _said_of_transforms():
-        solution = adjoint.integrate(field, start, ts, solver, args, params, event=g, dense=dense)
+        solution = adjoint.integrate(field, start, ts, solver, args, params, event=events, dense=dense)
     if not plain:
         solution = dataclasses.replace(solution, value=packing.unpack(solution.value), unpack=packing.unpack)
     if throw and not solution.result.success:

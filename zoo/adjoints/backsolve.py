@@ -57,7 +57,7 @@ class Backsolve(Adjoint):
         if not torch.is_grad_enabled():
             return integrate(f, y0, ts, solver, args=args, event=event, dense=dense)
         if event is not None or dense:
-            raise ValueError("Backsolve gives no gradient to dense output and event states; use checkpoint or unroll.")
+            raise ValueError("Backsolve gives no gradient to dense output and events; use checkpoint or unroll.")
         with torch.no_grad():
             solution = integrate(f, y0, ts, solver, args=args)
         times = torch.as_tensor(ts, dtype=torch.float64).tolist()
@@ -104,7 +104,7 @@ class _Backward:
 
     def __call__(self, value: Tensor, grads: Tensor, y0: Tensor, inputs: Sequence[Tensor]) -> list[Tensor]:
         """The gradients to ``y0`` and to the inputs (args, then params) that want one."""
-        if self.result is not Result.converged:
+        if not self.result.success:
             raise RuntimeError(
                 f"Backsolve cannot go back along a solve that did not reach its end: {self.result.value}"
             )
@@ -143,7 +143,7 @@ class _Backward:
             start = torch.cat([value[i].reshape(-1), a, rest])[None]
             solution = integrate(field, start, self.times[i - 1 : i + 1][::-1], self.solver, norm=norm)
             solves.append(solution.stats)
-            if solution.result is not Result.converged:
+            if not solution.result.success:
                 raise RuntimeError(
                     f"Backsolve: the backward solve from t = {self.times[i]} to {self.times[i - 1]} failed. "
                     f"{solution.result.value} The adjoint checkpoint needs no backward solve."

@@ -152,7 +152,7 @@ class Equilibrium(ImplicitMixin, nn.Module):
             t += span
             norm, scale = _residual(self.flow.cell, z, x)
             rests = norm <= solver.atol * z[0].numel() ** 0.5 + solver.rtol * scale
-            if rests.all() or t >= self.horizon or self.last.result is not Result.converged:
+            if rests.all() or t >= self.horizon or not self.last.result.success:
                 break
             span = min(t, self.horizon - t)
         added = {k: sum(getattr(p.stats, k) for p in parts) for k in ("steps", "accepted", "rejected", "sample_nfe")}
@@ -164,8 +164,8 @@ class Equilibrium(ImplicitMixin, nn.Module):
             **added,
         )
         result = parts[-1].result
-        if result is Result.converged and not rests.all():
-            result = Result.max_steps
+        if result.success:  # whatever the steps, the rest was measured
+            result = Result.converged if rests.all() else Result.max_steps
         self.record(SolveRecord(result, stats), parts)
         self._refuse_unfinished(Solution(z, result, stats))
         return z

@@ -1,27 +1,13 @@
 """Contents page of the solvers: a name, where it lives, and what it is. Imports no torch."""
 
-import ast
-from importlib.util import find_spec
-from pathlib import Path
-
+from zoo._compat import torchdiffeq_methods
 from zoo.registry import Entry, Registry
 
 
 def _torchdiffeq() -> list[Entry]:
-    """The methods of the installed torchdiffeq, read off its table of solvers without importing it (or torch)."""
-    spec = find_spec("torchdiffeq")
-    source = Path(next(iter(spec.submodule_search_locations or [""])), "_impl", "odeint.py") if spec else None
-    if source is None or not source.is_file():
-        return []
-    tables = [
-        node.value
-        for node in ast.parse(source.read_text(encoding="utf-8")).body
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict)
-        if any(isinstance(t, ast.Name) and t.id == "SOLVERS" for t in node.targets)
-    ]
-    names = [k.value for table in tables for k in table.keys if isinstance(k, ast.Constant)]
     return [
-        Entry(f"torchdiffeq:{n}", f"zoo.solvers.ode.torchdiffeq:method_{n}", f"torchdiffeq's {n}", "ode") for n in names
+        Entry(f"torchdiffeq:{n}", f"zoo.solvers.ode.torchdiffeq:method_{n}", f"torchdiffeq's {n}", "ode")
+        for n in torchdiffeq_methods()
     ]
 
 

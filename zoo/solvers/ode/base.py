@@ -24,8 +24,9 @@ import torch
 from torch import Tensor
 
 from zoo.solvers.base import Result, Solution, Stats
-from zoo.solvers.ode.dense import Event, Interpolant
-from zoo.solvers.packing import Packed, Packing, resolution
+from zoo.solvers.ode.dense import Interpolant
+from zoo.solvers.ode.events import Events
+from zoo.solvers.packing import Packed, Packing, refuse_in_place, resolution, version
 
 VectorField = Callable[..., Tensor]  # (t, y, *args) -> dy/dt, of y's shape
 Norm = Callable[[Tensor], Tensor]  # error over tolerance, of the state's shape -> (rows,), each at most 1 to accept
@@ -49,16 +50,19 @@ class ODEStats(Stats):
     """`Stats` of an integration: ``steps`` counts attempts, accepted and rejected.
 
     ``residual`` is the error estimate of each sample's last accepted step over its tolerance (NaN for fixed steps),
-    ``trace`` (K, B) that of each attempt, and ``converged`` tells who reached the last requested time.
+    ``trace`` (K, B) that of each attempt. ``converged`` tells who reached the last requested time: with adaptive steps
+    each within its tolerance, with fixed steps whatever the error (``Result.fixed_steps`` says so).
 
     Attributes:
         reached: (B,) time to which each sample was integrated. Rows of the value that belong to later times repeat
             the state at ``reached``: one rule for a terminal event, for exhausted steps and for a non-finite state.
         event_time: (B,) time of the terminal event; NaN where none occurred.
+        event_index: (B,) which of several events it was, from 0; -1 where none occurred.
     """
 
     reached: Tensor | None = None
     event_time: Tensor | None = None
+    event_index: Tensor | None = None
 
 
 # What else helps where an integration ends early.
@@ -71,9 +75,14 @@ STEPS = {
 
 @dataclass(frozen=True)
 class ODESolution(Solution[Any]):
-    """States at the requested times, (T, B, ...). With ``dense=True``, `evaluate` gives the states between them."""
+    """States at the requested times, (T, B, ...). With ``dense=True``, `evaluate` gives the states between them.
+
+    ``event_time`` (B,) is `ODEStats.event_time` in the state's dtype with its derivative, by the implicit function
+    theorem, ``dt* = -dg / (dg/dt)``; None where no event was looked for.
+    """
 
     stats: ODEStats
+    event_time: Tensor | None = None
     interpolant: Interpolant | None = None
     unpack: Callable[[Tensor], Any] | None = None
 
@@ -109,9 +118,9 @@ class PackedEvent(Packed):
 
     def __call__(self, t: Tensor, flat: Tensor, *args: Tensor) -> Tensor:  # type: ignore[override]
         found: Any = self.f(_time(self.packing, t), self.packing.unpack(flat), *args)
-        if isinstance(found, Tensor) and self.packing.whole:
-            found = found.reshape(1)  # of the one sample that a state without a batch axis is
-        return found.to(flat.dtype)
+        if isinstance(found, Tensor) and self.packing.whole and found.dim() < 2:
+            return found.reshape(1, -1)  # of the one sample that a state without a batch axis is
+        return found
 
 
 def _time(packing: Packing, t: Tensor) -> Tensor:
@@ -135,7 +144,7 @@ class Field:
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
         self.calls += 1
         self.samples += y.shape[0]
-        dy = self.f(t, y, *self.args)
+        dy = self.f(t, y, *self.args) if self.calls > 1 else self._first(t, y)
         if dy.__class__ is not Tensor and not isinstance(dy, Tensor):
             raise TypeError(f"f(t, y) must return a tensor of y's shape {tuple(y.shape)}; got {type(dy).__name__}.")
         if dy.dtype != y.dtype and torch.is_autocast_enabled(y.device.type):
@@ -147,6 +156,17 @@ class Field:
             )
         return dy if self.active_mask is None else torch.where(self.active_mask, dy, 0.0)
 
+    def _first(self, t: Tensor, y: Tensor) -> Any:
+        """The first call tells whether f writes into its input; on a copy, as the state is the caller's own."""
+        given = (y.clone(), *self.args)
+        before = [version(x) for x in given]
+        dy = self.f(t, *given)
+        for x, count in zip(given, before, strict=True):
+            refuse_in_place(x, count, "The field f(t, y, *args)")
+        if y.is_inference() and not torch.equal(given[0], y):  # whose writes are not counted
+            refuse_in_place(given[0], -2, "The field f(t, y, *args)")
+        return dy
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -155,7 +175,7 @@ class Problem:
     field: Field
     y0: Tensor
     ts: np.ndarray  # (T,), or (B, T) where every sample has its own times
-    event: Event | None
+    event: Events | None
     dense: bool
     norm: Norm | None
     step_wrapper: StepWrapper | None
@@ -175,7 +195,8 @@ class ODESolver(ABC):
             the root mean square taken over one sample's numbers, ``rms(e / s) <= 1`` *for every sample*: a mean over
             the batch would average a hard sample's error away. Never below the resolution of the state's dtype.
             Methods of fixed steps make no use of them.
-        max_steps: attempted steps at most; then the states reached are returned with ``Result.max_steps``.
+        max_steps: attempted steps of adaptive methods at most; then the states reached are returned with
+            ``Result.max_steps``, or ``Result.stiff``. Fixed steps are taken as they were asked for.
 
     Raises:
         ValueError: a negative tolerance, both tolerances zero, or ``max_steps < 1``.

@@ -1,17 +1,13 @@
-"""Between the steps: dense output of an integration, and where in a step a terminal event falls."""
+"""Dense output: the states between the steps of an integration."""
 
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-from zoo.solvers.autograd import Once, refuse_second_order
-
-Event = Callable[..., Tensor]  # (t, y, *args) -> (B,)
 
 
 class Segment(NamedTuple):
@@ -67,41 +63,3 @@ class Interpolant:
             raise ValueError(f"The time {t} lies outside of what was integrated, {self.start} to {self.end}.")
         s = self.segments[max(bisect.bisect_right(self.knots, self.sign * t) - 1, 0)]
         return s.at((t - float(s.t)) / float(s.dt))
-
-
-def locate(event: Event, args: tuple[Tensor, ...], s: Segment, before: Tensor) -> tuple[Tensor, Tensor]:
-    """Where in a step the event changes sign: the share of the step (B,), without a graph, and the state there.
-
-    Bisection on the interpolant, for all samples at once. The state carries the derivative of the event's own time:
-    with ``y(t)`` the trajectory and ``g`` the event, ``dt* = -dg / (dg/dt)`` by the implicit function theorem, so
-    ``y(t*) + f (-dg / g')`` with the factor's value at zero is differentiated rightly at first order; a second
-    derivative is refused.
-
-    Args:
-        before: (B,) the event's values at the start of the step.
-    """
-    shape = (-1,) + (1,) * (s.y0.dim() - 1)
-    with torch.no_grad():
-        low, high = torch.zeros_like(before), torch.ones_like(before)
-        for _ in range(52 if before.dtype == torch.float64 else 24):
-            middle = (low + high) / 2
-            x = middle.view(shape)
-            after = event(s.t + x * s.dt, s.at(x), *args) * before <= 0
-            low, high = torch.where(after, low, middle), torch.where(after, middle, high)
-        share = high.view(shape)
-    y = s.at(share)
-    if y.requires_grad:
-        width = 1e-3
-        with torch.no_grad():
-            near, far = (share - width).clamp(min=0), (share + width).clamp(max=1)
-            g0, g1 = (event(s.t + x * s.dt, s.at(x), *args) for x in (near, far))
-            slope = ((g1 - g0) / (far - near).view(-1)).view(shape)
-            speed = (s.at(far) - s.at(near)) / (far - near)
-        g = event(s.t + share * s.dt, y, *args).view(shape)
-        still = slope == 0  # a sample that is settled already
-        y = Once.apply(y + speed * torch.where(still, 0.0, (g.detach() - g) / torch.where(still, 1.0, slope)), _refuse)
-    return high, y
-
-
-def _refuse() -> None:
-    refuse_second_order("A terminal event", "odeint without an event, up to a time that is known")

@@ -10,9 +10,13 @@ import torch
 from torch import Tensor
 
 from zoo.solvers.ode.base import Field, Norm, ODESolution, ODESolver, Problem, StepWrapper, VectorField, WholeSolver
-from zoo.solvers.ode.dense import Event
-from zoo.solvers.ode.loops import integrate_batched, integrate_per_sample
+from zoo.solvers.ode.batched import integrate_batched
+from zoo.solvers.ode.events import Event, Events
 from zoo.solvers.ode.one_step import OneStep
+from zoo.solvers.ode.per_sample import integrate_per_sample
+from zoo.solvers.packing import Packed
+
+CALLBACKS = ("callback_step", "callback_accept_step", "callback_reject_step")  # of torchdiffeq
 
 
 def integrate(
@@ -22,7 +26,7 @@ def integrate(
     solver: OneStep | WholeSolver,
     *,
     args: tuple[Tensor, ...] | None = None,
-    event: Event | None = None,
+    event: Event | Sequence[Event] | Events | None = None,
     dense: bool = False,
     norm: Norm | None = None,
     step_wrapper: StepWrapper | None = None,
@@ -36,7 +40,8 @@ def integrate(
         solver: the method with its tolerances.
         args: batch-first tensors that ``f`` needs for its samples. None: ``f`` may hold such tensors itself, and no
             sample leaves the batch.
-        event: ``(t, y, *args) -> (B,)``; a sample ends where its sign changes. ``t`` broadcasts against ``y``.
+        event: ``(t, y, *args) -> (B,)``; a sample ends where its sign changes. ``t`` broadcasts against ``y``. Several
+            events are a tuple of functions, or (B, K); a sample ends at the first.
         dense: keep what `ODESolution.evaluate` needs.
         norm: replaces the per-sample norm of the error (for states whose first dimension is no batch).
         step_wrapper: wraps the step function, for adjoints that decide what the graph of a step keeps.
@@ -54,6 +59,12 @@ def integrate(
         raise ValueError(f"Nothing to integrate: y0 has the shape {tuple(y0.shape)}; expected (B, ...) with B >= 1.")
     if not isinstance(solver, ODESolver):
         raise TypeError(f"{type(solver).__name__} solves fixed points; integrate needs an ODE solver, such as dopri5.")
+    for name in CALLBACKS:
+        if hasattr(f.f if isinstance(f, Packed) else f, name):
+            raise ValueError(
+                f"The field has a {name}, which torchdiffeq calls at its steps, and zoo does not. Remove it, or wrap "
+                "the field in a function; stats.accepted, stats.rejected and stats.trace tell of the steps."
+            )
     times = _times(ts, y0.shape[0])
     if times.ndim == 2 and not getattr(solver, "per_sample", False):
         raise ValueError(
@@ -70,22 +81,20 @@ def integrate(
                 f"args must be tensors of batch {y0.shape[0]}, cut with the samples; args[{i}] is {shape}."
             )
     field = Field(f, args)
-    problem = Problem(field, y0, times, event, dense, norm, step_wrapper, compact=args is not None)
+    problem = Problem(field, y0, times, Events.of(event), dense, norm, step_wrapper, compact=args is not None)
     if isinstance(solver, OneStep):
         return (integrate_per_sample if solver.per_sample else integrate_batched)(solver, problem)
     return solver.run(problem)
 
 
 def _times(ts: Tensor | Sequence[float], batch: int) -> np.ndarray:
-    if isinstance(ts, Tensor):
-        if ts.requires_grad:
-            raise ValueError(
-                "ts requires grad, but gradients to the times are not computed. Scale time inside f instead: "
-                "with a learned duration T, integrate lambda s, y: T * f(s * T, y) over s in [0, 1]."
-            )
-        times = ts.detach().double().cpu().numpy()
-    else:
-        times = np.asarray(ts, dtype=np.float64)
+    parts = [ts] if isinstance(ts, Tensor) else ts
+    if any(isinstance(t, Tensor) and t.requires_grad for t in parts):
+        raise ValueError(
+            "ts requires grad, but gradients to the times are not computed. Scale time inside f instead: "
+            "with a learned duration T, integrate lambda s, y: T * f(s * T, y) over s in [0, 1]."
+        )
+    times = ts.cpu().double().numpy() if isinstance(ts, Tensor) else np.asarray(ts, dtype=np.float64)
     if times.ndim not in (1, 2) or times.shape[-1] < 2:
         raise ValueError(f"ts must hold at least two times, the start and an end; got the shape {times.shape}.")
     if times.ndim == 2 and len(times) != batch:

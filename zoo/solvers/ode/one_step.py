@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+from torch import Tensor
 
 from zoo.registry import check_options
-from zoo.solvers.ode.base import Norm, ODESolver, Problem, Step
+from zoo.solvers.ode.base import Attempt, Norm, ODESolver, Problem, Step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,10 @@ class OneStep(ODESolver):
         step_size: fixed steps of at most this size; at most one of the two. With neither, a method with an error
             estimate adapts its steps, and one without takes 32.
         first_step: first attempted step; by default found from the field and its slope, with one more evaluation.
+        max_step: greatest step that adaptive steps may take. An error estimate sees what the stages see: a pulse that
+            lies between them is missed without a sign. Give its width, where the field has one.
+        jump_ts: times at which the field jumps. Steps land just before each and begin anew just after it, so that no
+            step crosses a jump; write the field's test as ``t < jump``.
         per_sample: every sample has its own steps, and where `integrate` is given ``args`` (``()`` if f needs none)
             finished samples leave the batch. Worth it where samples differ in stiffness; the host works a little more.
         norm: ``max`` over the samples of each one's error, or their root mean ``mean`` square, as torchdiffeq takes.
@@ -66,6 +71,8 @@ class OneStep(ODESolver):
     steps: int | None = None
     step_size: float | None = None
     first_step: float | None = None
+    max_step: float | None = None
+    jump_ts: Sequence[float] = ()
     per_sample: bool = False
     norm: Literal["max", "mean"] = "max"
     controller: Controller = Controller()
@@ -85,12 +92,17 @@ class OneStep(ODESolver):
             object.__setattr__(self, "controller", Controller(**self.controller))
         if self.steps is not None and self.step_size is not None:
             raise ValueError(f"{name}: give steps ({self.steps}) or step_size ({self.step_size}), not both.")
-        for option in ("steps", "step_size", "first_step"):
+        object.__setattr__(self, "jump_ts", tuple(float(t) for t in self.jump_ts))
+        if not all(map(math.isfinite, self.jump_ts)):
+            raise ValueError(f"{name}: jump_ts must be finite times; got {self.jump_ts}.")
+        for option in ("steps", "step_size", "first_step", "max_step"):
             value = getattr(self, option)
             if value is not None and not value > 0:
                 raise ValueError(f"{name}: {option} must be positive (it counts in the direction of ts); got {value}.")
         if self.norm not in ("max", "mean"):
             raise ValueError(f"{name}: norm must be 'max' or 'mean'; got {self.norm!r}.")
+        if self.max_step is not None and not self.adaptive:
+            raise ValueError(f"{name}: max_step bounds adaptive steps, and these are fixed; use step_size.")
         if self.per_sample and not self.adaptive:
             raise ValueError(f"{name}: per_sample needs adaptive steps; leave steps and step_size open.")
 
@@ -106,3 +118,12 @@ class OneStep(ODESolver):
         """Fixed steps over an interval of this length."""
         size = self.step_size if self.step_size is not None else span / (self.steps or 32)
         return max(1, math.ceil(length / size - 1e-9))
+
+
+def step_functions(solver: OneStep, p: Problem, norm: Norm) -> tuple[Step, Callable[[Tensor, Tensor], Tensor]]:
+    """The step, and the evaluation ``f(t, y)`` at its start, both as the adjoint wants their graphs kept."""
+    step = solver.stepper(p, norm)
+    if p.step_wrapper is None:
+        return step, p.field
+    evaluate = p.step_wrapper(lambda t, dt, y, k, dense: Attempt(y, p.field(t, y), None), p.field, False)
+    return p.step_wrapper(step, p.field, solver.first_slope == "own"), lambda t, y: evaluate(t, 0.0, y, None, False).k

@@ -18,8 +18,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from zoo._compat import torchdiffeq_callbacks, torchdiffeq_failure, torchdiffeq_methods
 from zoo.solvers.ode.base import Field, ODESolution, Problem, WholeSolver
-from zoo.solvers.ode.loops import IntegrationProgress
+from zoo.solvers.ode.progress import IntegrationProgress
+
+EVALUATIONS = 20  # for each of its max_steps, at most, of a method that does not tell its steps (scipy's)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,29 +58,41 @@ class TorchDiffEq(WholeSolver):
                 raise ValueError(
                     f"{name} does not offer {what}; use one of this package's own methods, such as dopri5."
                 )
-        from torchdiffeq._impl.odeint import SOLVERS
-
-        callbacks = SOLVERS[self.method].valid_callbacks()
+        callbacks = torchdiffeq_callbacks(self.method)
         adaptive = "callback_accept_step" in callbacks
-        watch = _Watch(problem.field, problem.ts[0], self.options.get("max_num_steps", self.max_steps))
+        watch = _Watch(problem.field, problem.ts[0], self._budget(adaptive))
         for callback in callbacks:
             setattr(watch, callback, getattr(watch, f"on_{callback.removeprefix('callback_')}"))
         times = problem.ts.tolist()
-        log = IntegrationProgress(problem.batch, times[0])
+        estimates = adaptive or self.method == "scipy_solver"
+        log = IntegrationProgress(problem.batch, times[0], fixed=not estimates)
         try:
             value = self._solve(watch, problem, times, adaptive)
             log.reached[:] = times[-1]
         except AssertionError as error:
             value = self._until_failure(watch, problem, times, adaptive)
-            {"max_num": log.short, "underfl": log.stalled, "non-fin": log.dead}.get(str(error)[:7], log.dead)[:] = True
+            failed = {"max_steps": log.short, "stalled": log.stalled, "nonfinite": log.dead}[torchdiffeq_failure(error)]
+            failed[:] = True
             log.reached[:] = watch.time
         if torch.is_grad_enabled() and (watch.requires_grad or problem.y0.requires_grad) and not value.requires_grad:
             raise ValueError(
                 f"{name} computes outside of autograd: gradients cannot be unrolled; use adjoint 'backsolve'."
             )
+        if len(value) < len(times):  # scipy gave up, and says nothing
+            log.stalled[:] = True
+            log.reached[:] = times[max(0, len(value) - 1)]
+            value = _repeat_last(value if len(value) else problem.y0[None], len(times))
+        if self.method == "scipy_solver":  # it interpolates, at the start too
+            value = torch.cat([problem.y0[None].to(value), value[1:]])
         log.accepted[:], log.rejected[:] = watch.accepted or watch.tried - watch.rejected, watch.rejected
         log.last_dt[:] = watch.last_dt
         return log.solution(value, problem.field, problem.ts, [])
+
+    def _budget(self, adaptive: bool) -> float:
+        """Attempts at most, or for scipy, which tells none, evaluations; fixed steps are taken as asked for."""
+        if "max_num_steps" in self.options:
+            return float(self.options["max_num_steps"])
+        return self.max_steps if adaptive or self.method == "scipy_solver" else math.inf
 
     def _solve(self, watch: _Watch, p: Problem, times: list[float], adaptive: bool) -> Tensor:
         from torchdiffeq import odeint
@@ -94,11 +109,15 @@ class TorchDiffEq(WholeSolver):
                 options["step_size"] = size
             else:
                 options["grid_constructor"] = lambda f, y, ts: _grid(ts, size)
-        ts = torch.tensor(times, dtype=p.y0.dtype, device=p.y0.device)
+        # A clock of float32 cannot tell times apart that lie close together; torchdiffeq hands t to f in y's dtype.
+        clock = p.y0.dtype if p.y0.device.type == "mps" else torch.float64
+        ts = torch.tensor(times, dtype=clock, device=p.y0.device)
         return odeint(watch, p.y0, ts, rtol=self.rtol, atol=self.atol, method=self.method, options=options)
 
     def _until_failure(self, watch: _Watch, p: Problem, times: list[float], adaptive: bool) -> Tensor:
         """torchdiffeq drops all on failure: solve again to what was reached, and repeat the last state after it."""
+        if watch.state is None:  # nothing is known of the way: scipy, or a field that is not finite at the start
+            return _repeat_last(p.y0[None], len(times))
         if not bool(torch.isfinite(watch.state).all()) and watch.before[1] is not None:
             watch.time, watch.state = watch.before
         sign, state, reached = math.copysign(1.0, times[-1] - times[0]), watch.state, watch.time
@@ -106,7 +125,12 @@ class TorchDiffEq(WholeSolver):
         counts, watch.most = (watch.tried, watch.accepted, watch.rejected), math.inf
         head = self._solve(watch, p, done, adaptive) if len(done) > 1 else p.y0[None]
         watch.time, (watch.tried, watch.accepted, watch.rejected) = reached, counts
-        return torch.cat([head, state[None].expand(len(times) - len(done), *state.shape)])
+        return _repeat_last(torch.cat([head, state[None]]), len(times))[: len(times)]
+
+
+def _repeat_last(value: Tensor, count: int) -> Tensor:
+    """``count`` states, those after the known ones repeating the last."""
+    return torch.cat([value, value[-1:].expand(max(0, count - len(value)), *value.shape[1:])])
 
 
 def _grid(ts: Tensor, size: float) -> Tensor:
@@ -130,8 +154,16 @@ class _Watch:
         self.before: tuple[float, Any] = (self.time, None)
         self.requires_grad = False
 
+    @property
+    def tells_steps(self) -> bool:
+        return hasattr(self, "callback_step")
+
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
-        dy = self.f(t, y)
+        if not self.tells_steps and self.f.calls >= EVALUATIONS * self.most:
+            raise AssertionError("max_num_steps exceeded")
+        dy = self.f(t.to(y.dtype), y)
+        if not self.tells_steps and not math.isfinite(dy.detach().sum().item()):  # scipy would go on for ever
+            raise AssertionError("non-finite values in f")
         self.requires_grad = self.requires_grad or dy.requires_grad
         return dy
 
@@ -158,13 +190,12 @@ _ORDERS = {"euler": 1, "midpoint": 2, "heun2": 2, "heun3": 3, "adaptive_heun": 2
            "trapezoid": 2}  # fmt: skip
 
 
-def __getattr__(name: str) -> Any:
-    """The class of a method, made when first asked for: ``method_dopri5``."""
-    if not name.startswith("method_"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    method = name.removeprefix("method_")
+def _method(method: str) -> type[TorchDiffEq]:
+    """The class of a method; module and name are where pickle finds it."""
+    name = f"method_{method}"
     namespace = {"method": method, "order": _ORDERS.get(method, 1), "__module__": __name__, "__qualname__": name,
                  "__doc__": f"torchdiffeq's {method}.", "__annotations__": {}}  # fmt: skip
-    made = dataclass(frozen=True, kw_only=True)(type(f"torchdiffeq:{method}", (TorchDiffEq,), namespace))
-    globals()[name] = made
-    return made
+    return dataclass(frozen=True, kw_only=True)(type(f"torchdiffeq:{method}", (TorchDiffEq,), namespace))
+
+
+globals().update({f"method_{method}": _method(method) for method in torchdiffeq_methods()})
