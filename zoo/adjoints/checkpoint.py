@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from zoo.adjoints.base import Adjoint, wrong_pair
-from zoo.adjoints.recompute import RecomputedStep
+from zoo.adjoints.recompute import Recomputation, RecomputedStep, kept_tensors
 from zoo.adjoints.rng import saved_autocast
 from zoo.solvers.base import Map
 from zoo.solvers.ode.base import Attempt, Field, Step
@@ -52,7 +52,7 @@ class Checkpoint(Adjoint):
 
 def _frames(step: Step, field: Field, keep_slope: bool) -> Step:
     """The same step, each in a frame of its own, which holds its start: the state, and what is bound to ``f`` then."""
-    latest: list[RecomputedStep] = []  # the one frame whose saved tensors are here
+    solves: list[Recomputation] = []  # the one that the steps share, once their device is known
 
     def framed(t: Any, dt: Any, y: Tensor, k: Tensor | None, dense: bool) -> Attempt:
         start, slope, bound = (
@@ -69,7 +69,7 @@ def _frames(step: Step, field: Field, keep_slope: bool) -> Step:
                 with autocast():
                     again = slope
                     if wants[1] and again is None:
-                        with torch.no_grad():
+                        with torch.no_grad(), kept_tensors():  # it was not part of this step
                             time = torch.full((), t, dtype=y_dtype, device=start.device) if isinstance(t, float) else t
                             again = field(time, start)
                     state = start.detach().requires_grad_(wants[0])
@@ -78,8 +78,12 @@ def _frames(step: Step, field: Field, keep_slope: bool) -> Step:
                 field.args, field.active_mask = now
 
         y_dtype, autocast = y.dtype, saved_autocast(y.device.type)
-        frame = RecomputedStep(replay, latest, "Checkpoint", y.device)
+        if not solves:
+            solves.append(Recomputation("Checkpoint", y.device))
+        frame = RecomputedStep(replay, solves[0])
         attempt = frame.record(lambda: step(t, dt, y, k, dense))
+        older = (y, *field.args) if k is None else (y, k, *field.args)
+        solves[0].watch(attempt.y if attempt.k is None else attempt.k, (y, *field.args), older)
         if frame.draws.states and k is not None:
             slope = k.detach()  # made within another frame, by other draws
         return attempt

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from zoo.adjoints.base import Adjoint, wrong_pair
-from zoo.adjoints.recompute import RecomputedStep
+from zoo.adjoints.recompute import Recomputation, RecomputedStep
 from zoo.adjoints.rng import RNGState, saved_autocast
 from zoo.solvers.base import Map, Solution, Solver
 from zoo.solvers.iterate import iterate
@@ -64,7 +64,7 @@ class _Undo:
         self.lost: Tensor | None = None  # (B, 1)
         self.draws: list[RNGState] = []  # of each evaluation
         self.masks: list[Tensor | None] = []  # of each step: the samples that it moved
-        self.latest: list[RecomputedStep] = []
+        self.solve = Recomputation("Reversible", z0.device)
         self.end: tuple[Tensor, Tensor] | None = None
         self.at: tuple[int, Tensor, Tensor] | None = None  # (evaluation, y, z): both as they were when it was made
         self.known: tuple[int, Tensor] = (-1, torch.empty(0))  # the newest replayed evaluation, and its answer
@@ -82,9 +82,11 @@ class _Undo:
                 out = self._evaluate(self._input(number).requires_grad_(z.requires_grad))
             self.known = number, out.detach()
 
-        frame = RecomputedStep(replay, self.latest, "Reversible", z.device)
+        frame = RecomputedStep(replay, self.solve)
         self.draws.append(frame.draws)
-        return frame.record(lambda: self._evaluate(z))
+        out = frame.record(lambda: self._evaluate(z))
+        self.solve.watch(out, self.args, (z, *self.args))
+        return out
 
     def _evaluate(self, z: Tensor) -> Tensor:
         return self.f(z.to(self.dtype), *self.args).double()

@@ -19,13 +19,8 @@ def jvp(field: Callable[[Tensor, Tensor], Tensor], t: Tensor, z: Tensor, v: Tens
 
 
 def gradient(energy: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
-    """``dH/dy`` (B, D) of energies ``H(y)`` (B,); it carries a graph where one is recorded around the call.
-
-    What the energy saves is kept as it is, also within an adjoint that drops a step's saved tensors and computes them
-    again (checkpoint): they are needed at once, for this derivative.
-    """
+    """Return ``dH/dy`` (B, D) of energies ``H(y)`` (B,); it carries a graph where one is recorded around the call."""
     recorded = torch.is_grad_enabled()
-    kept = torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x)
-    with derivatives(y) as (y,), torch.enable_grad(), kept:
+    with derivatives(y) as (y,), torch.enable_grad():
         y = y if y.requires_grad else y.detach().requires_grad_()
         return torch.autograd.grad(energy(y).sum(), y, create_graph=recorded, materialize_grads=True)[0]
