@@ -365,7 +365,7 @@ def test_what_is_no_picture_is_said():
         (torch.full((8, 8), torch.nan), "Pixels must lie between 0 and 1"),
         (torch.full((8, 8), 200, dtype=torch.uint8), "Pixels must lie between 0 and 16; got 200 to 200"),
         (torch.zeros(5), "got (5,)"),
-        (torch.zeros(2, 8, 8), "got (1, 2, 8, 8)"),
+        (torch.zeros(2, 8, 8), "got (2, 8, 8)"),
         ([], "the list is empty"),
     ):
         with pytest.raises(ValueError, match=re.escape(said)):
