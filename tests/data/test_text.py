@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import sys
+import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -140,3 +144,90 @@ def test_byte_pairs(play):
 
 def test_a_cut_far_from_the_end_of_a_line_falls_where_it_is():
     assert cut("x" * 5000, 0.1, 0.1) == ("x" * 4000, "x" * 500, "x" * 500)
+
+
+class Network:
+    """Stands for torchvision's download: it has some files, or none."""
+
+    def __init__(self, **content: bytes) -> None:
+        self.content, self.urls = content, []
+
+    def __call__(self, url, root, filename, md5):
+        self.urls.append(url)
+        name = filename.replace(".", "_").replace("-", "_")
+        if name not in self.content:
+            raise OSError("Name or service not known")
+        if hashlib.md5(self.content[name]).hexdigest() != md5:
+            raise RuntimeError("File not found or corrupted.")
+        (Path(root) / filename).write_bytes(self.content[name])
+
+
+PUBLISHED = [name for name in TEXTS if DATA[name].sources]
+
+
+def test_the_texts_at_stable_addresses_are_downloaded():
+    assert PUBLISHED == ["ptb", "tiny_shakespeare", "wikitext103", "wikitext2"]
+    for name in PUBLISHED:
+        for source in DATA[name].sources:
+            assert source.url.startswith("https://") and len(source.md5) == 32
+            assert source.url.endswith(source.file.rpartition("/")[2])
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_text_without_a_network_says_where_it_comes_from(name, tmp_path, monkeypatch):
+    network = Network()
+    monkeypatch.setattr("torchvision.datasets.utils.download_url", network)
+    data = DATA[name](root=str(tmp_path))
+    url = data.sources[0].url
+    for ask in (data.prepare_data, lambda: data.vocab_size):
+        with pytest.raises(DataError, match=f"The download of {url} failed.*not known.*--data.root"):
+            ask()
+    assert set(network.urls) == {url}
+    quiet = DATA[name](root=str(tmp_path), download=False)
+    with pytest.raises(DataError, match=f"download=false.; {url} has it"):
+        quiet.setup()
+    assert set(network.urls) == {url} and not list(tmp_path.rglob("*.*"))
+
+
+def test_the_novel_that_is_not_downloaded_says_the_command(tmp_path):
+    with pytest.raises(
+        DataError, match=r"curl --create-dirs -Lo \S+2600-0.txt https://www.gutenberg.org/\S+2600-0.txt"
+    ):
+        DATA["war_and_peace"](root=str(tmp_path)).setup()
+
+
+def test_a_text_is_downloaded_once_and_checked(tmp_path, monkeypatch):
+    play = b"First Citizen:\nBefore we proceed any further, hear me speak.\n" * 40
+    network = Network(input_txt=play)
+    monkeypatch.setattr("torchvision.datasets.utils.download_url", network)
+    kind = DATA["tiny_shakespeare"]
+    with pytest.raises(DataError, match="corrupted"):
+        kind(root=str(tmp_path)).prepare_data()
+    assert not list(tmp_path.rglob("*.txt")), "another text is not kept"
+    source = kind.sources[0]._replace(md5=hashlib.md5(play).hexdigest())
+    monkeypatch.setattr(kind, "sources", (source,))
+    data = kind(root=str(tmp_path))
+    assert data.vocab_size > 20 and (tmp_path / "tinyshakespeare/input.txt").read_bytes() == play
+    before = len(network.urls)
+    kind(root=str(tmp_path)).prepare_data()
+    assert len(network.urls) == before
+
+
+def test_a_benchmark_is_read_out_of_its_archive(tmp_path, monkeypatch):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for part in ("train", "valid", "test"):
+            archive.writestr(f"wikitext-2/wiki.{part}.tokens", f" = {part} = \n a b <unk> \n" * 9)
+    kind = DATA["wikitext2"]
+    source = kind.sources[0]._replace(md5=hashlib.md5(file.getvalue()).hexdigest())
+    monkeypatch.setattr(kind, "sources", (source,))
+    monkeypatch.setattr("torchvision.datasets.utils.download_url", Network(wikitext_2_v1_zip=file.getvalue()))
+    data = kind(root=str(tmp_path))
+    assert data.vocab_size == 6 and data.read().val.startswith(" = valid = \n")  # = train a b <unk> <eos>
+    archive = tmp_path / "wikitext-2/wikitext-2-v1.zip"
+    archive.write_bytes(archive.read_bytes()[:-30])
+    with pytest.raises(DataError, match="archive is broken"):
+        kind(root=str(tmp_path)).setup()
+    for part in ("train", "valid", "test"):  # files go before the archive
+        (tmp_path / f"wikitext-2/wiki.{part}.tokens").write_text(f"{part} x\n" * 9)
+    assert kind(root=str(tmp_path)).read().train.startswith("train x")

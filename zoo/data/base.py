@@ -6,11 +6,12 @@ One base class holds the plumbing; images, tensors, series and texts say what a 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sized
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import lightning as L
 import numpy as np
@@ -61,11 +62,15 @@ class InMemoryDataModule(L.LightningDataModule, ABC, Generic[S]):
         seed: of the order.
 
     Raises:
-        ValueError: an argument is out of range.
+        ValueError: an argument is out of range, or does nothing.
     """
+
+    reads_files: ClassVar[bool] = True  # below the root; False: the set is drawn, or part of a package
 
     def __init__(self, root: str | None, batch_size: int, seed: int) -> None:
         super().__init__()
+        if not self.reads_files:
+            self.refuse_idle("nothing is read from a folder. Name a set of your own files, or mnist", root=root)
         name = type(self).__name__
         if batch_size < 1:
             raise ValueError(f"{name}: batch_size must be at least 1; got {batch_size}.")
@@ -74,6 +79,19 @@ class InMemoryDataModule(L.LightningDataModule, ABC, Generic[S]):
         self.root, self.batch_size, self.seed = data_root(root), batch_size, seed
         self._splits: dict[str, S] = {}
         self._fingerprint = ""
+
+    def refuse_idle(self, why: str, **options: Any) -> None:
+        """Raise ValueError where an option that does nothing here has another value than its default.
+
+        Args:
+            why: it does nothing, as a clause.
+            **options: the values as they were given.
+        """
+        known = inspect.signature(type(self)).parameters
+        for name, value in options.items():
+            if name in known and value != known[name].default:
+                set_name = type(self).__name__
+                raise ValueError(f"{set_name}: {name}={value!r} does nothing here: {why}. Leave --data.{name} out.")
 
     @abstractmethod
     def load(self) -> tuple[dict[str, S], str]:

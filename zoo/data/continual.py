@@ -175,6 +175,7 @@ class SplitDigits(SplitTasks):
     Reference: Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI repository, 1998.
     """
 
+    reads_files = False
     source = Digits
     in_chans, image_size, mean, std, classes = 1, 8, Digits.mean, Digits.std, Digits.classes
     white = Digits.white

@@ -31,12 +31,13 @@ class Plane(TensorData):
     """A distribution in the plane: ``count`` samples to train on, 2,000 to validate on, 10,000 for the test.
 
     Args:
-        root: not used, as nothing is read.
+        root: none is taken, as nothing is read.
         batch_size: samples a batch.
         seed: of the order; not of the samples.
         count: samples to train on.
     """
 
+    reads_files = False
     features: ClassVar[int] = 2
 
     def __init__(self, root: str | None = None, batch_size: int = 256, seed: int = 0, count: int = 20_000) -> None:

@@ -185,6 +185,7 @@ class DigitEpisodes(Episodes):
     Reference: Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI repository, 1998.
     """
 
+    reads_files = False
     in_chans = 1
     image_size = 8
     mean = (0.3053,)

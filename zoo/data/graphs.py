@@ -20,7 +20,7 @@ class Chains(TensorData):
     model that sees ``k`` edges far can do no better than chance on nodes further down.
 
     Args:
-        root: not used; nothing is read.
+        root: none is taken, as nothing is read.
         batch_size: chains a batch.
         seed: of the order of the chains.
         length: nodes of a chain.
@@ -34,6 +34,7 @@ class Chains(TensorData):
     Reference: Gu et al., "Implicit graph neural networks", 2020, section 5 (synthetic chains).
     """
 
+    reads_files = False
     joint: ClassVar[bool] = True
 
     def __init__(

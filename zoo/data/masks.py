@@ -108,6 +108,7 @@ class MaskData(ImageData):
     """
 
     joint: ClassVar[bool] = True
+    downloads: ClassVar[bool] = False  # whether its files can be fetched
     augmented: ClassVar[bool] = True
     mirrored: ClassVar[bool] = True
     scales: ClassVar[tuple[float, float]] = (1.0, 1.0)
@@ -126,6 +127,8 @@ class MaskData(ImageData):
         crop: int | tuple[int, int] = 0,
     ) -> None:
         super().__init__(root, batch_size, num_workers, augment, val_fraction, seed, download)
+        if not self.downloads:
+            self.refuse_idle("nothing is downloaded", download=download)
         sides = (crop, crop) if isinstance(crop, int) else tuple(crop)
         if len(sides) != 2 or min(sides) < 0 or (crop != 0 and 0 in sides):
             raise ValueError(

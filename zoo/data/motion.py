@@ -24,12 +24,13 @@ class Motion(TensorData):
     """Paths (n, T, D) of a system and their times (n, T), the same for all.
 
     Args:
-        root: not used; the paths are computed.
+        root: none is taken, as nothing is read.
         batch_size: paths a batch.
         seed: of the order; not of the paths.
         count: paths to train on; 128 validate, and 64 test.
     """
 
+    reads_files = False
     features: ClassVar[int]
     spacing: ClassVar[float]  # between two times
     rows: ClassVar[int] = 13  # times of a path to train on

@@ -184,6 +184,7 @@ class VOC(FileScenes):
     Reference: Everingham et al., "The Pascal visual object classes challenge: a retrospective", 2015.
     """
 
+    downloads = True
     num_classes = 21
     in_chans = 3
     mean = (0.485, 0.456, 0.406)

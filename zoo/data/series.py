@@ -129,7 +129,7 @@ class Spirals(SeriesData):
     training and validation, as measurements are, and true in the test.
 
     Args:
-        root: not used; the set is made, the same for every seed.
+        root: none is taken, as nothing is read.
         batch_size: series a batch.
         seed: of the order.
         aim: ``extrapolation``, ``interpolation`` or ``direction``.
@@ -140,6 +140,7 @@ class Spirals(SeriesData):
     Reference: after Chen et al., 2018, section 5.1, https://arxiv.org/abs/1806.07366
     """
 
+    reads_files = False
     features = 2
     aims = ("extrapolation", "interpolation", "direction")
 

@@ -20,6 +20,7 @@ class Shapes(MaskData):
     The classes are the ground and four shapes of random size, place and turn, which may hide one another.
     """
 
+    reads_files = False
     num_classes = 5
     in_chans = 3
     mean = (0.4, 0.4, 0.4)

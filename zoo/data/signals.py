@@ -17,7 +17,7 @@ class Photograph(TensorData):
     for validation, the rest is the test.
 
     Args:
-        root: not used; the image is part of scikit-learn.
+        root: none is taken, as nothing is read.
         batch_size: pixels a batch.
         seed: of the order of the pixels.
         side: height and width that the middle of the photograph is scaled to.
@@ -26,6 +26,7 @@ class Photograph(TensorData):
         ValueError: a side below 8, or above the 424 pixels of the photograph's middle.
     """
 
+    reads_files = False
     features, targets = 2, 3
 
     def __init__(self, root: str | None = None, batch_size: int = 512, seed: int = 0, side: int = 96) -> None:

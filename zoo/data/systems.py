@@ -20,13 +20,14 @@ class Pendulums(SeriesData):
     test. All series have the same times.
 
     Args:
-        root: not used; the set is made, the same for every seed.
+        root: none is taken, as nothing is read.
         batch_size: series a batch.
         seed: of the order.
         noise: standard deviation of an observation.
         train_size: series to train on; 256 validate and 512 test.
     """
 
+    reads_files = False
     features, num_classes, aims = 2, 0, ("forecast",)
 
     def __init__(

@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
+from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from zoo.data.base import InMemoryDataModule
-from zoo.data.files import DataError
+from zoo.data.files import DataError, first_that_works, missing
+from zoo.data.files import download as download_file
 from zoo.data.stream import Segments
 from zoo.registry import unknown
+from zoo.storage.guards import is_file
 from zoo.storage.model_folder import WeightsError
 from zoo.storage.text_preprocessing import TextPreprocessing
 from zoo.storage.tokenizer import LEVELS, Tokenizer, learn
+
+
+class Source(NamedTuple):
+    """A published file: its address, its place below the root, and its checksum."""
+
+    url: str
+    file: str
+    md5: str
 
 
 class Corpus(NamedTuple):
@@ -48,13 +60,17 @@ class TextData(InMemoryDataModule[Tensor]):
         vocabulary: a model folder or a run whose tokenizer is taken, to train its weights on with --pretrained; null: a
             new one is made from the training part.
         seed: of the cuts and the order; not of the parts.
+        download: fetch files that are missing, of a set that is published at one address.
 
     Raises:
-        DataError: at ``setup``: a file is missing, a part of the text is empty, or the package tokenizers is missing.
-        ValueError: an argument is out of range.
+        DataError: at ``prepare_data`` or ``setup``: a file is missing, a part of the text is empty, or the package
+            tokenizers is missing.
+        ValueError: an argument is out of range, or does nothing with the others.
     """
 
     usual: ClassVar[str] = "characters"  # what a token is, unless the user says so
+    parts: ClassVar[bool] = False  # whether the text was published in three parts
+    sources: ClassVar[tuple[Source, ...]] = ()  # files that can be downloaded, where all are at stable addresses
 
     def __init__(
         self,
@@ -70,6 +86,7 @@ class TextData(InMemoryDataModule[Tensor]):
         test_fraction: float = 0.05,
         vocabulary: str | None = None,
         seed: int = 0,
+        download: bool = True,
     ) -> None:
         super().__init__(root, batch_size, seed)
         name = type(self).__name__
@@ -90,13 +107,48 @@ class TextData(InMemoryDataModule[Tensor]):
         self.eval_batch_size = eval_batch_size
         self.level = level or self.usual
         self.min_count, self.bpe_size, self.vocabulary = min_count, bpe_size, vocabulary
+        self.download = download
+        if vocabulary is not None:
+            why = f"the tokenizer is that of {vocabulary}"
+            self.refuse_idle(why, level=level, min_count=min_count, bpe_size=bpe_size)
+        if self.level != "words":
+            self.refuse_idle(f"a token is one of {self.level}, not of words", min_count=min_count)
+        if self.level != "bpe":
+            self.refuse_idle(f"a token is one of {self.level}, not of bpe", bpe_size=bpe_size)
+        if self.parts:
+            why = "the text was published in three parts"
+            self.refuse_idle(why, val_fraction=val_fraction, test_fraction=test_fraction)
         self._tokenizer: Tokenizer | None = None
 
     @abstractmethod
     def read(self) -> Corpus:
         """The three parts; raises DataError where a file is missing or no text."""
 
+    def places(self, source: Source) -> list[Path]:
+        """Return the paths where a published file may lie; the first is that of a download."""
+        return [self.root / source.file]
+
+    def complete(self) -> bool:
+        """Return whether all files are there, so that nothing is to be downloaded."""
+        return all(any(is_file(p) for p in self.places(source)) for source in self.sources)
+
+    def prepare_data(self) -> None:
+        if not self.sources or self.complete():
+            return
+        for source in self.sources:
+            looked = self.places(source)
+            if any(is_file(p) for p in looked):
+                continue
+            why = f"Downloading is off (download=false); {source.url} has it."
+            if self.download:
+                failed = first_that_works([partial(download_file, source.url, looked[0], source.md5)])
+                if not failed:
+                    continue
+                why = f"The download of {source.url} failed ({failed})."
+            raise missing(type(self).__name__, looked, source.file, why)
+
     def load(self) -> tuple[dict[str, Tensor], str]:
+        self.prepare_data()  # a model asks for the vocabulary before a Trainer comes
         corpus = self.read()
         for part, text in corpus._asdict().items():
             if not text.strip():

@@ -27,6 +27,7 @@ class Digits(ImageData):
     Reference: Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI repository, 1998.
     """
 
+    reads_files = False
     num_classes = 10
     in_chans = 1
     image_size = 8
