@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+from argparse import ArgumentError
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jsonargparse
 import pytest
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+from torchmetrics import MeanMetric
 
 import zoo._compat
+from zoo import _compat
 
 
 def test_every_touch_says_what_it_was_tried_on():
@@ -75,3 +87,157 @@ def test_torch_func_says_that_it_refuses_saved_tensor_hooks():
     with pytest.raises(RuntimeError) as raised, torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x):
         torch.func.grad(lambda x: x.square())(torch.ones(()))
     assert zoo._compat.refuses_saved_tensor_hooks(raised.value), "torch words this refusal anew"
+
+
+# ------------------------------------------------------------------------------------------------------- jsonargparse
+
+
+def test_jsonargparse_keeps_its_import_settings_where_they_are_put_back():
+    from jsonargparse._common import parsing_settings
+
+    was = dict(parsing_settings)
+    with _compat.allowed_imports(["collections.OrderedDict"]):
+        assert parsing_settings["import_path_verdicts"]["*"] is False, (
+            "jsonargparse names its import lists otherwise now"
+        )
+        assert parsing_settings["instantiate_subclass_spec_in_any"] is False
+    assert dict(parsing_settings) == was
+
+
+def test_jsonargparse_refuses_what_is_not_on_the_list_and_builds_nothing_for_any(tmp_path):
+    def run(x: Any = None, call: Callable[[], Any] | None = None) -> None: ...
+
+    marker = tmp_path / "marker"
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_function_arguments(run, "run")
+    popen = {"class_path": "subprocess.Popen", "init_args": {"args": ["touch", str(marker)]}}
+    with _compat.allowed_imports(["collections.OrderedDict"]):
+        space = parser.parse_object({"run": {"x": popen}})
+        parser.instantiate(space)
+        assert not marker.exists()
+        with pytest.raises(ArgumentError) as error:
+            parser.parse_object({"run": {"call": "os.abort"}})
+    found = _compat.parser_error(str(error.value))
+    assert found.denied == "os.abort" and found.key == "run.call", "jsonargparse words its refusal otherwise now"
+
+
+def test_jsonargparse_lists_its_options_and_words_its_errors_as_before():
+    def run(count: int = 1, kind: Literal["a", "b"] = "a", more: float | None = None) -> None:
+        """Run.
+
+        Args:
+            count: of things.
+        """
+
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_function_arguments(run, "run")
+    options = dict(_compat.parser_options(parser))
+    assert {"run.count", "run.kind", "run.more"} <= set(options) and "of things" in options["run.count"]
+    said = {}
+    for key, value in (("count", "x"), ("kind", "c"), ("more", "y")):
+        with pytest.raises(ArgumentError) as error:
+            parser.parse_object({"run": {key: value}})
+        said[key] = str(_compat.parser_error(str(error.value)))
+    assert said == {
+        "count": "--run.count: expected int; got 'x'",
+        "kind": "--run.kind: expected one of 'a', 'b'; got 'c'",
+        "more": "--run.more: expected float or null; got 'y'",
+    }, "jsonargparse words its errors otherwise now: adapt parser_error"
+
+
+# ---------------------------------------------------------------------------------------- Lightning: tasks and resuming
+
+
+class Counts(LightningModule):
+    """Logs a mean over the epoch, a largest value, and a metric."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.mean = nn.Linear(1, 1), MeanMetric()
+
+    def training_step(self, batch, batch_idx):
+        value = batch[0].mean()
+        self.mean.update(value.detach())
+        self.log("sum", value.detach(), on_step=True, on_epoch=True, batch_size=len(batch[0]))
+        self.log("largest", value.detach(), on_step=False, on_epoch=True, reduce_fx="max", batch_size=1)
+        self.log("metric", self.mean, on_step=False, on_epoch=True)
+        return self.layer(batch[0]).mean()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+class Between(Callback):
+    """Takes the means of the epoch before its last batch, or puts them in place of those of the batches before it."""
+
+    def __init__(self, given=None):
+        self.given, self.taken = given, None
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if batch_idx == 3:
+            self.taken = _compat.epoch_means(trainer)
+        if batch_idx == 0 and self.given is not None:
+            _compat.restore_epoch_means(trainer, pl_module, self.given)
+
+
+def means_of(data, callback):
+    trainer = Trainer(max_epochs=1, accelerator="cpu", devices=1, logger=False, enable_progress_bar=False,
+                      enable_model_summary=False, enable_checkpointing=False, callbacks=[callback])  # fmt: skip
+    trainer.fit(Counts(), data)
+    return {k: float(v) for k, v in trainer.callback_metrics.items()}
+
+
+def test_lightnings_means_of_an_epoch_can_be_taken_and_put_back():
+    x = torch.arange(16.0)[:, None]
+    whole = Between()
+    wanted = means_of(DataLoader(TensorDataset(x), batch_size=4), whole)
+    assert wanted["sum_epoch"] == 7.5 and wanted["largest"] == 13.5
+    found = means_of(DataLoader(TensorDataset(x[12:]), batch_size=4), Between(whole.taken))
+    assert found["sum_epoch"] == 7.5 and found["largest"] == 13.5, "Lightning keeps an epoch's means otherwise now"
+
+
+def test_a_twin_shares_one_part_and_copies_the_others():
+    module = Counts()
+    twin = _compat.twin(module, keep=module.layer)
+    assert twin.layer is module.layer and twin.mean is not module.mean
+    twin.mean.update(3.0)
+    assert float(module.mean.weight) == 0 and module._modules["mean"] is module.mean
+
+
+def test_the_data_module_of_a_module_without_a_trainer_is_none():
+    module = Counts()
+    assert _compat.data_module(module) is None
+    module.trainer = Trainer(logger=False, accelerator="cpu", devices=1)
+    assert _compat.data_module(module) is None
+
+
+def test_lightning_can_be_told_to_validate_again():
+    trainer = Trainer(logger=False, accelerator="cpu", devices=1)
+    _compat.validate_again(trainer)
+    assert trainer.fit_loop.epoch_loop.val_loop.restarted_mid_evaluation, "Lightning marks a restart otherwise now"
+
+
+# -------------------------------------------------------------------------------------------------------------- torch
+
+
+def test_a_compiled_call_can_be_replaced():
+    module = nn.Linear(2, 2)
+    module.compile(backend="eager")
+    eager, compiled, x = _compat.eager_call(module), _compat.compiled_call(module), torch.ones(1, 2)
+    assert torch.equal(eager(x), compiled(x))
+    _compat.set_compiled_call(module, lambda x: x + 1)
+    assert torch.equal(module(x), x + 1), "nn.Module calls its compiled form otherwise now"
+    assert torch.equal(copy.deepcopy(module)(x), eager(x))  # a copy is one that was not compiled
+
+
+def test_compiled_code_may_have_more_variants():
+    import torch._dynamo.config
+    import torch._functorch.config
+
+    before = torch._dynamo.config.recompile_limit, torch._functorch.config.donated_buffer
+    try:
+        _compat.allow_variants(before[0] + 1)
+        assert torch._dynamo.config.recompile_limit == before[0] + 1
+        assert torch._functorch.config.donated_buffer is False
+    finally:
+        torch._dynamo.config.recompile_limit, torch._functorch.config.donated_buffer = before

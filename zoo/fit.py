@@ -9,6 +9,7 @@ Precedence: the card's recipe < ``-c`` files, in order < flags. Flags may stand 
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
@@ -19,36 +20,46 @@ from zoo.hub import cards
 from zoo.registry import UnknownName
 from zoo.solvers import SOLVERS
 from zoo.training.errors import UsageError
+from zoo.training.help_text import entry, paragraph, terminal_width
 from zoo.training.process import prepare
 from zoo.training.request import PROG, resolve
 from zoo.training.words import split
 
-USAGE = """\
-usage: python -m zoo.fit --model NAME [--data NAME] [--solver NAME] [--adjoint NAME] [options]
-
-  -c FILE                 read options from YAML; may be repeated, later files win, flags win over files
-  --model.X  --data.X  --solver.X  --adjoint.X  --optim.X  --task.X  --trainer.X    set one option
-  --out DIR               where the run goes (default: runs/<model>_<data>/<time>)
-  --pretrained [SOURCE]   start from trained weights: those of --model NAME.DATA, or a name, run or folder
-  --resume last|auto|PATH continue a run: the newest one, that in --out or else start it, a folder, a checkpoint
-  --seed N                seed of everything random (default 0)
-  --print_config          print the resolved configuration and stop; `-c` reads it back
-  --compile               compile the implicit layers' cell or field; the first steps take minutes (docs/scaling.md)
-  --profile               trace a few training steps, the phases of the solves named, to profile.json in the run
-  --allow-import PKG      let YAML name classes of this package too
-  --help, --help-all      with --model NAME: its options; all of Lightning's Trainer as well
-"""
+COLUMN = 26  # where the meaning of an option or a name begins
+USAGE = (
+    ("-c FILE", "read options from YAML; may be repeated, later files win, flags win over files"),
+    ("--SECTION.X VALUE", "set an option of the model, data, solver, adjoint, optim, task or trainer: --optim.lr 0.1"),
+    ("--out DIR", "where the run goes (default: runs/<model>_<data>/<time>)"),
+    ("--pretrained [SOURCE]", "start from trained weights: those of --model NAME.DATA, or a name, run or folder"),
+    (
+        "--resume last|auto|PATH",
+        "continue a run: the newest one, that in --out or else start it, a folder, a checkpoint",
+    ),
+    ("--seed N", "seed of everything random (default 0)"),
+    ("--trainer.logger WORD", "csv, tensorboard, wandb or mlflow, beside the run's own metrics.csv and TensorBoard"),
+    ("--print_config", "print the resolved configuration and stop; `-c` reads it back"),
+    (
+        "--compile",
+        "compile the implicit layers' cell or field; the first steps take minutes (docs/scaling.md)",
+    ),
+    ("--profile", "trace a few training steps, the phases of the solves named, to profile.json in the run"),
+    ("--allow-import PKG", "let options name any class of this package, with any values"),
+    ("--help, --help-all", "with --model NAME: its options; all of Lightning's Trainer as well"),
+)
 
 
 def help_text() -> str:
-    """The names that can be given, with one line each."""
-    lines = [USAGE, "models:"]
-    short = cards.aliases()
-    for c in cards.all_cards().values():
-        if c.name.startswith("test_"):
-            continue
-        also = "".join(f" (= {a})" for a, target in short.items() if target == c.name)
-        lines.append(f"  {c.name + also:<24}{c.summary}  [{', '.join(c.data)}]")
+    """Return the usage and the names that can be given, each with what it is."""
+    width = terminal_width()
+    usage = "usage: python -m zoo.fit --model NAME [--data NAME] [--solver NAME] [--adjoint NAME] [options]"
+    lines = [*paragraph(usage, width), ""]
+    for left, text in USAGE:
+        lines += entry(f"  {left}", text, COLUMN, width)
+    lines += ["", "models:"]
+    for name in cards.list_models():
+        c = cards.card(name)
+        also = "".join(f" (= {a})" for a in c.aliases)
+        lines += entry(f"  {name}{also}", f"{c.summary}  [{', '.join(c.data)}]", COLUMN, width)
     for title, table, kinds in (
         ("data sets", DATA, None),
         ("solvers", SOLVERS, ("fixed_point", "ode")),
@@ -56,10 +67,12 @@ def help_text() -> str:
     ):
         lines += ["", f"{title}:"]
         entries = [e for e in table.entries() if kinds is None or e.kind in kinds]
-        lines += [f"  {e.name:<24}{e.summary}" for e in entries if ":" not in e.name]
+        for e in entries:
+            if ":" not in e.name:
+                lines += entry(f"  {e.name}", e.summary, COLUMN, width)
         for package in sorted({e.name.partition(":")[0] for e in entries if ":" in e.name}):
             methods = ", ".join(e.name.partition(":")[2] for e in entries if e.name.startswith(package + ":"))
-            lines.append(f"  {package + ':METHOD':<24}{methods}")
+            lines += entry(f"  {package}:METHOD", methods, COLUMN, width)
     lines += [
         "",
         "Start with:            python -m zoo.fit --model mdeq",
@@ -69,13 +82,13 @@ def help_text() -> str:
 
 
 def main(argv: Iterable[str] | None = None) -> int:
-    """Run the command line; returns the exit code (0 done, 1 failed, 2 not understood, 130 interrupted)."""
+    """Run the command line; return the exit code (0 done, 1 failed, 2 not understood, 130 interrupted)."""
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         words = split(argv)
         asks = {"help", "help-all"} & words.switches
         if not argv or (asks and "model" not in words.names and not words.files):
-            print(help_text())
+            print(help_text(), flush=True)
             return 0
         request = resolve(argv)
         if asks:
@@ -87,6 +100,9 @@ def main(argv: Iterable[str] | None = None) -> int:
     except (UsageError, UnknownName, cards.CardError) as error:
         print(f"{PROG}: error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader of the help had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print(f"\n{PROG}: interrupted before training began; nothing was written.", file=sys.stderr)
         return 130

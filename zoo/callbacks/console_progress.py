@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 import time
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, cast
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 
-from zoo.tasks.metrics import metric_info, primary_metric
+from zoo.tasks.base import Task
+from zoo.tasks.metrics import MetricInfo, metric_info, primary_metric
 
 
 class ConsoleProgress(ProgressBar):
@@ -43,10 +44,10 @@ class ConsoleProgress(ProgressBar):
         if self._bar is None and not self._start:  # resumed within an epoch, which has begun already
             self.on_train_epoch_start(trainer, pl_module)
         if self._bar is not None:
-            shown = self.get_metrics(trainer, pl_module)
-            best = primary_metric({"best": {pl_module.monitor: None}})
-            reached = trainer.callback_metrics.get(pl_module.monitor)
-            text = {k: f"{float(shown[k]):.4g}" for k in ("loss", "nfe") if k in shown}
+            shown: dict[str, Any] = dict(self.get_metrics(trainer, pl_module))
+            monitor, best = _monitored(pl_module)
+            reached = trainer.callback_metrics.get(monitor)
+            text: dict[str, str] = {k: f"{float(shown[k]):.4g}" for k in ("loss", "nfe") if k in shown}
             if reached is not None:
                 text[f"val {best.short}"] = best.write(float(reached))
             self._bar.set_postfix(text, refresh=False)
@@ -59,9 +60,9 @@ class ConsoleProgress(ProgressBar):
         m = {k: float(v) for k, v in trainer.callback_metrics.items()}
         total = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else "?"
         parts = [f"epoch {trainer.current_epoch + 1:>{len(str(total))}}/{total}"]
-        best = primary_metric({"best": {pl_module.monitor: None}})
-        columns = [("loss", "train/loss_epoch", metric_info("loss")), (f"val {best.short}", pl_module.monitor, best)]
-        if m.get("val/loss") != m.get(pl_module.monitor):  # a likelihood is its own loss
+        monitor, best = _monitored(pl_module)
+        columns = [("loss", "train/loss_epoch", metric_info("loss")), (f"val {best.short}", monitor, best)]
+        if m.get("val/loss") != m.get(monitor):  # a likelihood is its own loss
             columns.insert(1, ("val loss", "val/loss", metric_info("loss")))
         parts += [f"{label} {kind.write(m[key]):>7}" for label, key, kind in columns if key in m]
         if nfe := nfe_text(m, "train"):
@@ -96,6 +97,12 @@ class ConsoleProgress(ProgressBar):
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+def _monitored(pl_module: LightningModule) -> tuple[str, MetricInfo]:
+    """The metric that a task is judged by, and how it is written."""
+    monitor = cast(Task, pl_module).monitor
+    return monitor, primary_metric({"best": {monitor: None}})
 
 
 def _in_notebook() -> bool:

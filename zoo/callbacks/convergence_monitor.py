@@ -6,7 +6,7 @@ import math
 import warnings
 from collections import deque
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning import Callback, Trainer
@@ -16,6 +16,7 @@ from zoo.callbacks.telemetry import measures
 from zoo.implicit import implicit_modules
 from zoo.solvers import SOLVERS
 from zoo.solvers.ode.base import ODESolver
+from zoo.tasks.base import Task
 
 
 class SolverWarning(UserWarning):
@@ -116,7 +117,7 @@ class ConvergenceMonitor(Callback):
             worst = torch.tensor([-share, residual], dtype=torch.float64, device=trainer.strategy.root_device)
             share, residual = (trainer.strategy.reduce(worst, reduce_op="max") * worst.new_tensor([-1, 1])).tolist()
         text = self.sentence(key, share, residual, module, trainer.global_step)
-        action = trainer.lightning_module.stability.guard
+        action = cast(Task, trainer.lightning_module).stability.guard
         if action == "stop":
             raise SolverStopped(text)
         if action == "adapt":

@@ -9,7 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import Any, NamedTuple, final
+from typing import Any, NamedTuple, cast, final
 
 import torch
 from lightning import LightningModule
@@ -62,9 +62,7 @@ def model_size(model: nn.Module, name: str) -> int:
     """
     size = getattr(model, name, None)
     if size is None:
-        raise ValueError(
-            f"This task must know {name} of its model, and {type(model).__name__} has none: set model.{name}."
-        )
+        raise ValueError(f"The task must know {name} of its model; {type(model).__name__} has none. Set model.{name}.")
     return int(size)
 
 
@@ -194,8 +192,12 @@ class Task(LightningModule, ABC):
             training = self.model.training
             self.model.eval()
             with untracked():  # before it is contractive a map need not converge
-                contract(lambda: self.answer(batch), self.stability.contract, agree=lambda r: self.all_gather(r).max())
+                contract(lambda: self.answer(batch), self.stability.contract, agree=self._largest)
             self.model.train(training)
+
+    def _largest(self, value: Tensor) -> Tensor:
+        """The largest of a value () over the processes of the run."""
+        return cast(Tensor, self.all_gather(value)).max()
 
     def predict_step(self, batch: Any, batch_idx: int) -> Any:
         """The model's output for a batch, with its targets or without: `Trainer.predict`."""
@@ -218,7 +220,7 @@ class Task(LightningModule, ABC):
 
     def _log_epoch(self, stage: str, scored: Scored) -> None:
         name = f"{stage}/loss_epoch" if stage == "train" else f"{stage}/loss"
-        once = {"on_step": False, "on_epoch": True, "batch_size": scored.size}
+        once: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": scored.size}
         self.log(name, scored.loss.detach(), sync_dist=True, **once)
         for key, metric in scored.metrics.items():
             self.log(f"{stage}/{key}", metric, **once)  # a torchmetrics object adds up over ranks by itself
@@ -270,9 +272,9 @@ class Task(LightningModule, ABC):
         where = f"at step {self.global_step} (epoch {self.current_epoch + 1})"
         if why:
             return f"{what} {where}: {why}. Clean the data; the weights are untouched."
-        implicit = [m for _, m in implicit_modules(self.model) if m.last is not None]
-        share = min((float(m.last.stats.converged.float().mean()) for m in implicit), default=1.0)
-        solver = f" Of the last solve, {share:.0%} of the samples had converged." if implicit else ""
+        solves = [m.last for _, m in implicit_modules(self.model) if m.last is not None]
+        share = min((float(s.stats.converged.float().mean()) for s in solves), default=1.0)
+        solver = f" Of the last solve, {share:.0%} of the samples had converged." if solves else ""
         return (
             f"{what} {where}.{solver} Try a lower --optim.lr, --trainer.gradient_clip_val 1, "
             f"or --task.jacobian_weight 0.1; the weights before this step are kept."

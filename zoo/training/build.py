@@ -79,7 +79,7 @@ def _model(options: Options, data: LightningDataModule) -> tuple[nn.Module, dict
         if not isinstance(model, nn.Module):
             raise UsageError(f"model takes a name, a mapping of options, or a torch.nn.Module; got {model!r:.80}")
         if any(specs.values()):
-            configure(model, {}, **specs)
+            configure(model, {}, specs["solver"], specs["adjoint"])
         return model, {}
     factory, arguments, sizes = options.factories["model"], options.section("model"), model_arguments(data)
     taken = {k: v for k, v in sizes.items() if k in option_names(factory)}
@@ -89,7 +89,10 @@ def _model(options: Options, data: LightningDataModule) -> tuple[nn.Module, dict
         may_be_larger = k in ("num_classes", "vocab_size")
         if given < size or (given != size and not may_be_larger):
             raise UsageError(f"--model.{k} {given} does not fit {options.names['data']}, which has {size}")
-    return create_model(options.names["model"], **specs, **arguments | derived), derived
+    model = create_model(
+        options.names["model"], solver=specs["solver"], adjoint=specs["adjoint"], **arguments | derived
+    )
+    return model, derived
 
 
 def _task(options: Options, model: nn.Module, optim: Optim) -> Task:

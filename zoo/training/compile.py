@@ -47,7 +47,8 @@ def compile_maps(model: nn.Module, backend: str = "inductor") -> list[str]:
         ValueError: nothing in the model can be compiled.
     """
     _compat.allow_variants(VARIANTS)
-    done, left = [], []
+    done: list[str] = []
+    left: list[str] = []
     for name, layer in implicit_modules(model):
         part = _compile(layer, backend)
         (done if part else left).append(".".join(filter(None, (name, part))) or type(layer).__name__)

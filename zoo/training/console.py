@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 import sys
 import threading
@@ -38,6 +39,46 @@ def signals(keeper: BestAndLastCheckpoint) -> Iterator[None]:
     finally:
         for s, handler in old.items():
             signal.signal(s, handler)
+
+
+class _Output:
+    """Standard output that may be closed by its reader, as in ``| head``: what follows is lost, the run is not."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except BrokenPipeError:
+            return self._lost(len(text))
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except BrokenPipeError:
+            self._lost(0)
+
+    def _lost(self, count: int) -> int:
+        with contextlib.suppress(OSError, ValueError):  # later writes, and that of the interpreter's end, go nowhere
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+        return count
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def lasting_output() -> Iterator[None]:
+    """Let a reader close standard output without an error here."""
+    stream = sys.stdout
+    sys.stdout = _Output(stream)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            sys.stdout.flush()
+        sys.stdout = stream
 
 
 @contextlib.contextmanager

@@ -170,7 +170,11 @@ class Options:
     def _compose(self, config: Mapping[str, Any]) -> None:
         self.parser = LightningArgumentParser(prog="zoo.fit", exit_on_error=False, add_help=False)
         once: dict[str, Any] = {"instantiate": False, "fail_untyped": False}
-        skipped = {"adjoint": {"solver"}, "task": {"model", "optim", "stability"}, "trainer": set(OURS)}
+        skipped: dict[str, set[str | int]] = {
+            "adjoint": {"solver"},
+            "task": {"model", "optim", "stability"},
+            "trainer": set(OURS),
+        }
         self.inner = ""
         for key, factory in self.factories.items():
             if isinstance(factory, type):

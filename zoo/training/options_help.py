@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import textwrap
 from typing import Any
 
 from zoo import _compat
 from zoo.solvers import SOLVERS
 from zoo.tasks.regularization import StabilityConfig
+from zoo.training.help_text import NARROW, entry, paragraph, terminal_width
 from zoo.training.options import Options
 
 USUAL = (  # of the Trainer, shown by --help
     "max_epochs", "max_steps", "max_time", "accelerator", "devices", "strategy", "precision", "gradient_clip_val",
     "accumulate_grad_batches", "fast_dev_run", "log_every_n_steps",
 )  # fmt: skip
-COLUMN = 44  # where the text begins, on a terminal that is wide enough
-NARROW = 80  # columns below which the text stands on lines of its own
+COLUMN = 45  # where the text begins, on a terminal that is wide enough
 
 
 def options_help(options: Options, *, everything: bool = False) -> str:
     """The options of a run's classes; with ``everything`` all of the Trainer's too."""
-    width = shutil.get_terminal_size((120, 40)).columns or 120
+    width = terminal_width()
     lines = [f"python -m zoo.fit --model {options.names['model']} --data {options.names['data']}"]
     if options.card is not None:
-        lines += textwrap.wrap(options.card.summary, width, initial_indent="  ", subsequent_indent="  ")
+        lines += paragraph(options.card.summary, width, "  ")
     group = ""
     docs = _docs(options)
     for key in options.option_keys():
@@ -40,24 +39,14 @@ def options_help(options: Options, *, everything: bool = False) -> str:
         value: Any = options.values.get(section, {})
         for part in option.split("."):
             value = value.get(part) if isinstance(value, dict) else None
-        lines += line(f"  --{key} {_short(value)}", " ".join(docs.get(key, "").split()), width)
+        meaning = " ".join(docs.get(key, "").split())
+        if not everything and width >= NARROW:  # a line each, so that the help fits two screens
+            meaning = textwrap.shorten(meaning, width - COLUMN, placeholder=" ...")
+        lines += entry(f"  --{key} {_short(value)}", meaning, COLUMN, width)
     if not everything:
-        more = "All of the Trainer's options: --help-all. Names of models, data sets, solvers: --help alone."
-        lines += ["", *textwrap.wrap(more, width)]
+        more = "In full, and all of the Trainer's options: --help-all. Names of models, data sets, solvers: --help."
+        lines += ["", *paragraph(more, width)]
     return "\n".join(lines)
-
-
-def line(left: str, text: str, width: int, column: int = COLUMN) -> list[str]:
-    """An option and its meaning as lines of at most ``width`` columns; on a wide terminal as one, cut to fit.
-
-    On a narrow terminal the meaning stands below the option, wrapped.
-    """
-    if not text:
-        return [left]
-    if width < NARROW:
-        return [left, *textwrap.wrap(text, width, initial_indent="      ", subsequent_indent="      ")]
-    whole = f"{left:<{column}} {text}"
-    return [whole if len(whole) <= width else whole[: width - 3].rstrip() + "..."]
 
 
 def _docs(options: Options) -> dict[str, str]:

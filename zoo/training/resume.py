@@ -105,7 +105,7 @@ def _check_form(content: Mapping[str, Any]) -> None:
     }  # fmt: skip
     for key, kind in kinds.items():
         value = content.get(key)
-        if not isinstance(value, kind) or isinstance(value, bool) or (kind is int and value < 0):
+        if not isinstance(value, kind) or isinstance(value, bool) or (isinstance(value, int) and value < 0):
             got = "is missing" if key not in content else f"is {value!r:.40}"
             raise UsageError(f"is no state of a training: its {key!r} {got}")
     for name, state in content["callbacks"].items():

@@ -24,7 +24,7 @@ from zoo.registry import sentence
 from zoo.storage.files import dump_yaml, write_json, write_yaml
 from zoo.training.build import build_run, plain_options
 from zoo.training.compile import compile_maps
-from zoo.training.console import quiet, signals
+from zoo.training.console import lasting_output, quiet, signals
 from zoo.training.environment import environment
 from zoo.training.errors import UsageError
 from zoo.training.failures import FAILED, REFUSED, Lost, lost_process, not_compilable, torchrun_restarts
@@ -47,9 +47,11 @@ def main(request: Request) -> int:
     """Run a request of the command line; return the exit code."""
     try:
         if {"help", "help-all"} & request.switches:
-            print(options_help(Options(request), everything="help-all" in request.switches))
+            with lasting_output():
+                print(options_help(Options(request), everything="help-all" in request.switches))
         elif "print_config" in request.switches:
-            print(dump_yaml({**Options(request).config(), **plain_options(request)}), end="")
+            with lasting_output():
+                print(dump_yaml({**Options(request).config(), **plain_options(request)}), end="")
         else:
             run_training(request)
     except Interrupted as stop:
@@ -78,7 +80,7 @@ def run_training(request: Request) -> Run:
         Interrupted: a signal stopped the run; its state was saved.
     """
     options = Options(request)
-    with quiet(PROG):
+    with quiet(PROG), lasting_output():
         try:
             task, data, derived = build_run(options, request.seed, fresh=not request.resume)
             if "compile" in request.switches:
@@ -116,7 +118,7 @@ def _train(run: Session, before: Checkpoint | None, saved: dict[str, Any]) -> Ru
         trainer.callbacks.insert(0, _WhenTrainingBegins(begin))  # type: ignore[attr-defined]
     try:
         with signals(keeper):
-            trainer.fit(run.task, datamodule=run.data, ckpt_path=before and before.file, weights_only=True)
+            trainer.fit(run.task, datamodule=run.data, ckpt_path=before.file if before else None, weights_only=True)
             run.training = metrics(trainer)
             if has_test(run.data) and trainer.strategy.broadcast(keeper.best.is_file()):
                 trainer.test(run.task, datamodule=run.data, ckpt_path=keeper.best, weights_only=True, verbose=False)
@@ -135,7 +137,7 @@ def _train(run: Session, before: Checkpoint | None, saved: dict[str, Any]) -> Ru
             print(f"{PROG}: error: {sentence(error)} {lost}", file=sys.stderr, flush=True)
         if not run.begun and not lost:
             raise UsageError(
-                f"cannot resume: {before and before.file} is damaged or of another version "
+                f"cannot resume: {before.file if before else ''} is damaged or of another version "
                 f"({type(error).__name__}: {sentence(error)}); nothing of the run was changed"
             ) from error
         (run.folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
