@@ -22,7 +22,8 @@ def test_the_two_commands_come_first():
     ]
 
 
-def test_the_python_of_readme_runs():
+def test_the_python_of_readme_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where its training puts its run
     scope: dict[str, object] = {}
     for block in blocks("python"):
         exec(compile(block, "README.md", "exec"), scope)
@@ -33,6 +34,30 @@ def test_the_citation_names_the_version_and_the_changelog_is_open():
 
     assert re.search(rf"^version: {re.escape(zoo.__version__)}$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
     assert "## [Unreleased]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_order_of_the_rooms_is_that_which_is_tested():
+    """CONTRIBUTING.md draws what tests/test_architecture.py holds."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    drawn = re.findall(r"[a-z_]+", re.search(r"^```\n(registry.*?)^```$", text, re.DOTALL | re.MULTILINE)[1])
+    source = (ROOT / "tests" / "test_architecture.py").read_text(encoding="utf-8")
+    rows = re.findall(r'^    "(\w+)",', re.search(r"^ORDER = \[\n(.*?)^\]", source, re.MULTILINE | re.DOTALL)[1], re.M)
+    assert drawn == [r for r in rows if r not in ("_compat", "timm")]
+
+
+def test_readmes_commands_exist():
+    """Every ``python -m zoo.X`` of README and the docs is a command, and each option is one of its own."""
+    from importlib import import_module
+
+    from zoo.__main__ import COMMANDS
+
+    for file in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        text = file.read_text(encoding="utf-8")
+        assert set(re.findall(r"python -m zoo\.(\w+)", text)) <= set(COMMANDS), file
+        for name, words in re.findall(
+            r"^python -m zoo\.(evaluate|export|convert|sample|compare) (.*?)(?:\s{2,}#.*)?$", text, re.M
+        ):
+            import_module(COMMANDS[name][0]).parser().read(shlex.split(words))
 
 
 def test_readmes_tables_are_those_of_the_results():

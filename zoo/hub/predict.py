@@ -102,7 +102,7 @@ def predict(
             answers += _answers(model, batch, prepare.classes, top)
     finally:
         model.train(was)
-    left = [i for i, a in enumerate(answers) if not a.converged]
+    left = [i for i, a in enumerate(answers) if not a.converged and not a.error]
     if left:
         which = ", ".join(answers[i].source or str(i) for i in left[:3]) + (", ..." if len(left) > 3 else "")
         warnings.warn(
