@@ -241,3 +241,38 @@ def test_compiled_code_may_have_more_variants():
         assert torch._functorch.config.donated_buffer is False
     finally:
         torch._dynamo.config.recompile_limit, torch._functorch.config.donated_buffer = before
+
+
+def test_torch_tells_which_nodes_a_backward_pass_reaches():
+    import torch
+
+    seen = []
+
+    class Ask(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, node):
+            ctx.node = node
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            seen.append(zoo._compat.will_execute(ctx.node))
+            return grad, None
+
+    a, b = torch.ones(1, requires_grad=True), torch.ones(1, requires_grad=True)
+    node = torch.autograd.graph.get_gradient_edge(b).node
+    Ask.apply(a * b, node).backward(retain_graph=True)
+    torch.autograd.grad(Ask.apply(a * b, node), a)
+    assert seen == [True, False], "mend will_execute in zoo/_compat.py: the implicit adjoint checks its answer by it"
+    assert not zoo._compat.will_execute(node)
+
+
+def test_torch_tells_of_transforms_and_profilers():
+    import torch
+
+    inside = []
+    torch.func.vmap(lambda x: inside.append(zoo._compat.inside_transform()) or x)(torch.ones(2))
+    assert inside == [True] and not zoo._compat.inside_transform(), "mend inside_transform in zoo/_compat.py"
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]):
+        assert zoo._compat.profiler_is_on(), "mend profiler_is_on in zoo/_compat.py"
+    assert not zoo._compat.profiler_is_on()

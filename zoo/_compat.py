@@ -301,3 +301,30 @@ def torchdiffeq_failure(error: AssertionError) -> Literal["max_steps", "stalled"
     if text.startswith("max_num_steps"):
         return "max_steps"
     return "stalled" if text.startswith("underflow") else "nonfinite"
+
+
+def will_execute(node: Any) -> bool:
+    """Whether the backward pass that runs now will reach a node of the graph. Tried on torch 2.10 to 2.14.1.
+
+    torch's own ``register_multi_grad_hook`` asks the same. False outside of a backward pass.
+    """
+    import torch
+
+    try:
+        return bool(torch._C._will_engine_execute_node(node))
+    except RuntimeError:
+        return False
+
+
+def inside_transform() -> bool:
+    """Whether a transform of torch.func (grad, vjp, vmap, ...) is at work. Tried on torch 2.14.1."""
+    import torch
+
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def profiler_is_on() -> bool:
+    """Whether a profiler of torch records; torch promises no name for it. Tried on torch 2.14.1."""
+    import torch
+
+    return bool(torch.autograd._profiler_enabled())

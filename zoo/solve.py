@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from zoo._compat import inside_transform
 from zoo.adjoints import ADJOINTS
 from zoo.adjoints.base import Adjoint
 from zoo.solvers import SOLVERS
@@ -129,7 +129,7 @@ def _said_of_transforms() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if torch._C._functorch.peek_interpreter_stack() is None:
+        if not inside_transform():
             raise
         raise RuntimeError(
             "A solve cannot run inside torch.func.grad, vjp, jvp, jacrev or vmap: it reads residuals to know when to "

@@ -114,7 +114,6 @@ def test_batch_normalization_in_training_is_solved_honestly(solver, grad):
 
 
 def test_batch_normalization_has_its_gradient_by_itself_and_as_one_system():
-    warnings.simplefilter("ignore")  # restored by pytest
     cell, x, _ = normalized()
     weight = torch.randn(16, 8, dtype=torch.float64)
     found = []
@@ -238,3 +237,33 @@ def test_words_for_inputs_that_are_no_state():
         zoo.fixed_point(lambda z, x: 0.5 * z + x, torch.zeros(2, 3), args=torch.zeros(2, 3))
     with pytest.raises(TypeError, match="z0="):
         DEQ(nn.Identity())(torch.zeros(2, 3, dtype=torch.long))
+
+
+def test_backward_refuses_what_it_cannot_solve_again(graph):
+    """``loss.backward()`` brings the product by itself, too late to solve again: it must not end in silence."""
+    f, w, z, exact = graph
+    solution = zoo.fixed_point(f, z, {"name": "anderson", **TIGHT}, GMRES)
+    with pytest.raises(RuntimeError, match="coupled=True"):
+        solution.value[0].sum().backward()
+    solution = zoo.fixed_point(f, z, {"name": "anderson", **TIGHT}, GMRES, coupled=True)
+    w.grad = None
+    solution.value[0].sum().backward()
+    torch.testing.assert_close(w.grad, exact, rtol=1e-7, atol=1e-9)
+
+
+def test_backward_checks_independent_samples_without_a_product():
+    x, w = torch.ones(4, 3, dtype=torch.float64), matrix(3, 0.5).requires_grad_()
+    solution = zoo.fixed_point(lambda z: torch.tanh(z @ w.T + x), torch.zeros_like(x), {"name": "picard", "rtol": 1e-8})
+    assert solution.stats.coupled is None
+    solution.value.sum().backward(retain_graph=True)
+    first = w.grad.clone()
+    solution.value.sum().backward()
+    torch.testing.assert_close(w.grad, 2 * first)
+    again = torch.autograd.grad(
+        zoo.fixed_point(
+            lambda z: torch.tanh(z @ w.T + x), torch.zeros_like(x), {"name": "picard", "rtol": 1e-8}
+        ).value.sum(),
+        w,
+    )[0]
+    torch.testing.assert_close(again, first)
+    assert all(b.nfe == len(b.trace) - 1 for b in solution.stats.backward)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,12 +14,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from zoo._compat import will_execute
 from zoo.adjoints.base import Adjoint, refuse_second_order
 from zoo.solvers.autograd import Attach, needs_grad
 from zoo.solvers.base import Affine, Map, Solution, Solver, Stats
 from zoo.solvers.iterate import confirm, iterate, spread
 from zoo.solvers.krylov import GMRES, Neumann
-from zoo.solvers.packing import resolution
+from zoo.solvers.packing import mixes, resolution
 from zoo.solvers.profiler import profile_scope
 from zoo.solvers.progress import noise
 
@@ -100,7 +102,7 @@ def attach(
     )
     value = solution.value
     if fz.requires_grad and needs_grad(fz, z):
-        adjoint = _AdjointSystem(fz, z, solver, guess, floor, stats.coupled, stats.backward)
+        adjoint = _AdjointSystem(fz, z, solver, guess, floor, mixes(f) or stats.coupled, stats.backward)
         value = Attach.apply(fz, value, adjoint, partial(refuse_second_order, name))
     return dataclasses.replace(solution, value=value, stats=stats)
 
@@ -110,7 +112,9 @@ class _AdjointSystem:
 
     The rows of ``g`` are scaled one by one, and a Krylov method searches a space for each. Both are wrong where
     samples depend on one another: such a batch is solved as one system. Where nothing is known of it, one product with
-    the answer tells.
+    the answer tells. ``loss.backward()`` makes that product by itself on its way to ``z``, a leaf, but only after the
+    gradient has gone out: there a batch that turns out to be coupled is refused. ``torch.autograd.grad`` does not, and
+    there the system is solved again.
 
     Args:
         fz, z: the recorded evaluation of the map.
@@ -132,6 +136,10 @@ class _AdjointSystem:
     ) -> None:
         self.fz, self.z, self.solver, self.guess, self.floor, self.log = fz, z, solver, guess, floor, log
         self.coupled = False if len(z) == 1 else coupled
+        self.unseen: tuple[Tensor, Tensor] | None = None  # (g, u) of a backward pass that has yet to reach z
+        self.node = torch.autograd.graph.get_gradient_edge(z).node
+        arrived = weakref.WeakMethod(self._arrived)  # z must not keep the system that keeps it
+        z.register_post_accumulate_grad_hook(lambda z: (arrived() or _ignore)(z))
 
     def __call__(self, grad: Tensor) -> Tensor:
         if self.solver is None:
@@ -139,7 +147,9 @@ class _AdjointSystem:
         else:
             u, stats = self._solve(grad, self.solver, None)
             # The Neumann series has no inner products: a common scale makes it right for any batch.
-            if self.coupled is None and not isinstance(self.solver, Neumann):
+            if self.coupled is None and not isinstance(self.solver, Neumann) and will_execute(self.node):
+                self.unseen = grad, u
+            elif self.coupled is None and not isinstance(self.solver, Neumann):
                 rest = grad + self.product(u) - u
                 self.coupled = bool(self._differs(rest, grad, u, stats))
                 stats = dataclasses.replace(stats, nfe=stats.nfe + 1, sample_nfe=stats.sample_nfe + len(grad))
@@ -157,6 +167,20 @@ class _AdjointSystem:
             stats = dataclasses.replace(stats, lost=~torch.isfinite(u).all(dim=1).cpu())
         self.log.append(stats)
         return u
+
+    def _arrived(self, z: Tensor) -> None:
+        """Take ``J^T u``, which a backward pass has brought to ``z``, and hold the answer against it."""
+        product, z.grad = z.grad, None
+        if self.unseen is None or product is None:
+            return
+        grad, u = self.unseen
+        self.unseen = None
+        if self._differs(grad + product - u, grad, u, self.log[-1]):
+            self.coupled = True
+            raise RuntimeError(
+                "The samples of a batch depend on one another, and their gradient was computed as if they did not. "
+                "Solve the batch as one system: coupled=True, or a leading axis of 1."
+            )
 
     def product(self, u: Tensor) -> Tensor:
         """``J^T u`` through the recorded graph of one evaluation."""
@@ -209,6 +233,10 @@ class _AdjointSystem:
         ).nan_to_num(0.0, 0.0, 0.0)
         allowed = 1.5 * stats.residual.nan_to_num(0.0) * size + slack
         return (torch.isfinite(size) & ~(true <= allowed)).any()  # a NaN that the gradient did not bring, too
+
+
+def _ignore(z: Tensor) -> None:
+    """Do nothing: for a graph that is gone."""
 
 
 def _rms(x: Tensor) -> Tensor:

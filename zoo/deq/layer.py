@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from zoo.implicit import ImplicitMixin
 from zoo.solve import Spec, bind
-from zoo.solvers.packing import Tensors
+from zoo.solvers.packing import Mixing, Tensors
 
 
 class DEQ(ImplicitMixin, nn.Module):
@@ -79,6 +79,14 @@ class DEQ(ImplicitMixin, nn.Module):
         start = torch.zeros_like(inputs[0]) if z0 is None else z0
         if self.whole_batch or self.coupled:
             return self.solve(bind(self.cell, inputs), start, coupled=self.coupled)
+        if _normalizes_batches(self.cell):
+            return self.solve(Mixing(bind(self.cell, inputs)), start)
         out = self.solve(self.cell, start, args=inputs)
         self.whole_batch = self.last is not None and self.last.stats.whole
         return out
+
+
+def _normalizes_batches(cell: nn.Module) -> bool:
+    """Whether a part of a cell takes its statistics over the batch now: batch normalization in training."""
+    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+    return any(isinstance(m, kinds) and (m.training or m.running_mean is None) for m in cell.modules())

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from zoo.solvers.base import Affine, Map, Result, Solution, Solver, Stats, freeze, take
 from zoo.solvers.history import release
-from zoo.solvers.packing import refuse_in_place, resolution, version
+from zoo.solvers.packing import mixes, refuse_in_place, resolution, version
 from zoo.solvers.profiler import profile_scope
 from zoo.solvers.progress import BatchProgress, noise
 
@@ -106,6 +106,7 @@ def iterate(
     own = torch.autocast(device, dtype=torch.get_autocast_dtype(device)) if autocast else None
     with torch.autocast(device, enabled=False) if autocast else nullcontext():
         loop = _Loop(Counted(f, args, own), z0, solver, args is not None, select, floor, keep_state)
+        loop.progress.coupled = True if mixes(f) else None
         while (solution := loop.run()) is None:
             loop = loop.again()
     return solution

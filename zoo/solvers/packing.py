@@ -120,6 +120,24 @@ class Packing:
 
 
 @dataclass(frozen=True)
+class Mixing:
+    """A map whose samples are known to depend on one another, though each has its own tolerance.
+
+    Found for batch normalization in training. Its samples stay together, and its adjoint system is one.
+    """
+
+    f: Callable[..., Tensors]
+
+    def __call__(self, *inputs: Any) -> Tensors:
+        return self.f(*inputs)
+
+
+def mixes(f: Any) -> bool:
+    """Whether the samples of a map are known to depend on one another."""
+    return isinstance(f.f if isinstance(f, Packed) else f, Mixing)
+
+
+@dataclass(frozen=True)
 class Packed:
     """A user's map as the solvers see it, (B, N) -> (B, N)."""
 

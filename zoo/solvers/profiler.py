@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 
-import torch
 from torch.autograd.profiler import record_function
+
+from zoo._compat import profiler_is_on
 
 
 def profile_scope(name: str) -> AbstractContextManager[object]:
     """A scope that a trace shows as ``zoo: name``."""
-    return record_function(f"zoo: {name}") if torch.autograd._profiler_enabled() else nullcontext()
+    return record_function(f"zoo: {name}") if profiler_is_on() else nullcontext()
