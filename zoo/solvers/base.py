@@ -83,6 +83,10 @@ class SolveError(RuntimeError):
         )
         self.solution = solution
 
+    def __reduce__(self) -> tuple[type[SolveError], tuple[Solution[Any]]]:
+        """Pickle by the solution: an error must cross a process boundary."""
+        return SolveError, (self.solution,)
+
 
 @dataclass(frozen=True)
 class Stats:
@@ -129,6 +133,10 @@ class Solution(Generic[Z]):
     result: Result
     stats: Stats
     state: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What crosses a process boundary: all but the graph and the method's own state."""
+        return {**self.__dict__, "value": _detached(self.value), "state": None}
 
     @property
     def message(self) -> str:
@@ -267,6 +275,12 @@ class FixedPointSolver(Solver):
         z = torch.where(moving, z, state.z.detach())
         fz = f(z)
         return self.absorb(state, z, torch.where(moving, fz, fz.detach()) if fz.requires_grad else fz)
+
+
+def _detached(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach()
+    return tuple(map(_detached, value)) if isinstance(value, tuple) else value
 
 
 def take(state: Any, index: Tensor) -> Any:
