@@ -276,3 +276,17 @@ def test_torch_tells_of_transforms_and_profilers():
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]):
         assert zoo._compat.profiler_is_on(), "mend profiler_is_on in zoo/_compat.py"
     assert not zoo._compat.profiler_is_on()
+
+
+def test_torch_leaves_an_opaque_function_uncompiled():
+    import torch
+
+    traced = []
+
+    @zoo._compat.opaque
+    def inside(x):
+        traced.append(torch.compiler.is_compiling())
+        return x + 1
+
+    out = torch.compile(lambda x: inside(x * 2) * 3, backend="eager")(torch.ones(1))
+    assert out.item() == 9 and traced == [False], "mend opaque in zoo/_compat.py: compiled models crash in their solves"

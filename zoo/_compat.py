@@ -15,11 +15,13 @@ import copy
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 # --------------------------------------------------------------------------------------- jsonargparse, tried on 4.53
 
@@ -328,3 +330,14 @@ def profiler_is_on() -> bool:
     import torch
 
     return bool(torch.autograd._profiler_enabled())
+
+
+def opaque(f: F) -> F:
+    """A function that `torch.compile` leaves as it is: what is compiled around it breaks off there, and goes on after.
+
+    The public ``torch.compiler.disable`` imports Dynamo at once, which takes a second; this one waits until the first
+    call, as torch's own checkpointing has it. Tried on torch 2.14.1.
+    """
+    import torch
+
+    return torch._disable_dynamo(f)  # type: ignore[no-any-return] (it wraps f, and says Any)

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from zoo import penalties
+from zoo._compat import opaque
 from zoo.adjoints.base import Adjoint
 from zoo.solve import Spec, fixed_point, make_adjoint, make_solver, odeint
 from zoo.solvers import SOLVERS
@@ -160,6 +161,7 @@ class ImplicitMixin:
         self.solver, self.eval_solver, self.adjoint = made, evaluating, across
         self.throw = self.throw if throw is None else throw
 
+    @opaque
     def solve(
         self,
         f: Callable[..., Tensors],
@@ -184,6 +186,7 @@ class ImplicitMixin:
         penalties.observe(self, f, solution.value, args)
         return solution.value
 
+    @opaque
     def integrate(
         self,
         f: Callable[..., Tensors],

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from zoo._compat import inside_transform
+from zoo._compat import inside_transform, opaque
 from zoo.adjoints import ADJOINTS
 from zoo.adjoints.base import Adjoint
 from zoo.solvers import SOLVERS
@@ -39,6 +39,7 @@ def _nested(spec: Any) -> Any:
     return {k: make_solver(v) if k in solvers and isinstance(v, str | Mapping) else v for k, v in spec.items()}
 
 
+@opaque  # the loop reads the host at every step: no work for a compiler
 def fixed_point(
     f: Callable[..., Tensors],
     z0: Tensors,
@@ -139,6 +140,7 @@ def _said_of_transforms() -> Iterator[None]:
         ) from error
 
 
+@opaque
 def odeint(
     f: Callable[..., Tensors],
     y0: Tensors,

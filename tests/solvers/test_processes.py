@@ -19,7 +19,10 @@ def fails(_):
 
 
 def test_an_error_in_a_worker_reaches_its_parent():
-    with multiprocessing.get_context("spawn").Pool(1) as pool, pytest.raises(SolveError, match="0 of 1 samples") as info:
+    with (
+        multiprocessing.get_context("spawn").Pool(1) as pool,
+        pytest.raises(SolveError, match="0 of 1 samples") as info,
+    ):
         pool.map_async(fails, [0]).get(timeout=120)
     assert info.value.solution.result is Result.max_steps
 
