@@ -39,6 +39,8 @@ def test_what_is_shared_is_abstract(kind):
         ("chains", {"num_classes": 2, "features": 100}),
         ("spirals", {"num_classes": 0, "features": 2}),
         ("shapes", {"num_classes": 5, "in_chans": 3}),
+        ("qp_family", {"features": 50, "variables": 100, "inequalities": 50, "convex": True}),
+        ("qp_family_nonconvex", {"features": 50, "variables": 100, "inequalities": 50, "convex": False}),
     ],
 )
 def test_a_set_says_what_it_decides_of_a_model(name, decided):

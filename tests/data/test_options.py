@@ -19,9 +19,12 @@ SMALL = {  # that the passes below are short
     "ideal_pendulum": {"count": 2},
     "digit_episodes": {"train_episodes": 20, "val_episodes": 2, "test_episodes": 2},
     "photograph": {"side": 16},
+    "qp_family": {"variables": 8, "equalities": 3, "inequalities": 3, "count": 240},
+    "qp_family_nonconvex": {"variables": 8, "equalities": 3, "inequalities": 3, "count": 240},
 }
 OTHER = {  # another value than the default, where twice the number and one is none
     "batch_size": 7,
+    "convex": False,
     "queries": 12,
     "aim": "direction",
     "level": "words",
@@ -60,7 +63,7 @@ def pairs() -> list[tuple[str, str]]:
 
 def behaviour(data: InMemoryDataModule) -> Any:
     """What a training sees: sizes, and the first batches of its second epoch and of the evaluations."""
-    found: list[Any] = [data.sizes]
+    found: list[Any] = [data.sizes, data.model_arguments()]
     for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
         epochs = getattr(loader, "set_epoch", lambda epoch: None)
         epochs(1)

@@ -20,7 +20,12 @@ def test_the_guess_is_feasible_and_the_optimum_better_than_it():
     guess = family.guess(x.double())
     assert family.violation(x.double(), guess).max() < 1e-12
     assert (family.objective(guess) > best[:, 0]).all()
-    assert data.sizes == {"train": 40, "val": 4, "test": 4} and data.model_arguments() == {"features": 2}
+    assert data.sizes == {"train": 40, "val": 4, "test": 4} and data.model_arguments() == {
+        "features": 2,
+        "variables": 6,
+        "inequalities": 3,
+        "convex": True,
+    }
 
 
 def test_the_optimum_is_below_every_feasible_point():

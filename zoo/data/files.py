@@ -9,7 +9,7 @@ import socket
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -120,9 +120,14 @@ def download(url: str, path: Path, checksum: str) -> None:
     from torchvision.datasets.utils import download_url
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".download-") as folder, _patience(30):
-        download_url(url, folder, path.name, checksum)
-        os.replace(Path(folder) / path.name, path)
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".download-") as folder, _patience(30):
+            download_url(url, folder, path.name, checksum)
+            os.replace(Path(folder) / path.name, path)
+    finally:
+        for empty in (path.parent, path.parent.parent):  # a failure leaves no empty folders
+            with suppress(OSError):
+                empty.rmdir()
 
 
 def first_that_works(attempts: Sequence[Callable[[], None]]) -> str:

@@ -25,6 +25,8 @@ class QuadraticPrograms(TensorData):
         ValueError: a size that no family has, or fewer than 24 problems.
     """
 
+    reads_files = False
+
     def __init__(
         self,
         batch_size: int = 200,
@@ -41,6 +43,16 @@ class QuadraticPrograms(TensorData):
         self.family = QuadraticFamily(variables, equalities, inequalities, convex)
         self.features, self.count = equalities, count
 
+    def model_arguments(self) -> dict[str, int]:
+        """Return the sizes of the family, which the model holds too."""
+        f = self.family
+        return {
+            "features": f.equalities,
+            "variables": f.variables,
+            "inequalities": f.inequalities,
+            "convex": f.convex,
+        }
+
     def read(self) -> dict[str, Split]:
         random = np.random.RandomState(17)
         x = torch.from_numpy(random.uniform(-1, 1, size=(self.count, self.features)))
@@ -50,7 +62,7 @@ class QuadraticPrograms(TensorData):
 
     @torch.no_grad()
     def optima(self, x: Tensor, name: str) -> Tensor:
-        """The optimal objectives (n, 1), float64; 0 for what is trained on, and where none is known."""
+        """Return the optimal objectives (n, 1), float64; 0 for what is trained on, and where none is known."""
         f = self.family
         if name == "train" or not f.convex:
             return torch.zeros(len(x), 1, dtype=torch.float64)
