@@ -108,7 +108,5 @@ def main(argv: Iterable[str] | None = None) -> int:
         return 130
 
 
-if __name__ == "__main__":  # run the module that the others import: an error raised there is of its class, not of ours
-    from zoo import fit
-
-    raise SystemExit(fit.main())
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -95,7 +95,7 @@ def test_what_the_classes_refuse(argv, said, capsys):
         (["--optim.lr=0"], "optim.lr must be above 0"),
         (["--task.jacobian_weight=-1"], "task.jacobian_weight must not be negative"),
         (["--data.batch_size=0"], "batch_size"),
-        (["--optim.name=adamm"], "No optimiser named 'adamm'. Did you mean 'adam'"),
+        (["--optim.name=adamm"], "No optimizer named 'adamm'. Did you mean 'adam'"),
         (["--model.in_chans=3"], "--model.in_chans 3 does not fit digits, which has 1"),
         (["--model.num_classes=3"], "--model.num_classes 3 does not fit digits, which has 10"),
     ],
@@ -134,7 +134,7 @@ def test_precedence_is_recipe_then_files_then_flags(tmp_path):
     files = ["-c", str(tmp_path / "a.yaml"), "-c", str(tmp_path / "b.yaml")]
     assert resolved(*files)["optim"]["lr"] == 0.3
     recipe = Options(resolve(["--model", "mdeq_segmentation_small"])).section("optim")
-    assert recipe["name"] == "sgd"  # a recipe's optimiser is an option, unlike the name of a model
+    assert recipe["name"] == "sgd"  # a recipe's optimizer is an option, unlike the name of a model
     assert resolved(*files)["optim"]["weight_decay"] == 0.2
     assert resolved(*files, "--optim.lr", "0.4")["optim"]["lr"] == 0.4
 
@@ -185,6 +185,38 @@ def test_help_of_a_model_fits_two_screens(capsys):
     assert "--trainer.profiler" not in text
     assert fit.main(["--model", "test_mdeq", "--help-all"]) == 0
     assert "--trainer.profiler" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("columns", ["60", "100"])
+def test_no_line_of_help_is_wider_than_the_terminal(columns, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", columns)
+    for argv in (["--help"], ["--model", "mdeq", "--help"], ["--model", "mdeq", "--help-all"]):
+        assert fit.main(argv) == 0
+        text = capsys.readouterr().out
+        assert max(map(len, text.splitlines())) <= int(columns)
+    assert "cnf_flow_matching (= flow_matching)the" not in fit.help_text()
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--model", "mdeq", "--data", "folder"], "cifar10, digits, fashion_mnist, mnist"),
+        (["--optim.learning_rate", "1", "--model", "mdeq"], "Did you mean '--optim.lr'?"),
+        (["--model", "mdeq", "--solver.max_iter", "1"], "Did you mean '--solver.max_steps'?"),
+        (["--model", "mdeq", "--data.workers", "1"], "Did you mean '--data.num_workers'?"),
+        (["--data", "digits"], "the models are: "),
+    ],
+)
+def test_hints_name_what_fits(argv, said, capsys):
+    text = line(argv, capsys)
+    assert said in text
+    assert "test_" not in text and "wikitext2" not in text and text.count("'digits' or 'digits'") == 0
+
+
+def test_a_model_of_timm_is_understood_and_built():
+    options = Options(resolve(["--model", "timm:resnet10t", "--data", "digits"]))
+    task, _, _ = build_run(options, 0)
+    assert type(task.model).__name__ == "Timm" and options.config()["model"]["name"] == "timm:resnet10t"
 
 
 def test_yaml_does_not_import_strangers(tmp_path, capsys, monkeypatch):

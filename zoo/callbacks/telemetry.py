@@ -63,7 +63,7 @@ class SolverTelemetry(Callback):
 
     ``solver/<measure>``: of a training step. ``train/<measure>``, ``val/<measure>``, ``test/<measure>``: the mean over
     an epoch and all ranks, such as ``val/ended_max_steps``, the share of solves that used up their budget; with
-    ``_max`` behind ``nfe_forward``, the largest. Where a model has several implicit modules, each one's name stands
+    ``_max`` after ``nfe_forward``, the largest. Where a model has several implicit modules, each one's name stands
     before the measure. Solves beside the answer (`zoo.implicit.aside`) do not count.
 
     The spectral radius of the Jacobian at the fixed point, below 1 where plain iteration would converge, is estimated

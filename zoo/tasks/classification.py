@@ -18,7 +18,7 @@ class Classification(Task):
 
     Args:
         model: maps images to logits.
-        optim: optimiser and schedule; None: `Optim`'s defaults.
+        optim: optimizer and schedule; None: `Optim`'s defaults.
         stability: what keeps the solves stable, see `StabilityConfig`; None: nothing.
         label_smoothing: share of the target that is spread over all classes, in training only; in [0, 1).
     """

@@ -54,7 +54,7 @@ class Continual(Task):
 
     Args:
         model: maps ``(x, task)`` to logits; says ``tasks``; ``weights(task)`` (n, P) and ``run(weights, x)``.
-        optim: optimiser and schedule; None: `Optim`'s defaults.
+        optim: optimizer and schedule; None: `Optim`'s defaults.
         stability: what keeps the solves stable, see `StabilityConfig`; None: nothing.
         strength: of the penalty; 0 is plain fine-tuning.
 

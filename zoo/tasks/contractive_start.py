@@ -18,11 +18,11 @@ def contract(
 ) -> float:
     """Scale the matrices and kernels of each map within a model by a common factor until ``rho(df/dz(z*)) < target``.
 
-    It is for maps whose weights act on the state with nothing behind them that undoes their scale, such as
-    ``tanh(W z + x)``. In MDEQ and the DEQ transformer a normalisation does, so that they are refused.
+    It is for maps whose weights act on the state with nothing after them that undoes their scale, such as
+    ``tanh(W z + x)``. In MDEQ and the DEQ transformer a normalization does, so that they are refused.
 
     The radius is measured at the fixed points of one forward pass, by power iteration, the largest over its samples;
-    the pass is repeated as the weights shrink, since the fixed points move. Biases and the scales of normalisations,
+    the pass is repeated as the weights shrink, since the fixed points move. Biases and the scales of normalizations,
     which have one dimension, stay as they are.
 
     Args:
@@ -36,7 +36,7 @@ def contract(
         the largest radius that is left.
 
     Raises:
-        ValueError: the radius does not fall below the target, as where a normalisation behind the weights undoes any
+        ValueError: the radius does not fall below the target, as where a normalization after the weights undoes any
             scale; the weights are then what they were.
     """
     if not target > 0:
@@ -72,7 +72,7 @@ def contract(
             weight.copy_(old)
     raise ValueError(
         f"The map's spectral radius was {seen[0]:.3g}, and still is {worst:.3g} with its weights scaled to "
-        f"{0.8 ** (len(seen) - 1):.1g} of what they were, so no scale brings it below {target}. A normalisation behind "
+        f"{0.8 ** (len(seen) - 1):.1g} of what they were, so no scale brings it below {target}. A normalization after "
         "the weights undoes their scale, as in MDEQ and the DEQ transformer; a contractive start is for maps without "
         "one, such as tanh(W z + x). Set task.contract to 0, and use the Jacobian penalty, task.jacobian_weight."
     )

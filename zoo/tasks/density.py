@@ -29,8 +29,8 @@ class Density(Task):
 
     Args:
         model: a flow, such as `zoo.node.cnf.CNF`.
-        optim: optimiser and schedule; None: `Optim`'s defaults.
-        objective: what training minimises; ``ot_flow_matching`` pairs samples and noise by optimal transport.
+        optim: optimizer and schedule; None: `Optim`'s defaults.
+        objective: what training minimizes; ``ot_flow_matching`` pairs samples and noise by optimal transport.
         kinetic: weight of the kinetic energy of the path, in maximum likelihood.
         frobenius: weight of the Jacobian's norm along the path, likewise.
         error: weight of the solver's own error estimate at a random time, likewise.
@@ -92,7 +92,7 @@ class Density(Task):
         return Scored(loss, metrics, len(x))
 
     def _likelihood(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The regularised loss (), and the negative log-likelihood of each sample (B,)."""
+        """The regularized loss (), and the negative log-likelihood of each sample (B,)."""
         model: Any = self.model
         end = None
         if self.steer:

@@ -48,7 +48,7 @@ class FewShot(Task):
 
     Args:
         model: maps the first three parts of a batch of episodes (`zoo.data.episodes`) to logits.
-        optim: optimiser and schedule; None: `Optim`'s defaults.
+        optim: optimizer and schedule; None: `Optim`'s defaults.
         stability: what keeps the solves stable, see `StabilityConfig`; None: nothing.
     """
 

@@ -20,7 +20,7 @@ class ImplicitRepresentation(Task):
 
     Args:
         model: from places to values.
-        optim: optimiser and schedule; None: `Optim`'s defaults.
+        optim: optimizer and schedule; None: `Optim`'s defaults.
         stability: what keeps the solves stable, see `StabilityConfig`; None: nothing.
     """
 

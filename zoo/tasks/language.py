@@ -46,7 +46,7 @@ class LanguageModel(Task):
 
     Args:
         model: a language model; says ``vocab_size``.
-        optim: optimiser and schedule; None: `Optim`'s defaults.
+        optim: optimizer and schedule; None: `Optim`'s defaults.
         stability: what keeps the solves stable, see `StabilityConfig`; None: nothing.
         carry: hand each segment's memory to the next; if not, every segment starts without one.
 

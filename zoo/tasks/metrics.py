@@ -12,7 +12,7 @@ class MetricInfo:
     """A metric that a task logs.
 
     Attributes:
-        key: as it is logged, behind ``train/``, ``val/`` or ``test/``.
+        key: as it is logged, after ``train/``, ``val/`` or ``test/``.
         name: for people, with its unit.
         short: for a narrow column.
         form: how one value is written.

@@ -22,7 +22,7 @@ class Motion(Task):
 
     Args:
         model: maps ``(states (B, D), times (T,))`` to paths (B, T, D).
-        optim: optimiser and schedule; None: `Optim`'s defaults.
+        optim: optimizer and schedule; None: `Optim`'s defaults.
     """
 
     monitor = "val/mse"

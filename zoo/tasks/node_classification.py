@@ -22,7 +22,7 @@ class NodeClassification(Task):
 
     Args:
         model: called as ``model(nodes, adjacency)``; says ``num_classes``.
-        optim: optimiser and schedule; None: `Optim`'s defaults.
+        optim: optimizer and schedule; None: `Optim`'s defaults.
         stability: what keeps the solves stable, see `StabilityConfig`; None: nothing.
     """
 

@@ -1,4 +1,4 @@
-"""The optimiser and its schedule, as one frozen dataclass. Imports torch only where an optimiser is built."""
+"""The optimizer and its schedule, as one frozen dataclass. Imports torch only where an optimizer is built."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Optim:
-    """Optimiser and learning rate over the run.
+    """Optimizer and learning rate over the run.
 
     The learning rate rises linearly over the first ``warmup`` share of the steps and follows ``schedule`` after it.
 
     Args:
-        name: any optimiser that timm knows (``adamw``, ``sgd``, ``adam``, ``lamb``, ``lion``, ...).
+        name: any optimizer that timm knows (``adamw``, ``sgd``, ``adam``, ``lamb``, ``lion``, ...).
         lr: peak learning rate.
         weight_decay: not applied to biases and norms.
-        momentum: for the optimisers that have one (``sgd``, ``rmsprop``).
+        momentum: for the optimizers that have one (``sgd``, ``rmsprop``).
         schedule: shape of the learning rate after the warm-up; ``onecycle`` rises over 30 % of the run by itself.
         warmup: share of all steps, in [0, 1), over which the learning rate rises.
         final: share of the peak learning rate that is left at the end.
@@ -60,17 +60,17 @@ class Optim:
         return self.final + (1.0 - self.final) * down
 
     def build(self, model: nn.Module) -> Optimizer:
-        """The optimiser over a model's parameters.
+        """The optimizer over a model's parameters.
 
         Raises:
-            ValueError: timm knows no optimiser of that name; the nearest is named.
+            ValueError: timm knows no optimizer of that name; the nearest is named.
         """
         from timm.optim import create_optimizer_v2, list_optimizers
 
         known: list[Any] = list_optimizers()
         if self.name.lower() not in known:
             few = [n for n in known if n in ("adam", "adamw", "sgd", "lamb", "lion", "adafactor", "muon", "rmsprop")]
-            raise ValueError(unknown("optimiser", self.name, few).removesuffix(".") + ", and others of timm.")
+            raise ValueError(unknown("optimizer", self.name, few).removesuffix(".") + ", and others of timm.")
         return create_optimizer_v2(
             model, opt=self.name.lower(), lr=self.lr, weight_decay=self.weight_decay, momentum=self.momentum
         )

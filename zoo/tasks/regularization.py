@@ -18,7 +18,7 @@ class StabilityConfig:
         jacobian_weight: weight of the Jacobian penalty ``|df/dz(z*)|_F^2 / N``.
         jacobian_every: training steps from one penalty to the next.
         jacobian_final: weight at the end of the run, reached in a straight line; null: the weight stays.
-        jacobian_until: share of the run behind which there is no penalty, in (0, 1].
+        jacobian_until: share of the run after which there is no penalty, in (0, 1].
         warmup_steps: training steps that unroll ``warmup_depth`` iterations instead of solving, at the start.
         warmup_depth: iterations unrolled in such a step.
         random_budget: each training step solves with max_steps less 0 to this many steps, drawn anew.
@@ -27,7 +27,7 @@ class StabilityConfig:
         guard: where solves stop converging: warn; adapt, which also raises the budget, then falls back; or stop.
         nonfinite: where a loss or a gradient is NaN or infinite: stop, or skip that step.
         contract: scale the map's weights down before the first step until its spectral radius is below this; 0: do not.
-            For maps without a normalisation that undoes the scale: MDEQ and the DEQ transformer are refused.
+            For maps without a normalization that undoes the scale: MDEQ and the DEQ transformer are refused.
 
     Raises:
         ValueError: a weight or a count out of its range.

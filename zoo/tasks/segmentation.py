@@ -23,7 +23,7 @@ class Segmentation(Task):
 
     Args:
         model: from images to scores; says ``num_classes``, and ``unit``, what height and width must divide by.
-        optim: optimiser and schedule; None: `Optim`'s defaults.
+        optim: optimizer and schedule; None: `Optim`'s defaults.
         stability: what keeps the solves stable, see `StabilityConfig`; None: nothing.
         ignore_index: label of the pixels that do not count.
         window: side of the windows that evaluation slides over an image; 0: the whole image at once.

@@ -32,7 +32,7 @@ class TimeSeries(Task):
 
     Args:
         model: maps ``(times, values, mask, query)`` to an `Outcome`; says ``num_classes``, 0 for values.
-        optim: optimiser and schedule; None: `Optim`'s defaults.
+        optim: optimizer and schedule; None: `Optim`'s defaults.
         stability: what keeps the solves stable, see `StabilityConfig`; None: nothing.
         noise: standard deviation of an observed number around the predicted one.
         anneal: training steps over which the weight of the KL rises to 1.

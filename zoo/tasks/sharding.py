@@ -2,9 +2,9 @@
 
 FSDP2 with one unit, the root. A unit within an implicit layer would gather its parameters at every evaluation of the
 map, and ranks whose solves end after different numbers of evaluations would wait for each other for ever; the backward
-solve, which calls the map behind FSDP's hooks, would leave its parameters without gradients, silently. As one unit, all
+solve, which calls the map past FSDP's hooks, would leave its parameters without gradients, silently. As one unit, all
 parameters are gathered once for the forward pass and once for the backward pass, and each rank solves as long as its
-samples need: exact, and memory falls by what the optimiser keeps (two numbers a parameter with Adam) and the gradients.
+samples need: exact, and memory falls by what the optimizer keeps (two numbers a parameter with Adam) and the gradients.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ STYLE = {"train": ("-", "0.55", None), "val": ("-", "#1f4e9c", "o")}  # told apa
 
 
 def training_figure(rows: Rows, file: Path, title: str, shown: MetricInfo) -> None:
-    """Draw ``training.png``: what was optimised above, what the solver did below, over the training steps.
+    """Draw ``training.png``: what was optimized above, what the solver did below, over the training steps.
 
     Args:
         rows: one mapping of metrics a step, each with its ``step``.
@@ -64,11 +64,11 @@ def _panel(
         points = [(row["step"], value * scale) for row in rows if (value := find(row, key)) is not None]
         if not points:
             continue
-        line, colour, mark = STYLE[style]
+        line, color, mark = STYLE[style]
         sparse = len(points) <= 60
         mark = mark or ("s" if marker else None)
         axis.plot(
-            *zip(*points, strict=True), line, color=colour, marker=mark if sparse else None, ms=3.5, lw=1.4, label=name
+            *zip(*points, strict=True), line, color=color, marker=mark if sparse else None, ms=3.5, lw=1.4, label=name
         )
         drawn = True
     axis.set_ylabel(label)
