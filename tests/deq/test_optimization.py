@@ -75,6 +75,29 @@ def test_gradients_reach_every_argument():
     assert (layer.program.y[:, 1:] > 1e-3).any(), "the problem was to have an active inequality"
 
 
+def test_the_registrys_adjoint_gives_the_same_gradient():
+    data = [t.requires_grad_() for t in program(7)]
+    direct = torch.autograd.grad(QP()(*data).square().sum(), data)
+    gmres = {"name": "implicit", "solver": {"name": "gmres", "rtol": 1e-12, "atol": 0.0, "max_steps": 200}}
+    layer = QP(adjoint=gmres)
+    for one, other in zip(torch.autograd.grad(layer(*data).square().sum(), data), direct, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-7, rtol=1e-7)
+    assert layer.last.result.success and layer.last.stats.nfe > 1 and len(layer.last.stats.backward) == 1
+    with pytest.raises(ValueError, match="is not unrolled"):
+        QP(adjoint="unroll")(*data)
+
+
+def test_a_linear_program_moves_with_its_active_constraints():
+    """max x + 2y with x + y <= h0, y <= h1, x >= 0: the vertex (h0 - h1, h1)."""
+    G = torch.tensor([[1.0, 1.0], [0.0, 1.0]], dtype=F64)
+    h = torch.tensor([[3.0, 1.0], [5.0, 2.0]], dtype=F64, requires_grad=True)
+    layer = QP()
+    x = layer(torch.zeros(2, 2, dtype=F64), -torch.tensor([[1.0, 2.0]], dtype=F64), G=G, h=h, lower=0.0)
+    torch.testing.assert_close(x, torch.stack([h[:, 0] - h[:, 1], h[:, 1]], 1), atol=1e-6, rtol=1e-6)
+    (g,) = torch.autograd.grad(x[:, 0].sum(), h)
+    torch.testing.assert_close(g, torch.tensor([[1.0, -1.0]], dtype=F64).expand(2, 2), atol=1e-5, rtol=1e-5)
+
+
 def test_second_derivatives_are_refused():
     Q, q, *rest = program(2)
     (g,) = torch.autograd.grad(QP()(Q, q.requires_grad_(), *rest).sum(), q, retain_graph=True)

@@ -7,12 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zoo.adjoints.unroll import Unroll
 from zoo.deq.optimization.program import assemble, check_convex
 from zoo.deq.optimization.search import Search
-from zoo.deq.optimization.splitting import Program, Scaling, Splitting
+from zoo.deq.optimization.splitting import Program, Scaling, Splitting, largest
 from zoo.deq.optimization.status import ProgramRecord, Status
-from zoo.implicit import ImplicitMixin
-from zoo.solve import Spec
+from zoo.implicit import ImplicitMixin, SolveRecord
+from zoo.solve import Spec, fixed_point
+from zoo.solvers.autograd import Attach, refuse_second_order
+from zoo.solvers.base import Result, Stats
 
 
 class QP(ImplicitMixin, nn.Module):
@@ -32,7 +35,7 @@ class QP(ImplicitMixin, nn.Module):
     Args:
         solver: finds the fixed point of the splitting map; its ``rtol`` bounds the residuals of the optimality
             conditions, relative to the sizes of their terms; its ``max_steps`` are those of one round.
-        adjoint: how gradients cross the solve.
+        adjoint: how gradients cross the solve; None: by one factorization of the map's derivative.
         throw: raise where a program is not solved, instead of saying so in ``program``.
         rounds: each ends with the equations of the active constraints, which bring the residuals to rounding where the
             active ones were found, and adapts the step size otherwise; at most so many.
@@ -58,6 +61,7 @@ class QP(ImplicitMixin, nn.Module):
             adjoint or {"name": "implicit", "solver": {"name": "gmres", "rtol": 1e-9, "atol": 0.0, "max_steps": 400}},
             throw=throw,
         )
+        self._direct = self.adjoint if adjoint is None else None  # one factorization, until another is chosen
 
     def forward(
         self,
@@ -99,14 +103,44 @@ class QP(ImplicitMixin, nn.Module):
             scaling = Scaling.ruiz(plain)
             search = Search(plain, scaling, equal, self._present_solver("anderson", "implicit"), self.rounds, start)
             state, rho = search.run()
-        splitting = Splitting(p.scaled(scaling), rho, equal)
-        wanted = torch.is_grad_enabled() and any(t.requires_grad for t in (p.Q, p.q, p.C, p.l, p.u))
-        if wanted:
-            state = self.solve(splitting, state)
-        x = scaling.D * state[:, : p.variables]
+        stats = search.stats()
+        result = Result.converged if bool(stats.converged.all()) else Result.max_steps
+        if torch.is_grad_enabled() and any(t.requires_grad for t in (p.Q, p.q, p.C, p.l, p.u)):
+            splitting = Splitting(p.scaled(scaling), rho, equal, search.held)
+            state = self._attach(splitting, state, stats)
+        else:
+            splitting = Splitting(plain.scaled(scaling), rho, equal, search.held)
+        self.record(SolveRecord(result, stats))
+        x = scaling.D * splitting.read(state)[0]
         self.program = search.record()
         if self.throw and not self.program.solved:
             bad = [i for i, s in enumerate(self.program.status) if s is not Status.solved]
             raise ValueError(f"The program of samples {bad[:5]} is not solved: {self.program.status[bad[0]].value}")
         lost = torch.tensor([s not in (Status.solved, Status.max_steps) for s in self.program.status], device=x.device)
         return torch.where(lost[:, None], torch.nan, x)
+
+    def _attach(self, splitting: Splitting, state: Tensor, stats: Stats) -> Tensor:
+        """Give the state its gradient: by one factorization of ``I - J``, or by the adjoint that was chosen."""
+        if isinstance(self.adjoint, Unroll):
+            raise ValueError(
+                "The search of a QP is not unrolled: its rounds change the step size. Use the adjoint implicit."
+            )
+        if self.adjoint is not self._direct:
+            solution = fixed_point(splitting, state, {"name": "picard", "max_steps": 1, "rtol": 1e-3}, self.adjoint)
+            object.__setattr__(stats, "backward", solution.stats.backward)
+            return solution.value
+
+        def adjoint(v: Tensor) -> Tensor:
+            system = splitting.jacobian(state).detach().transpose(1, 2)
+            u, info = torch.linalg.solve_ex(system, v[:, :, None])
+            left = largest((system @ u - v[:, :, None])[:, :, 0])
+            bad = (info != 0) | ~(left <= 1e-8 * largest(v))  # constraints that say the same: the least solution
+            if bool(bad.any()):
+                u[bad] = torch.linalg.lstsq(system[bad], v[bad, :, None], driver="gelsd").solution
+            return u[:, :, 0]
+
+        return Attach.apply(splitting(state), state, adjoint, _refuse)
+
+
+def _refuse() -> None:
+    refuse_second_order("A quadratic program", "a penalty in the loss where second derivatives are needed")

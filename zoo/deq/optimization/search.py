@@ -5,13 +5,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from zoo.deq.optimization.splitting import SIGMA, Program, Scaling, Splitting, apply, largest
+from zoo.deq.optimization.splitting import SIGMA, STIFF, Program, Scaling, Splitting, apply, largest
 from zoo.deq.optimization.status import CODES, ProgramRecord, Status
-from zoo.solvers.base import Solver
+from zoo.solvers.base import Solver, Stats
 from zoo.solvers.iterate import iterate
 
 RHO = (1e-6, 1e6)  # least and greatest step size
 PLAIN = 60  # plain iterations before a certificate of infeasibility is looked for
+
+
+def determined(p: Program, rho: Tensor, equal: Tensor) -> bool:
+    """Whether Q and the constraints determine x: whether Q + C'RC is well positive definite in every sample."""
+    R = rho * torch.where(equal, STIFF, 1.0)
+    H = p.Q + (p.C.transpose(1, 2) * R[:, None, :]) @ p.C
+    least = 1e-6 * H.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
+    eye = torch.eye(p.variables, dtype=H.dtype, device=H.device)
+    return bool((torch.linalg.cholesky_ex(H - least * eye)[1] == 0).all())
 
 
 class Search:
@@ -32,22 +41,30 @@ class Search:
         self.rho = rho = plain.q.new_full((B, 1), 0.1)
         self.code = torch.full((B,), CODES.index(Status.max_steps), device=rho.device)
         self.steps = torch.zeros(B, dtype=torch.long)
-        self.rounds = 0
+        self.rounds = self.nfe = 0
+        self.trace: list[Tensor] = []
         self.warm = start is not None
         x, y = plain.q.new_zeros(B, N), torch.zeros_like(plain.l)
         if start is not None:
             x, y = start[0].detach().to(x) / scaling.D, scaling.c * start[1].detach().to(x) / scaling.E
-        self.state = Splitting(scaled, rho, equal).state(x, apply(scaled.C, x), y)
+        self.held = plain.l.shape[1] == 0 or not determined(scaled, rho, equal)
+        self.state = self.splitting().state(x, apply(scaled.C, x), y)
+
+    def splitting(self) -> Splitting:
+        """The map at the present step size."""
+        return Splitting(self.scaled, self.rho, self.equal, self.held)
 
     def run(self) -> tuple[Tensor, Tensor]:
         """Return the state and the step size that belong to the answer."""
         for _ in range(self.most):
             self.rounds += 1
-            splitting = Splitting(self.scaled, self.rho, self.equal)
+            splitting = self.splitting()
             if not self.warm:
                 solution = iterate(splitting, self.state, self.solver)
                 self.state = solution.value
                 self.steps += solution.stats.steps.cpu()
+                self.nfe += solution.stats.nfe
+                self.trace.append(solution.stats.trace)
             self.warm = False  # where the active constraints are those of the start, its round needs no iteration
             primal, dual, ratio = self._residuals(splitting)
             solved = (primal <= 1) & (dual <= 1)
@@ -87,7 +104,7 @@ class Search:
         change = ((factor > 3) | (factor < 1 / 3)) & ~solved[:, None]
         x, z, y = splitting.read(self.state)
         self.rho = torch.where(change, (self.rho * factor).clamp(*RHO), self.rho)
-        self.state = Splitting(self.scaled, self.rho, self.equal).state(x, z, y)
+        self.state = self.splitting().state(x, z, y)
 
     def _certify(self, splitting: Splitting, open_: Tensor) -> None:
         """Look for certificates: without a solution the differences of plain iterates tend to one.
@@ -162,6 +179,13 @@ class Search:
         )
         now = better & (primal <= 1) & (dual <= 1) & (self.code == CODES.index(Status.max_steps))
         self.code = torch.where(now, CODES.index(Status.solved), self.code)
+
+    def stats(self) -> Stats:
+        """What the search took, as of one solve; the residual is the larger of primal and dual."""
+        solved = self.code.cpu() == CODES.index(Status.solved)
+        trace = torch.cat(self.trace) if self.trace else torch.zeros(0, len(solved))
+        residual = torch.maximum(self.primal, self.dual).cpu()
+        return Stats(self.nfe, self.steps, residual, solved, trace, self.nfe * len(solved))
 
     def record(self) -> ProgramRecord:
         status = tuple(CODES[i] for i in self.code.tolist())
