@@ -108,12 +108,12 @@ def test_the_twin_of_equal_size_fails_where_the_implicit_network_learns():
     for name in ("ignn_small", "gcn_small"):
         torch.manual_seed(0)
         model = zoo.create_model(name, features=8)
-        optimiser = torch.optim.Adam(model.parameters(), 2e-2)
+        optimizer = torch.optim.Adam(model.parameters(), 2e-2)
         for _ in range(120):
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             logits, labels = model(*batch[:2]).flatten(0, 1), batch[2].flatten()
             cross_entropy(logits, labels, ignore_index=UNKNOWN).backward()
-            optimiser.step()
+            optimizer.step()
         far = test[2].clone()
         far[:, :3] = UNKNOWN  # which two layers reach
         known = far != UNKNOWN

@@ -33,11 +33,11 @@ def test_any_weights_have_one_equilibrium(seed, scale):
 
 def test_a_picture_is_learned():
     data = Photograph(side=16, batch_size=64)
-    places, colours = data.split("train")
+    places, colors = data.split("train")
     model = zoo.create_model("test_implicit_field", bandwidth=2.0)
-    first = float((model(places).detach() - colours).square().mean())
-    goal = min(0.1, 0.25 * float(colours.var(0).mean()) / first)  # and far below what a constant colour leaves
-    assert left(lambda: (model(places) - colours).square().mean(), model, goal, steps=400) < goal
+    first = float((model(places).detach() - colors).square().mean())
+    goal = min(0.1, 0.25 * float(colors.var(0).mean()) / first)  # and far below what a constant color leaves
+    assert left(lambda: (model(places) - colors).square().mean(), model, goal, steps=400) < goal
     assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
 
 

@@ -34,7 +34,7 @@ def small(**options: Any) -> MDEQ:
 
 
 def contractive(**options: Any) -> MDEQ:
-    """A contraction, in float64: the last normalisation adds much and lets little through."""
+    """A contraction, in float64: the last normalization adds much and lets little through."""
     model = small(post_gn_affine=True, **options).double()
     for post in model.cell.post:
         nn.init.constant_(post[2].weight, 0.02)

@@ -124,7 +124,7 @@ def test_projections_that_differ_are_kept_apart() -> None:
     assert torch.equal(found.state["words.unproject.2"], state["crit.out_projs.2.weight"])
 
 
-def test_published_sizes_are_recognised_with_their_preprocessing(tmp_path: Path) -> None:
+def test_published_sizes_are_recognized_with_their_preprocessing(tmp_path: Path) -> None:
     made = convert(saved(tmp_path, weights("tiny")), tmp_path / "to")
     assert made.published and made.config.name == "mdeq_tiny.cifar10" and made.config.preprocessing["size"] == 32
     assert made.parameters == 158_890

@@ -60,6 +60,12 @@ def test_a_registered_card_is_known_by_name_and_alias(write):
         cards.card("toy_smal")
 
 
+@pytest.mark.parametrize("key", ["license", "licence"])
+def test_a_license_may_be_spelled_either_way(write, key):
+    cards.register_card(write(**{key: "MIT"}))
+    assert cards.card("toy").licence == "MIT"
+
+
 def test_the_more_specific_recipe_wins(write):
     cards.register_card(write())
     assert cards.recipe("toy") == {"optim": {"lr": 3.0, "name": "sgd"}, "data": {"batch_size": 8}}
@@ -192,6 +198,7 @@ def test_weights_lie_below_the_folder_of_weights(write):
     [
         ({"task": None}, "the key 'task' is missing"),
         ({"familly": "x"}, "familly: No key named 'familly'. Did you mean 'family'"),
+        ({"license": "MIT", "licence": "MIT"}, "license is given twice"),
         ({"data": "digits"}, "data must be a list; got 'digits'"),
         ({"data": []}, "data must list the names of data sets"),
         ({"class": "zoo.deq.mdeq.MDEQ"}, "class must be 'package.module:Class'"),

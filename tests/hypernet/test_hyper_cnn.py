@@ -54,7 +54,7 @@ def test_the_same_network_with_the_kernels_that_were_written():
 
 
 @pytest.mark.parametrize("name", ["hyper_wrn_40_1", "hyper_cnn"])
-def test_kernels_start_at_the_size_of_their_own_initialisation(name):
+def test_kernels_start_at_the_size_of_their_own_initialization(name):
     """Of the embedding's chance, a single kernel may be twice too large or small; the network as a whole is not."""
     ratios = []
     for _ in range(1 if name == "hyper_wrn_40_1" else 32):  # as many kernels of a network that has but a few
@@ -64,7 +64,7 @@ def test_kernels_start_at_the_size_of_their_own_initialisation(name):
     assert 0.7 < sum(ratios) / len(ratios) < 1.3
 
 
-def test_statistics_of_the_normalisations_move_in_training():
+def test_statistics_of_the_normalizations_move_in_training():
     model = zoo.create_model("test_hyper_wrn", in_chans=1)
     norm = model.features.target.module.norm
     model(torch.randn(4, 1, 8, 8))

@@ -167,5 +167,5 @@ def test_bad_input_is_named():
     model, batch = HyperODEForecast(width=4, hidden=[4]), Pendulums(train_size=2).split("train")
     with pytest.raises(ValueError, match="give the times to predict at"):
         model(batch.times, batch.values, batch.mask)
-    with pytest.raises(ValueError, match="lie behind the last observation"):
+    with pytest.raises(ValueError, match="lie after the last observation"):
         model(batch.times, batch.values, batch.mask, batch.query - 1)

@@ -35,7 +35,7 @@ def test_with_constant_scales_of_one_it_is_the_plain_cell(normalise):
 
 
 def test_the_equations_written_out():
-    """One step against the paper's formula, gate by gate, without normalisation."""
+    """One step against the paper's formula, gate by gate, without normalization."""
     torch.manual_seed(0)
     n, k, h_width = 2, 3, 4
     cell = HyperLSTMCell(5, h_width, k, n, normalise=False).double()
@@ -111,8 +111,8 @@ def test_two_segments_with_a_memory_are_one_long_segment():
 
 
 def test_the_published_counts_for_penn_treebanks_characters():
-    """Ha, Dai and Le's table: 4.91M, with layer normalisation 4.92M; 14.41M with two layers, where ours has 0.1 % less:
-    the shift of a normalisation takes the place of the bias of d_b."""
+    """Ha, Dai and Le's table: 4.91M, with layer normalization 4.92M; 14.41M with two layers, where ours has 0.1 % less:
+    the shift of a normalization takes the place of the bias of d_b."""
     assert round(count(HyperLSTM(50, 1000, 128, 4, normalise=False)) / 1e6, 2) == 4.91
     assert round(count(HyperLSTM(50, 1000, 128, 4)) / 1e6, 2) == 4.92
     assert abs(count(HyperLSTM(50, 1000, 128, 16, layers=2)) / 14.41e6 - 1) < 1e-3

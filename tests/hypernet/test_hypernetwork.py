@@ -49,7 +49,7 @@ CALLS = {
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_rematerialised_gradients_are_the_same_dropout_included(call):
+def test_rematerialized_gradients_are_the_same_dropout_included(call):
     plain, again = build(), build(rematerialise=True)
     torch.manual_seed(2)
     expected = CALLS[call](plain)

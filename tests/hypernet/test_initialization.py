@@ -1,4 +1,4 @@
-"""The size of generated weights at the start: activations as large as those of a target initialised directly."""
+"""The size of generated weights at the start: activations as large as those of a target initialized directly."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def mlp(depth: int, width: int = 64, bias: bool = True) -> nn.Sequential:
 
 
 def scale(depth: int, kind: str, bias: bool, draws: int = 8, **options) -> float:
-    """Root mean square of the last activations through generated weights, over that of direct initialisation."""
+    """Root mean square of the last activations through generated weights, over that of direct initialization."""
     generated = direct = 0.0
     for seed in range(draws):
         torch.manual_seed(seed)
@@ -51,7 +51,7 @@ def scale(depth: int, kind: str, bias: bool, draws: int = 8, **options) -> float
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("depth", [2, 6, 12])
-def test_activations_are_as_large_as_directly_initialised(kind, depth):
+def test_activations_are_as_large_as_directly_initialized(kind, depth):
     assert 0.5 < scale(depth, kind, bias=kind != "tiles") < 2
 
 
@@ -64,7 +64,7 @@ def test_and_so_without_a_base(kind, depth, init):
 
 
 def test_a_default_head_would_explode():
-    """What the rule is for: torch's own initialisation of the head, in the same place."""
+    """What the rule is for: torch's own initialization of the head, in the same place."""
     torch.manual_seed(0)
     net, x = mlp(12, bias=False), torch.randn(64, 64)
     direct = float(net(x).detach().square().mean().sqrt())

@@ -11,7 +11,7 @@ def test_it_follows_the_equation_at_every_place() -> None:
     torch.testing.assert_close(layer(h, mask), (mask * inner) @ layer.narrow.weight.T + layer.narrow.bias)
 
 
-def test_a_normalised_weight_has_the_length_that_is_learned() -> None:
+def test_a_normalized_weight_has_the_length_that_is_learned() -> None:
     layer = FeedForward(4, 6)
     torch.nn.init.constant_(layer.widen.parametrizations.weight.original0, 0.5)
     torch.testing.assert_close(layer.widen.weight.norm(dim=1), torch.full((6,), 0.5))

@@ -43,7 +43,7 @@ def test_no_stale_weight_after_load_state_dict(layer: nn.Conv2d) -> None:
     assert torch.equal(layer(x), other(x))
 
 
-def test_no_stale_weight_after_an_optimiser_step(layer: nn.Conv2d) -> None:
+def test_no_stale_weight_after_an_optimizer_step(layer: nn.Conv2d) -> None:
     x = torch.randn(2, 3, 5, 5)
     before = layer(x)
     before.square().sum().backward()  # no "backward through the graph a second time" either
@@ -81,7 +81,7 @@ def test_pickle_inside_a_model_keeps_frozen_parameters() -> None:
 def test_weight_norm_refuses() -> None:
     with pytest.raises(ValueError, match=r"has no parameter 'weigth'.*weight, bias"):
         weight_norm(nn.Linear(2, 2), "weigth")
-    with pytest.raises(ValueError, match="normalise it once"):
+    with pytest.raises(ValueError, match="normalize it once"):
         weight_norm(weight_norm(nn.Linear(2, 2)))
 
 

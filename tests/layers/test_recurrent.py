@@ -1,4 +1,4 @@
-"""The recurrent cells: exact against torch's LSTM, gradients, carried states, and what normalisation leaves."""
+"""The recurrent cells: exact against torch's LSTM, gradients, carried states, and what normalization leaves."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def count(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def test_without_normalisation_the_cell_is_torchs_lstm():
+def test_without_normalization_the_cell_is_torchs_lstm():
     torch.manual_seed(0)
     ours, theirs = LSTMCell(5, 7, normalise=False).double(), nn.LSTM(5, 7, batch_first=True).double()
     order = [0, 2, 1, 3]  # ours is i, g, f, o; torch has i, f, g, o
@@ -41,7 +41,7 @@ def test_symbols_are_read_as_one_hot_vectors():
     torch.testing.assert_close(cell.read(symbols).flatten(2), hot)
 
 
-def test_normalised_gates_ignore_scale_and_shift_of_what_they_read():
+def test_normalized_gates_ignore_scale_and_shift_of_what_they_read():
     gates = Gates(64)
     a, c = torch.randn(2, 4, 64), torch.randn(2, 64)
     torch.testing.assert_close(gates(100 * a + 3, c), gates(a, c), rtol=1e-3, atol=1e-4)

@@ -1,4 +1,4 @@
-"""Spectral normalisation: exact, a function of the weight alone, and safe to copy, average, load and pickle."""
+"""Spectral normalization: exact, a function of the weight alone, and safe to copy, average, load and pickle."""
 
 from __future__ import annotations
 
@@ -54,22 +54,22 @@ def test_a_large_matrix_is_iterated(monkeypatch):
     torch.testing.assert_close(float(exact[0] @ w @ exact[1]), float(top(w)))
 
 
-def test_every_step_of_an_optimiser_is_seen():
+def test_every_step_of_an_optimizer_is_seen():
     layer = spectral_norm(large(nn.Linear(6, 6)), 1.0)
-    optimiser = torch.optim.SGD(layer.parameters(), lr=5.0)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=5.0)
     for _ in range(3):
         layer(torch.randn(8, 6)).square().sum().backward()
-        optimiser.step()
+        optimizer.step()
         torch.testing.assert_close(float(top(layer.weight)), 1.0, rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("fused", [False, True])
 def test_a_fused_step_is_seen_though_it_leaves_the_version_as_it_is(fused):
     layer = spectral_norm(large(nn.Linear(6, 6)), 1.0)
-    optimiser = torch.optim.Adam(layer.parameters(), lr=0.5, fused=fused)
+    optimizer = torch.optim.Adam(layer.parameters(), lr=0.5, fused=fused)
     for _ in range(3):
         layer(torch.randn(8, 6)).square().sum().backward()
-        optimiser.step()
+        optimizer.step()
         torch.testing.assert_close(float(top(layer.weight)), 1.0, rtol=1e-4, atol=0)
 
 
@@ -148,7 +148,7 @@ def test_a_model_by_flag():
 def test_errors_say_what_is_there():
     with pytest.raises(ValueError, match="it has: weight, bias"):
         spectral_norm(nn.Linear(2, 2), 1.0, "w")
-    with pytest.raises(ValueError, match="normalise it once"):
+    with pytest.raises(ValueError, match="normalize it once"):
         spectral_norm_all(spectral_norm_all(nn.Sequential(nn.Linear(2, 2))))
     with pytest.raises(ValueError, match="above 0"):
         spectral_norm(nn.Linear(2, 2), 0.0)

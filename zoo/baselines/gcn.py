@@ -1,6 +1,6 @@
 """Graph convolutional network: the explicit twin of the implicit graph network.
 
-    Z_{k+1} = relu((Z_k + M Z_k) W_k^T + b_k),    M the mean over neighbours
+    Z_{k+1} = relu((Z_k + M Z_k) W_k^T + b_k),    M the mean over neighbors
 
 A node knows of the nodes at most ``layers`` edges away.
 

@@ -10,7 +10,7 @@ it takes one step more, with its own last prediction in place of an observation,
 Reference: Cho et al., 2014, https://arxiv.org/abs/1406.1078; Che et al., "Recurrent Neural Networks for Multivariate
 Time Series with Missing Values", 2018, https://arxiv.org/abs/1606.01865 (GRU-D)
 
-What differs from the papers: GRU-D's mean is 0, as the data are standardised; both predict values too.
+What differs from the papers: GRU-D's mean is 0, as the data are standardized; both predict values too.
 
 Shape letters: ``B`` series, ``T`` rows, ``D`` channels, ``Q`` asked times, ``H`` numbers of the state.
 """
@@ -94,7 +94,7 @@ class SeriesGRU(nn.Module):
     def step(
         self, x: Tensor, mask: Tensor, asked: Tensor, since: Tensor, idle: Tensor, last: Tensor, h: Tensor
     ) -> Tensor:
-        """The state behind an event: an observation x where the mask is 1, a prediction of it where asked (B, 1)."""
+        """The state after an event: an observation x where the mask is 1, a prediction of it where asked (B, 1)."""
         if not self.decay:
             return self.cell(torch.cat([x, mask, idle[:, None]], 1), h)
         share = torch.exp(-torch.relu(self.fade_weight * since + self.fade_bias))

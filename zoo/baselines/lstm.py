@@ -1,8 +1,8 @@
-"""An LSTM language model with layer normalisation: the explicit twin of the recurrent hypernetwork.
+"""An LSTM language model with layer normalization: the explicit twin of the recurrent hypernetwork.
 
 References: Hochreiter and Schmidhuber, "Long short-term memory", 1997; Ba, Kiros and Hinton, "Layer normalization",
 2016, https://arxiv.org/abs/1607.06450. The cell is `zoo.layers.recurrent.LSTMCell`, as torch's own LSTM has no layer
-normalisation.
+normalization.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from zoo.layers.recurrent import LSTMCell, RecurrentLM
 
 
 class LSTM(RecurrentLM):
-    """Language model of layer-normalised LSTM cells; tokens (B, T) to logits (B, T, vocab_size) and a memory.
+    """Language model of layer-normalized LSTM cells; tokens (B, T) to logits (B, T, vocab_size) and a memory.
 
     Args:
         vocab_size: symbols of the vocabulary.
@@ -20,7 +20,7 @@ class LSTM(RecurrentLM):
         embed_width: width of the symbols' vectors; None: one-hot vectors, as suits characters.
         dropout: probability of dropping an entry of a cell's output, or of a symbol's vector.
         recurrent_dropout: probability of dropping what is written to a cell.
-        normalise: layer normalisation; if not, this is the plain LSTM.
+        normalise: layer normalization; if not, this is the plain LSTM.
 
     Raises:
         ValueError: sizes that cannot be.

@@ -12,7 +12,7 @@ reaches it from any start at a geometric rate, however large the weights are. No
 Reference: Gabor, Piotrowski and Cavalcante, "Positive concave deep equilibrium models", ICML 2024,
 https://arxiv.org/abs/2402.04029
 
-What differs from the paper: weights are kept positive by softplus, not by projection after each step of the optimiser.
+What differs from the paper: weights are kept positive by softplus, not by projection after each step of the optimizer.
 
 Shape letters: ``B`` images, ``C, H, W`` channels and size of a map.
 """

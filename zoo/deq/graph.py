@@ -1,16 +1,16 @@
-"""Implicit graph network (IGNN): the states of all nodes are at equilibrium with their neighbours.
+"""Implicit graph network (IGNN): the states of all nodes are at equilibrium with their neighbors.
 
-    Z = relu(M Z W^T + M X U^T + b),    M the mean over neighbours,    sum_d |W_cd| <= contraction < 1
+    Z = relu(M Z W^T + M X U^T + b),    M the mean over neighbors,    sum_d |W_cd| <= contraction < 1
 
 As ``|M|`` and ``|W|`` are at most 1 and ``contraction`` in the largest absolute value, so is their product: the
 equilibrium exists, is unique, and plain iteration finds it at that rate, for any graph. What a node says reaches every
-node behind it, however far, where ``k`` layers of a graph convolution end after ``k`` edges.
+node downstream, however far, where ``k`` layers of a graph convolution end after ``k`` edges.
 
 Reference: Gu, Chang, Zhu, Sojoudi and El Ghaoui, "Implicit graph neural networks", NeurIPS 2020,
 https://arxiv.org/abs/2009.06211
 
 What differs from the paper: the bound is part of the map (rows of W that are too large are scaled), not a projection
-after each step of the optimiser; neighbours are averaged instead of weighted by both degrees, for which the bound holds
+after each step of the optimizer; neighbors are averaged instead of weighted by both degrees, for which the bound holds
 on directed graphs too.
 
 Shape letters: ``B`` graphs, ``N`` nodes, ``F`` features of a node, ``C`` channels of its state.

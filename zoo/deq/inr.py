@@ -2,7 +2,7 @@
 
     z = relu(W z + U g(p) + b),    c(p) = V z + v,    g(p) = [cos(2 pi B p), sin(2 pi B p)]
 
-``p`` is a place (a pixel's coordinates), ``c`` what is there (its colour), ``B`` random frequencies that stay as they
+``p`` is a place (a pixel's coordinates), ``c`` what is there (its color), ``B`` random frequencies that stay as they
 are drawn. The spectral norm of ``W`` is at most ``contraction`` < 1, so that the equilibrium exists, is unique, and is
 found. One layer of weights stands for a network of any depth.
 
@@ -10,7 +10,7 @@ Reference: Huang, Bai and Kolter, "(Implicit)^2: Implicit layers for implicit re
 al., "Fourier features let networks learn high frequency functions in low dimensional domains", NeurIPS 2020,
 https://arxiv.org/abs/2006.10739
 
-What differs from the papers: the spectral norm is bounded by a parametrisation; one branch of features.
+What differs from the papers: the spectral norm is bounded by a parametrization; one branch of features.
 
 Shape letters: ``B`` places a batch, ``D`` coordinates, ``C`` channels of the state.
 """
@@ -32,7 +32,7 @@ class ImplicitField(ImplicitMixin, nn.Module):
 
     Args:
         features: coordinates of a place.
-        targets: values at a place; 3 for a colour.
+        targets: values at a place; 3 for a color.
         channels: of the state.
         frequencies: waves of the encoding, each in cosine and sine.
         bandwidth: standard deviation of the frequencies, in periods over a unit of length: the finest detail.

@@ -7,13 +7,13 @@ fusion of every resolution into every other:
     r_i = GN(relu(GN(m_i * W2_i relu(GN(W1_i z_i)) + x_i) + z_i))       x_1 the injected image, x_i = 0 below
     f_i = GN(V_i relu(sum_j T_ij r_j))                                  T_ii = 1, else strided or 1x1 convolutions
 
-``GN`` is group normalisation, ``m_i`` a dropout mask over channels that stays fixed for the whole solve, ``W1, W2, V``
-are weight-normalised. The image is injected through a stem of convolutions; the solve starts at ``z = 0``.
+``GN`` is group normalization, ``m_i`` a dropout mask over channels that stays fixed for the whole solve, ``W1, W2, V``
+are weight-normalized. The image is injected through a stem of convolutions; the solve starts at ``z = 0``.
 
 Reference: Bai, Koltun and Kolter, "Multiscale Deep Equilibrium Models", 2020, https://arxiv.org/abs/2006.08656
 
 What differs from the paper: the details follow the code released by its authors, to the number of parameters (half as
-many groups in the last normalisation of a resolution; a head without affine normalisation inside its bottlenecks). That
+many groups in the last normalization of a resolution; a head without affine normalization inside its bottlenecks). That
 code stops by a residual over the whole batch; here each sample stops by itself.
 
 Shape letters: ``B`` images, ``C_i, H_i, W_i`` channels and size of resolution ``i``.
@@ -45,7 +45,7 @@ State = tuple[Tensor, ...]  # (B, C_i, H_i, W_i) for each resolution
 def conv(c_in: int, c_out: int, kernel: int, stride: int = 1, *, bias: bool = False) -> nn.Conv2d:
     """A convolution that keeps the size (but for its stride), drawn from N(0, 0.01^2) as released.
 
-    A normalisation follows each of them, so the scale sets no activation, only how fast the weight turns.
+    A normalization follows each of them, so the scale sets no activation, only how fast the weight turns.
     """
     layer = nn.Conv2d(c_in, c_out, kernel, stride, padding=kernel // 2, bias=bias)
     nn.init.normal_(layer.weight, std=0.01)
@@ -70,7 +70,7 @@ class Block(nn.Module):
             weight_norm(self.conv2)
 
     def forward(self, z: Tensor, x: Tensor | None, mask: Tensor | None) -> Tensor:
-        # in place, as no backward pass reads what a normalisation or a sum gave
+        # in place, as no backward pass reads what a normalization or a sum gave
         h = self.conv2(F.relu(self.norm1(self.conv1(z)), inplace=True))
         if mask is not None:
             h = h * mask
@@ -80,7 +80,7 @@ class Block(nn.Module):
 
 
 def resample(channels: Sequence[int], j: int, i: int, groups: int) -> nn.Module:
-    """``T_ij``: from resolution ``j`` to ``i``: strided convolutions down; a 1x1 one, then nearest neighbours, up."""
+    """``T_ij``: from resolution ``j`` to ``i``: strided convolutions down; a 1x1 one, then nearest neighbors, up."""
     if i == j:
         return nn.Identity()
     if j > i:
@@ -101,9 +101,9 @@ class Cell(nn.Module):
     Args:
         channels: of each resolution, finest first.
         expansion: channels within a block, as a multiple of those of its resolution.
-        groups: of group normalisation; the last one of a resolution has half as many.
-        normalize: weight normalisation of the blocks and of the convolutions behind the fusion.
-        post_affine: whether the last normalisation of a resolution has learned scales and offsets.
+        groups: of group normalization; the last one of a resolution has half as many.
+        normalize: weight normalization of the blocks and of the convolutions after the fusion.
+        post_affine: whether the last normalization of a resolution has learned scales and offsets.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class Cell(nn.Module):
         self.blocks = nn.ModuleList(Block(c, expansion, groups, normalize) for c in channels)
         self.fuse = nn.ModuleList()
         self.post = nn.ModuleList()
-        if n == 1:  # as released: nothing to fuse, and nothing behind the fusion
+        if n == 1:  # as released: nothing to fuse, and nothing after it
             return
         for i, c in enumerate(channels):
             self.fuse.append(nn.ModuleList(resample(channels, j, i, groups) for j in range(n)))
@@ -164,7 +164,7 @@ class Multiscale(ImplicitMixin, nn.Module, ABC):
     Args:
         channels: of each resolution, finest first; multiples of ``groups``.
         expansion, groups, dropout, downsample, weight_norm, post_gn_affine, in_chans: see `MDEQ`.
-        bn_momentum: of the stem's batch normalisation.
+        bn_momentum: of the stem's batch normalization.
         spectral_bound: see `MDEQ`.
     """
 
@@ -201,7 +201,7 @@ class Multiscale(ImplicitMixin, nn.Module, ABC):
             self.stem.extend([conv(c, c, 1), nn.BatchNorm2d(c, momentum=bn_momentum), nn.ReLU()])
         if spectral_bound and weight_norm:
             raise ValueError(
-                f"A weight is normalised once: with spectral_bound={spectral_bound} set weight_norm=False, or leave "
+                f"A weight is normalized once: with spectral_bound={spectral_bound} set weight_norm=False, or leave "
                 "spectral_bound at 0."
             )
         self.cell = Cell(channels, expansion, groups, weight_norm, post_gn_affine)
@@ -237,7 +237,7 @@ class Multiscale(ImplicitMixin, nn.Module, ABC):
         return 2 ** (len(self.channels) - 1 + self.downsample)
 
     def no_weight_decay(self) -> set[str]:
-        """Names that weight decay must leave alone: the magnitudes of normalised weights, which are scales."""
+        """Names that weight decay must leave alone: the magnitudes of normalized weights, which are scales."""
         return magnitudes(self)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
@@ -253,7 +253,7 @@ class Multiscale(ImplicitMixin, nn.Module, ABC):
             unit = self.unit
             pad = [-(-s // unit) * unit for s in (height, width)]
             raise ValueError(
-                f"{len(self.channels)} resolutions behind a stem of {self.downsample} halvings need images whose "
+                f"{len(self.channels)} resolutions after a stem of {self.downsample} halvings need images whose "
                 f"height and width divide by {unit}; got {height}x{width}. Pad or resize them to {pad[0]}x{pad[1]}, "
                 "or create the model with fewer resolutions."
             )
@@ -272,15 +272,15 @@ class MDEQ(ImageClassifier, Multiscale):
         head_channels: within the head's bottleneck of each resolution, as many as there are ``channels``.
         final_channels: of the pooled features, `num_features`.
         expansion: channels within a residual block, as a multiple of those of its resolution.
-        groups: of group normalisation.
-        dropout: probability that a channel is dropped behind each block's second convolution, one mask a solve.
+        groups: of group normalization.
+        dropout: probability that a channel is dropped after each block's second convolution, one mask a solve.
         downsample: how often the stem halves the image; 2 for ImageNet, 0 for CIFAR, 1 for small images on a CPU.
-        weight_norm: normalise the cell's weights; it keeps the map's scale in check, and few models converge without.
-        post_gn_affine: learned scales in the last normalisation of each resolution; the published ImageNet models
+        weight_norm: normalize the cell's weights; it keeps the map's scale in check, and few models converge without.
+        post_gn_affine: learned scales in the last normalization of each resolution; the published ImageNet models
             have them, the CIFAR models do not.
         global_pool: ``avg`` or ``max``; or empty for none, with ``num_classes=0``.
         spectral_bound: above 0: keep the spectral norm of each of the cell's weights at or below it, in place of
-            weight normalisation.
+            weight normalization.
 
     Raises:
         ValueError: sizes that do not fit one another.

@@ -1,13 +1,13 @@
 """From the checkpoints that the authors of DEQ and MDEQ released to the models of this package.
 
 A table of names, no more: the released tensors keep their values. Sizes are read off the tensors' shapes. What no shape
-tells (how often the stem halves the image, the number of groups, where a transformer normalises) is taken from what was
+tells (how often the stem halves the image, the number of groups, where a transformer normalizes) is taken from what was
 published for such a model, and can be said: it is named in `Converted.assumed`.
 
-    weight normalisation   g, v of ``weight_g, weight_v``  ->  ``parametrizations.weight.original0, original1``
+    weight normalization   g, v of ``weight_g, weight_v``  ->  ``parametrizations.weight.original0, original1``
     transformer            convolutions of width 1         ->  linear maps; the clusters of the softmax in their order
 
-Released code: https://github.com/locuslab/deq, commit 1fb7059 (MIT licence). Its checkpoints hold a state dict, or a
+Released code: https://github.com/locuslab/deq, commit 1fb7059 (MIT license). Its checkpoints hold a state dict, or a
 mapping with one under ``state_dict``.
 """
 
@@ -66,7 +66,7 @@ def convert(
         content: a state dict, or a mapping that holds one under ``state_dict``.
         downsample: of an MDEQ: how often its stem halves the image; None: as published for as many resolutions and
             classes.
-        groups: of an MDEQ: of group normalisation; None: 8, as in all published models.
+        groups: of an MDEQ: of group normalization; None: 8, as in all published models.
         norm_first: of a transformer: whether it is the pre-norm one.
         memory_length: of a transformer: places of the past to remember; None: 300, as the published result has.
 
@@ -112,7 +112,7 @@ def _state(content: Any) -> dict[str, Tensor]:
 
 
 def _rename(state: State, rules: list[Rule], drop: str = r"(?!)") -> dict[str, Tensor]:
-    """Every tensor under its new name; weight normalisation's two halves last.
+    """Every tensor under its new name; weight normalization's two halves last.
 
     Raises:
         NotReleased: a name that no rule knows.
@@ -133,7 +133,7 @@ def _rename(state: State, rules: list[Rule], drop: str = r"(?!)") -> dict[str, T
 
 
 def _size(state: State, name: str, axis: int = 0) -> int:
-    """A size of a tensor, weight-normalised or not.
+    """A size of a tensor, weight-normalized or not.
 
     Raises:
         NotReleased: it is missing, or has too few axes.
@@ -195,7 +195,7 @@ def _mdeq(path: str, state: dict[str, Tensor], downsample: int | None, groups: i
         if (downsample > 0 or n > 2) != injected:
             raise NotReleased(
                 f"downsample={downsample} with {n} resolutions does not fit: the file has "
-                f"{'a' if injected else 'no'} convolution stage0 behind the stem."
+                f"{'a' if injected else 'no'} convolution stage0 after the stem."
             )
     arguments["downsample"] = downsample
     deep: list[Rule] = []

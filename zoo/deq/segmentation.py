@@ -31,7 +31,7 @@ class MDEQSegmentation(Multiscale):
         kernel: of the last convolution, 1 or 3.
         in_chans, channels, expansion, groups, dropout, downsample, weight_norm, post_gn_affine, spectral_bound: see
             `MDEQ`.
-        bn_momentum: of batch normalisation; as released, since crops of 1024x512 leave room for few images a batch.
+        bn_momentum: of batch normalization; as released, since crops of 1024x512 leave room for few images a batch.
 
     Raises:
         ValueError: sizes that do not fit one another.

@@ -1,6 +1,6 @@
 """The DEQ transformer: a language model whose one decoder layer is at equilibrium with itself.
 
-The states of all places of a segment are solved for together; each sees those in front of it, and the remembered
+The states of all places of a segment are solved for together; each sees those before it, and the remembered
 equilibria of earlier segments:
 
     x_t = W_x embed(w_t) + b_x,      z* = f(z*, x; z*_past, x_past),      p(w_{t+1}) = adaptive softmax(z*_t)
@@ -48,7 +48,7 @@ class DEQTransformerLM(ImplicitMixin, DecoderLM):
         dropout: probability of dropping a feature, with one mask for all places and evaluations.
         attention_dropout: probability of dropping an attention weight, with one mask for all evaluations.
         norm_first: pre-norm instead of post-norm.
-        weight_norm: normalise the weights of the cell; it keeps the map's scale in check.
+        weight_norm: normalize the weights of the cell; it keeps the map's scale in check.
         memory_length: places of the past that are handed on; 0: none.
         eval_memory_length: the same in evaluation mode; None: ``memory_length``.
         window: how far back a place looks at most, itself included; 1000 as released.

@@ -34,7 +34,8 @@ TESTS = "test_"  # how the names of the tests' own models begin
 _REQUIRED = {"family": str, "class": str, "task": str, "summary": str, "data": list, "variants": dict}
 _OPTIONAL = {
     "paper": dict,
-    "licence": str,
+    "license": str,
+    "licence": str,  # of cards of other packages
     "solver": dict,
     "adjoint": dict,
     "aliases": dict,
@@ -292,6 +293,8 @@ def _read(path: Path) -> tuple[list[ModelCard], dict[str, str]]:
         if key not in raw:
             raise CardError(f"{path}: the key {key!r} is missing.")
     _check(path, "", raw, {**_REQUIRED, **_OPTIONAL})
+    if "license" in raw and "licence" in raw:
+        raise CardError(f"{path}: license is given twice, as license and as licence. Keep the first.")
     for key in ("class", "task"):
         if ":" not in raw[key]:
             raise CardError(f"{path}: {key} must be 'package.module:Class'; got {raw[key]!r}.")
@@ -330,7 +333,7 @@ def _read(path: Path) -> tuple[list[ModelCard], dict[str, str]]:
                 takes=variant.get("takes", ""),
                 aliases=tuple(a for a, target in raw.get("aliases", {}).items() if target == name),
                 paper=raw.get("paper", {}),
-                licence=raw.get("licence", ""),
+                licence=raw.get("license", raw.get("licence", "")),
                 measured=raw.get("measured", {}).get(name, {}),
                 published=raw.get("published", {}).get(name, {}),
                 weights=raw.get("weights", {}).get(name, {}),

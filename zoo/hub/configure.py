@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from zoo.implicit import implicit_modules
+from zoo.implicit import implicit_layers
 
 
 def configure(
@@ -27,21 +27,20 @@ def configure(
         ValueError: a solver, an adjoint or ``throw`` for an explicit model, or one that does not fit the model.
         UnknownName: no such solver, adjoint or option; the nearest is named.
     """
-    layers: list[Any] = [m for _, m in implicit_modules(model)]
-    targets = [model] if hasattr(model, "configure_implicit") else layers
+    layers = implicit_layers(model)
     specs = {"solver": solver, "adjoint": adjoint}
     given = {k: v for k, v in specs.items() if v is not None}
-    if not targets and (given or throw):
+    if not layers and (given or throw):
         asked = [*given, *(["throw"] if throw else [])]
         raise ValueError(
             f"{type(model).__name__} is an explicit model: it takes no {' and no '.join(asked)}. A model that solves "
             "has a layer on zoo.ImplicitMixin, zoo.deq.DEQ for instance."
         )
     usual = {k: defaults[k] for k in specs if defaults.get(k)}
-    for target in targets:
+    for layer in layers:
         if usual:
-            target.configure_implicit(**usual)
+            layer.configure_implicit(**usual)
         if given:
-            target.configure_implicit(**given)
-    for layer in layers if throw else ():
-        layer.throw = True
+            layer.configure_implicit(**given)
+        if throw:
+            layer.configure_implicit(throw=True)

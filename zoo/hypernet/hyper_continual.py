@@ -7,7 +7,7 @@ former tasks are held where they were (`zoo.tasks.continual`), so that what must
 sets of weights, and no data. The task of a sample is known (task-incremental learning).
 
 Reference: von Oswald, Henning, Grewe, Sacramento, "Continual learning with hypernetworks", ICLR 2020,
-arXiv:1906.00695. What differs: the penalty has no look-ahead at the next step of the optimiser.
+arXiv:1906.00695. What differs: the penalty has no look-ahead at the next step of the optimizer.
 
 Shape letters: T tasks, P weights of the target, B samples.
 """

@@ -53,7 +53,7 @@ class HyperDEQ(ImplicitMixin, nn.Module):
         select: which of the cell's parameters are generated; the others are ordinary ones.
         generator: a name of ``zoo.hypernet.GENERATORS``, or a mapping with its options.
         limit: the largest Lipschitz constant of each generated weight; None leaves them free. The product of those that
-            lie behind one another must be below 1 for the map to contract. Generated biases are free.
+            follow one another must be below 1 for the map to contract. Generated biases are free.
         method: of the norm: ``gram``, which bounds it from above, or ``power``.
         solver, adjoint: as everywhere.
 
@@ -100,7 +100,7 @@ class HyperDEQ(ImplicitMixin, nn.Module):
 
         Args:
             x: batch first.
-            code: (B, C) for weights of every sample's own; (T, C) with T tasks of B/T samples each, one task behind the
+            code: (B, C) for weights of every sample's own; (T, C) with T tasks of B/T samples each, one task after the
                 other; (C,) for one set of weights.
             z0: where to start, and what the state is shaped like; by default zeros like ``x``.
 

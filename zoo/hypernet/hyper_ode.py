@@ -121,7 +121,7 @@ class HyperODE(ImplicitMixin, nn.Module):
 class Field(nn.Module):
     """An autonomous field: ``dy/dt = W_n tanh(... tanh(W_1 y + b_1)) + b_n``, of the first ``out`` channels of y.
 
-    Channels behind them are constant in time: what a code given as an input is.
+    Further channels are constant in time: what a code given as an input is.
     """
 
     def __init__(self, out: int, constant: int, hidden: Sequence[int]) -> None:
@@ -139,7 +139,7 @@ class Field(nn.Module):
 
 
 class HyperODEForecast(DelegatesImplicit, nn.Module):
-    """Recognise a system from a few observations, write its field, and follow it.
+    """Recognize a system from a few observations, write its field, and follow it.
 
         h = GRU(time gaps, values, masks),   c = code(h),   y(t_T) = last seen + start(h),   dy/dt = f(y; theta(c))
 
@@ -190,11 +190,11 @@ class HyperODEForecast(DelegatesImplicit, nn.Module):
 
         Args:
             times: (B, T), values (B, T, D) and mask (B, T, D) bool: what was seen.
-            query: (B, Q) times behind the last one seen, increasing; where the series differ in them (or in their last
+            query: (B, Q) times after the last one seen, increasing; where the series differ in them (or in their last
                 seen time), the solver must be one of ``per_sample=True``.
 
         Raises:
-            ValueError: series that no model can use; no query, or one that does not lie behind what was seen.
+            ValueError: series that no model can use; no query, or one that does not follow what was seen.
         """
         check_series(times, values, mask, query, self.features)
         if query is None:
@@ -202,14 +202,14 @@ class HyperODEForecast(DelegatesImplicit, nn.Module):
         weight = mask.to(values.dtype)
         values = torch.where(mask, values, 0.0)
         rows = torch.arange(times.shape[1], device=times.device)
-        last = torch.where(mask.any(-1), rows, 0).amax(1)  # padding rows are behind it
+        last = torch.where(mask.any(-1), rows, 0).amax(1)  # padding rows follow it
         states, _ = self.encoder(torch.cat([gaps(times)[..., None], values, weight], -1))
         pick = last[:, None, None]
         h = states.take_along_dim(pick, 1)[:, 0]
         y0 = values.take_along_dim(pick, 1)[:, 0] + self.start(h)
         ts = torch.cat([times.take_along_dim(last[:, None], 1), query], 1)
         if not (ts[:, 1:] > ts[:, :-1]).all():
-            raise ValueError("The asked times must increase and lie behind the last observation of their series.")
+            raise ValueError("The asked times must increase and lie after the last observation of their series.")
         ts = ts.to(torch.float64)
         if (ts == ts[:1]).all():
             ts = ts[0]

@@ -35,7 +35,7 @@ class HyperLSTMCell(Cell):
         hyper_width: ``K``.
         signal: ``N``.
         symbols: whether the inputs are symbols, which are read as one-hot vectors.
-        normalise: layer normalisation, of both cells.
+        normalise: layer normalization, of both cells.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class HyperLSTM(GeneratesWeights, RecurrentLM):
         embed_width: width of the symbols' vectors; None: one-hot vectors, as suits characters.
         dropout: probability of dropping an entry of a cell's output, or of a symbol's vector.
         recurrent_dropout: probability of dropping what is written to a cell.
-        normalise: layer normalisation, of both cells.
+        normalise: layer normalization, of both cells.
 
     Raises:
         ValueError: sizes that cannot be.

@@ -2,7 +2,7 @@
 
     y = target(generator(code), x)
 
-A batch of weight sets is large, B times the target, and the backward pass wants all of it. Rematerialised, only codes
+A batch of weight sets is large, B times the target, and the backward pass wants all of it. Rematerialized, only codes
 and inputs are kept, and the weights are generated again when the backward pass comes by; in microbatches, only some
 sets exist at a time.
 """
@@ -94,7 +94,7 @@ class HyperNetwork(nn.Module):
         for name, module in self.target.named_modules():
             if self.training and isinstance(module, nn.modules.batchnorm._NormBase) and module.track_running_stats:
                 raise TargetError(
-                    f"{name} ({type(module).__name__}) would update its running statistics twice, as a rematerialised "
+                    f"{name} ({type(module).__name__}) would update its running statistics twice, as a rematerialized "
                     "target runs again in the backward pass: put nn.GroupNorm in its place, or set rematerialise=False."
                 )
         return checkpoint(call, *arguments, use_reentrant=False)

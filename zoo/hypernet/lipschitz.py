@@ -5,7 +5,7 @@ weights are new for every sample: nothing can be kept, and every sample has its 
 tensors (..., out, in) with any number of leading axes, are differentiable, and change nothing in place:
 
     gram    W_0 = W,  W_{k+1} = W_k^T W_k:   |W|_2 <= |W_k|_F^(1 / 2^k)     from above, and quickly tight
-    power   v <- W^T W v, normalised:        |W|_2 >= |W v|                 from below
+    power   v <- W^T W v, normalized:        |W|_2 >= |W v|                 from below
 
 A bound from above is what contraction needs, so ``gram`` is the default; its excess is at most ``rank^(1 / 2^(k+1))``.
 

@@ -14,8 +14,8 @@ Rajeswaran, Finn, Kakade, Levine, "Meta-learning with implicit gradients", NeurI
 
 What differs from the papers: the last layer starts at 0, as any start that all classes share does the same (a common
 shift of the logits changes no softmax; Ye and Chao, "How to train your MAML to excel in few-shot classification", ICLR
-2022), so that the order of the classes has no say and the number of ways is free; and group normalisation by default,
-where the papers normalise over the query set (``norm: batch`` does as they do).
+2022), so that the order of the classes has no say and the number of ways is free; and group normalization by default,
+where the papers normalize over the query set (``norm: batch`` does as they do).
 
 Shape letters: M tasks, N ways, S support images and Q query images of a task, D features.
 """
@@ -66,7 +66,7 @@ def descent(
 class MetaLearner(ImplicitMixin, nn.Module):
     """A classifier that learns each task by a solve, and the start of that solve by gradients.
 
-    The solver says how the inner problem is minimised (``picard`` is gradient descent), the adjoint how the outer
+    The solver says how the inner problem is minimized (``picard`` is gradient descent), the adjoint how the outer
     gradient crosses it: ``implicit`` for iMAML, ``unroll`` for MAML.
 
     Args:

@@ -30,14 +30,14 @@ _OBSTACLES = {
     "nn.GroupNorm or nn.LayerNorm there, or call eval() on it.",
     "fused": "a fused kernel without a rule for batches of weights: write the cell with nn.Linear and a loop over "
     "time.",
-    "power iteration": "its power iteration works in place: remove the parametrisation, and bound the generated "
+    "power iteration": "its power iteration works in place: remove the parametrization, and bound the generated "
     "weights instead.",
 }
 Select = str | type[nn.Module] | Sequence[str | type[nn.Module]]
 
 _CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_RUNNING = nn.modules.batchnorm._NormBase  # batch and instance normalisation
+_RUNNING = nn.modules.batchnorm._NormBase  # batch and instance normalization
 _NORM = (_RUNNING, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
@@ -57,7 +57,7 @@ class Slot:
         name: dotted, as in ``module.named_parameters()``.
         shape: of the tensor.
         fan_in, fan_out: how many inputs make one output of the layer, and how many outputs one input takes part in.
-            Those of the weight beside it for a bias; 1 for normalisations and embeddings.
+            Those of the weight beside it for a bias; 1 for normalizations and embeddings.
         role: ``weight``, ``bias``, ``norm_scale``, ``norm_shift``, ``embedding`` or ``other``.
         layer: name of the class it belongs to ("Conv2d").
     """
@@ -104,7 +104,7 @@ class HyperTarget(nn.Module):
 
     Raises:
         TargetError: a selection that matches nothing, a selected parameter that two layers share, one that is not
-            floating point or not initialised yet, or no parameter at all.
+            floating point or not initialized yet, or no parameter at all.
     """
 
     spec: tuple[Slot, ...]
@@ -288,7 +288,7 @@ def _refuse_shared(module: nn.Module, names: set[str]) -> None:
 
 
 def _slot(name: str, owner: nn.Module, local: str) -> Slot:
-    """What a generator and its initialisation need to know of a parameter."""
+    """What a generator and its initialization need to know of a parameter."""
     shape = tuple(owner.get_parameter(local).shape)
     layer = type(owner).__name__
     if isinstance(owner, _NORM):
@@ -299,7 +299,7 @@ def _slot(name: str, owner: nn.Module, local: str) -> Slot:
         beside = owner._parameters.get(local.replace("bias", "weight"))
         fans = _fans(owner, tuple(beside.shape)) if beside is not None and beside.dim() > 1 else (1, 1)
         return Slot(name, shape, *fans, "bias", layer)
-    if len(shape) > 1 and math.prod(shape) > shape[0]:  # not the magnitudes (out, 1, 1) of weight normalisation
+    if len(shape) > 1 and math.prod(shape) > shape[0]:  # not the magnitudes (out, 1, 1) of weight normalization
         return Slot(name, shape, *_fans(owner, shape), "weight", layer)
     return Slot(name, shape, 1, 1, "other", layer)
 

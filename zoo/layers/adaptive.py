@@ -149,7 +149,7 @@ class AdaptiveVocabulary(nn.Module):
         return _wide(F.linear(self._inner(c, h), self.rows[c], self.bias[c]))
 
     def _head(self, h: Tensor) -> Tensor:
-        """Log-probabilities of the first cluster's words and, behind them, of each later cluster."""
+        """Log-probabilities of the first cluster's words and, after them, of each later cluster."""
         assert self.cluster is not None and self.cluster_bias is not None
         weight = torch.cat([self.rows[0], self.cluster])
         bias = torch.cat([self.bias[0], self.cluster_bias])

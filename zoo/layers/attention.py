@@ -4,7 +4,7 @@
     A(z)_i = W_o [sum_j softmax_j(s_ij) v_j]                          over all heads, stacked
 
 ``[q, k, v]_j = W z_j + x_j`` holds an injection ``x``; ``r_n = W_r sinusoid(n)`` belongs to the distance ``n``; ``a``
-and ``b`` are learned for each head. Keys and values of the memory stand in front of those of the sequence.
+and ``b`` are learned for each head. Keys and values of the memory precede those of the sequence.
 
 Reference: Dai et al., "Transformer-XL: Attentive language models beyond a fixed-length context", 2019,
 https://arxiv.org/abs/1901.02860
@@ -35,7 +35,7 @@ def relative_shift(scores: Tensor) -> Tensor:
     """From scores by distance to scores by place, (..., T, K) both.
 
     Column ``p`` of the input belongs to the distance ``K - 1 - p``; in the output column ``j`` of row ``i`` belongs to
-    place ``j``, which lies ``K - T + i - j`` behind. Where that is negative, the output has no meaning.
+    place ``j``, which lies ``K - T + i - j`` back. Where that is negative, the output has no meaning.
     """
     *front, t, k = scores.shape
     return F.pad(scores, (1, 0)).reshape(*front, k + 1, t)[..., 1:, :].reshape(*front, t, k)
@@ -48,13 +48,13 @@ def causal_mask(t: int, m: int, window: int, device: torch.device) -> Tensor:
 
 
 class RelativeAttention(nn.Module):
-    """Self-attention over a sequence and the memory in front of it.
+    """Self-attention over a sequence and the memory before it.
 
     Args:
         width: ``D``.
         heads: ``H``.
         head_width: ``d``; None: ``D / H``.
-        normalize: weight normalisation of the three linear maps.
+        normalize: weight normalization of the three linear maps.
 
     Raises:
         ValueError: an odd width, or a width that the heads do not divide.

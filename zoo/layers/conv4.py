@@ -12,7 +12,7 @@ from zoo.layers.norm import group_norm
 class Conv4(nn.Module):
     """Four 3x3 convolutions, each with a norm and a ReLU; the mean over positions is the feature.
 
-    As in MAML's network for Omniglot the convolutions have a stride of 2 in place of pooling. ``batch`` normalises
+    As in MAML's network for Omniglot the convolutions have a stride of 2 in place of pooling. ``batch`` normalizes
     by the statistics of the images that are given together, in training and evaluation alike: what few-shot papers do,
     and *transductive*, as the images of a query then help one another. ``group`` looks at one image alone.
 
@@ -21,7 +21,7 @@ class Conv4(nn.Module):
         channels: of every convolution, and the width of the feature.
         downsample: how many of the convolutions, from the first, halve the image.
         norm: ``group`` or ``batch``.
-        groups: of group normalisation, at most.
+        groups: of group normalization, at most.
 
     Raises:
         ValueError: an argument is out of its range.

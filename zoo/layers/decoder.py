@@ -6,7 +6,7 @@ queries, keys and values:
     post-norm:   h = N(z + A(z, x)),        f(z, x) = N(h + F(h))
     pre-norm:    h = N(z + A(N(z), x)),     f(z, x) = h + F(h)
 
-``N`` is layer normalisation without learned scales, ``A`` the relative attention of `zoo.layers.attention`, ``F`` the
+``N`` is layer normalization without learned scales, ``A`` the relative attention of `zoo.layers.attention`, ``F`` the
 feed-forward network. Dropout masks are drawn once for all evaluations and stay the same along the sequence.
 
 References: Bai, Kolter and Koltun, "Deep equilibrium models", 2019, https://arxiv.org/abs/1909.01377; Dai et al.,
@@ -77,14 +77,14 @@ class DecoderCell(nn.Module):
         Args:
             z, x: states (B, T, D) and injections (B, T, 3 H d).
             past_k, past_v: of `past`.
-            masks: of dropout, or none: behind attention (B, 1, D), within the feed-forward network (B, 1, inner) and
-                behind it (B, 1, D), and on the attention's weights (B, H, T, M + T).
+            masks: of dropout, or none: after attention (B, 1, D), within the feed-forward network (B, 1, inner) and
+                after it (B, 1, D), and on the attention's weights (B, H, T, M + T).
             places: of the sequence and its memory.
         """
-        behind, within, last = masks[:3] if masks else (None, None, None)
+        first, within, last = masks[:3] if masks else (None, None, None)
         drop = masks[3] if len(masks) > 3 else None
         h = self.attention(self.norm(z) if self.norm_first else z, x, past_k, past_v, *places, drop)
-        h = self.norm(z + (h if behind is None else h * behind))
+        h = self.norm(z + (h if first is None else h * first))
         g = self.feedforward(h, within)
         g = h + (g if last is None else g * last)
         return g if self.norm_first else self.norm(g)
@@ -212,12 +212,12 @@ class DecoderLM(LanguageHead, nn.Module, ABC):
         return self.memory_length if self.training else self.eval_memory_length
 
     def no_weight_decay(self) -> set[str]:
-        """Names that weight decay must leave alone: magnitudes of normalised weights, and the biases of the heads."""
+        """Names that weight decay must leave alone: magnitudes of normalized weights, and the biases of the heads."""
         biases = {n for n, _ in self.named_parameters() if n.endswith(("content_bias", "position_bias"))}
         return magnitudes(self) | biases
 
     def places(self, cell: DecoderCell, like: Tensor, t: int, m: int) -> PositionInfo:
-        """Distances and the causal mask of ``t`` places behind ``m`` of memory."""
+        """Distances and the causal mask of ``t`` places after ``m`` of memory."""
         mask = self._mask(like, self.width) if self.training and self.dropout else None
         return PositionInfo(cell.attention.distances(m + t, like, mask), causal_mask(t, m, self.window, like.device))
 

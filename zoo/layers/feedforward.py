@@ -14,7 +14,7 @@ class FeedForward(nn.Module):
     Args:
         width: of ``h``.
         inner: of the layer in between.
-        normalize: weight normalisation of both linear maps.
+        normalize: weight normalization of both linear maps.
     """
 
     def __init__(self, width: int, inner: int, normalize: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""What graph models share: checks, and the mean over neighbours."""
+"""What graph models share: checks, and the mean over neighbors."""
 
 from __future__ import annotations
 
@@ -35,5 +35,5 @@ def check_graphs(nodes: Tensor, adjacency: Tensor, features: int) -> Tensor:
         if (adjacency < 0).any():
             raise ValueError("The adjacency has negative entries; give the weights of edges, which are at least 0.")
         what = "adjacency" if known.all() else "features"
-        raise ValueError(f"The {what} of these graphs hold NaN or infinity. Check the data and their normalisation.")
+        raise ValueError(f"The {what} of these graphs hold NaN or infinity. Check the data and their normalization.")
     return adjacency

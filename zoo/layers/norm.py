@@ -1,4 +1,4 @@
-"""Normalisation of weights, and of groups of channels with errors that say what fits."""
+"""Normalization of weights, and of groups of channels with errors that say what fits."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def weight_norm(module: M, name: str = "weight") -> M:
         the module.
 
     Raises:
-        ValueError: the module has no such parameter, or it is normalised already.
+        ValueError: the module has no such parameter, or it is normalized already.
 
     Reference: Salimans and Kingma, "Weight Normalization", 2016, https://arxiv.org/abs/1602.07868
     """
@@ -43,33 +43,33 @@ def magnitudes(model: nn.Module) -> set[str]:
 
 
 def check_free(module: nn.Module, name: str) -> None:
-    """Raise ValueError where a module has no such parameter, or it is parametrised already."""
+    """Raise ValueError where a module has no such parameter, or it is parametrized already."""
     if parametrize.is_parametrized(module, name):
-        raise ValueError(f"The {name!r} of this {type(module).__name__} is parametrised already; normalise it once.")
+        raise ValueError(f"The {name!r} of this {type(module).__name__} is parametrized already; normalize it once.")
     if name not in module._parameters:
         known = ", ".join(n for n, _ in module.named_parameters(recurse=False)) or "none"
-        raise ValueError(f"{type(module).__name__} has no parameter {name!r} to normalise; it has: {known}.")
+        raise ValueError(f"{type(module).__name__} has no parameter {name!r} to normalize; it has: {known}.")
 
 
 def picklable(module: nn.Module, name: str, again: Callable[[nn.Module, str], Any]) -> None:
-    """Let a parametrised module be pickled: torch gives it a class of its own, which refuses; so it is built anew.
+    """Let a parametrized module be pickled: torch gives it a class of its own, which refuses; so it is built anew.
 
     Args:
-        module: its parameter ``name`` is parametrised.
-        again: parametrises it as ``again(module, name)``; a function that can be pickled itself.
+        module: its parameter ``name`` is parametrized.
+        again: parametrizes it as ``again(module, name)``; a function that can be pickled itself.
     """
     type(module).__reduce_ex__ = lambda self, protocol: (_rebuild, _parts(self, name, again))  # type: ignore[assignment,method-assign]
 
 
 def _parts(module: nn.Module, name: str, again: Callable[[nn.Module, str], Any]) -> tuple[Any, ...]:
-    """What `_rebuild` needs: the class before parametrisation, the attributes, and the parameters behind the weight."""
+    """What `_rebuild` needs: the class before parametrization, the attributes, and the parameters of the weight."""
     state = dict(module.__dict__)
     state["_modules"] = {k: v for k, v in module._modules.items() if k != "parametrizations"}
     # torch's hook that reads older state dicts of weight norm is a local function; `again` registers it anew
     hooks = module._load_state_dict_pre_hooks
     state["_load_state_dict_pre_hooks"] = type(hooks)((k, h) for k, h in hooks.items() if "<locals>" not in str(h.hook))
-    behind = module.parametrizations[name]  # type: ignore[index]
-    parts = {k: p for k, p in behind.named_parameters(recurse=False) if k.startswith("original")}
+    parametrization = module.parametrizations[name]  # type: ignore[index]
+    parts = {k: p for k, p in parametrization.named_parameters(recurse=False) if k.startswith("original")}
     return parametrize.type_before_parametrizations(module), state, name, parts, again
 
 
@@ -95,7 +95,7 @@ def group_norm(groups: int, channels: int, *, affine: bool = True) -> nn.GroupNo
     if groups < 1 or channels % groups:
         fits = ", ".join(str(g) for g in range(1, min(channels, 64) + 1) if channels % g == 0)
         raise ValueError(
-            f"{channels} channels do not divide into {groups} groups of group normalisation. "
+            f"{channels} channels do not divide into {groups} groups of group normalization. "
             f"Choose channels that are a multiple of {max(groups, 1)}, or groups out of: {fits}."
         )
     return nn.GroupNorm(groups, channels, affine=affine)

@@ -1,4 +1,4 @@
-"""Gated recurrent cells with layer normalisation, and the language model around a stack of them.
+"""Gated recurrent cells with layer normalization, and the language model around a stack of them.
 
 A cell reads an input ``x_t`` and a state, a tuple of tensors (B, ...) that begins with its output ``h``. What a cell
 computes from the inputs alone is computed for all times at once, by `Cell.read`.
@@ -83,13 +83,13 @@ class Gates(nn.Module):
 
 
 class LSTMCell(Cell):
-    """The LSTM, with layer normalisation: ``a = W_h h + W_x x`` into `Gates`.
+    """The LSTM, with layer normalization: ``a = W_h h + W_x x`` into `Gates`.
 
     Args:
         inputs: width of the input vectors; or how many symbols there are, where the inputs are symbols.
         width: ``H``.
         symbols: whether the inputs are symbols, which are read as one-hot vectors.
-        normalise: layer normalisation; if not, this is the plain LSTM.
+        normalise: layer normalization; if not, this is the plain LSTM.
     """
 
     def __init__(self, inputs: int, width: int, symbols: bool = False, normalise: bool = True) -> None:
@@ -166,7 +166,7 @@ class RecurrentLM(LanguageHead, nn.Module):
         self.output = nn.Linear(width, vocab_size)
 
     def forward(self, tokens: Tensor, memory: Any = None) -> tuple[Tensor, Any]:
-        """Logits (B, T, V) of what follows tokens (B, T), and the cells' states behind the last of them."""
+        """Logits (B, T, V) of what follows tokens (B, T), and the cells' states after the last of them."""
         tokens = check_tokens(tokens, self.vocab_size)
         x = tokens if self.embed is None else self._drop(self.embed(tokens))
         states = []

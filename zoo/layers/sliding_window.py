@@ -26,7 +26,7 @@ def sliding(model: Callable[[Tensor], Tensor], images: Tensor, window: int, over
         model: from images of the window's size to scores of the same size.
         images: (B, C, H, W).
         window: side of a window; a size that the model takes.
-        overlap: share of a window that its neighbour sees too, in [0, 1).
+        overlap: share of a window that its neighbor sees too, in [0, 1).
 
     Raises:
         ValueError: a window below 1, or an overlap outside [0, 1).

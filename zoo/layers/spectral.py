@@ -1,4 +1,4 @@
-"""Spectral normalisation that is a function of the weight alone."""
+"""Spectral normalization that is a function of the weight alone."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ ITERATIONS = 60  # of power iteration, above it
 
 
 class SpectralBound(nn.Module):
-    """The parametrisation ``w -> w * min(1, bound / s(w))`` with the largest singular value ``s`` of ``w`` as a matrix.
+    """The parametrization ``w -> w * min(1, bound / s(w))`` with the largest singular value ``s`` of ``w`` as a matrix.
 
     Nothing of it is state: singular vectors are computed from the weight when its values have changed, and kept beside
-    those values, for the evaluations of a solve. So a copy, a loaded state and an average of weights are normalised
+    those values, for the evaluations of a solve. So a copy, a loaded state and an average of weights are normalized
     rightly without being told, a resumed run goes on to the last bit, and the map stays the same map throughout a
     solve; power iteration that goes on from call to call, as is usual, gives none of that.
 
@@ -54,7 +54,7 @@ class SpectralBound(nn.Module):
 
 
 def _same(kept: Tensor, weight: Tensor) -> bool:
-    """Whether nothing has changed. By value: fused optimisers and ``.data.copy_()`` leave a tensor's version as it is.
+    """Whether nothing has changed. By value: fused optimizers and ``.data.copy_()`` leave a tensor's version as it is.
 
     It reads once from the device, as every solver does in every step; what it spares is an eigenvalue problem.
     """
@@ -99,7 +99,7 @@ def spectral_norm(module: M, bound: float = 1.0, name: str = "weight") -> M:
         the module.
 
     Raises:
-        ValueError: the module has no such parameter, it is normalised already, or the bound is not above 0.
+        ValueError: the module has no such parameter, it is normalized already, or the bound is not above 0.
 
     Reference: Miyato et al., "Spectral normalization for generative adversarial networks", 2018,
     https://arxiv.org/abs/1802.05957

@@ -1,4 +1,4 @@
-"""The convolutions in front of an image model's equilibrium."""
+"""The convolutions before an image model's equilibrium."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from zoo.layers.norm import group_norm
 
 
 def stem(in_chans: int, channels: int, downsample: int, groups: int) -> nn.Sequential:
-    """A normalised 3x3 convolution, then ``downsample`` times a rectifier and one that halves the image.
+    """A normalized 3x3 convolution, then ``downsample`` times a rectifier and one that halves the image.
 
     Raises:
         ValueError: fewer than one channel, or a negative ``downsample``.

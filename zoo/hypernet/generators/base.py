@@ -39,7 +39,7 @@ class Generator(nn.Module):
         code_size: length C of a code; 0 for a generator that has nothing but its own embeddings (``chunked``,
             ``tiles``, ``layers``), which is a static hypernetwork.
         kind: a name of ``GENERATORS``, or a mapping with its options: ``{"name": "chunked", "size": 512}``.
-        base: ``initial`` for the target's own initial values; ``none`` for 0 (1 for the scales of normalisations);
+        base: ``initial`` for the target's own initial values; ``none`` for 0 (1 for the scales of normalizations);
             or the values themselves by name, a pretrained ``state_dict`` for one (what is no slot in it is left aside).
         train_base: whether the base is trained; otherwise it is a buffer.
         init: size of the delta at the start: ``match``, ``hyperfan_in`` or ``hyperfan_out``

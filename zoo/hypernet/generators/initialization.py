@@ -1,10 +1,10 @@
 """How large generated weights are at the start: the scale of activations must not explode with the target's depth.
 
-A head ``W = A h`` with independent entries gives ``Var(W) = width * Var(A) * E[h^2]``. Default initialisations choose
+A head ``W = A h`` with independent entries gives ``Var(W) = width * Var(A) * E[h^2]``. Default initializations choose
 ``Var(A)`` for the head's own outputs, and the target's activations grow to 1e5 within six layers. Here every layer of a
 generator keeps ``E[h^2] = 1``, and the last one has the variance that the target's layer wants:
 
-    match         the variance that the target's own initialisation gave (the rule of Chang et al., for any law)
+    match         the variance that the target's own initialization gave (the rule of Chang et al., for any law)
     hyperfan_in   gain / fan_in, which keeps the variance of activations
     hyperfan_out  gain / fan_out, which keeps the variance of gradients
 
@@ -40,7 +40,7 @@ def deviations(slots: Sequence[Slot], initial: Mapping[str, Tensor], law: str, g
         slots: of the target.
         initial: the target's own initial values, read by ``match``.
         law: one of `LAWS`. The hyperfan laws speak of weights and the biases beside them; other slots match.
-        gain: of the activation behind a layer, 2 for ReLU and 1 for none; read by the hyperfan laws.
+        gain: of the activation after a layer, 2 for ReLU and 1 for none; read by the hyperfan laws.
 
     A weight whose bias is generated too shares its variance with it, half and half, as in the paper.
     """
@@ -68,10 +68,10 @@ def head(rows: int, width: int, std: float = 1.0) -> nn.Parameter:
 
 
 def trunk(width: int, hidden: Sequence[int]) -> nn.Sequential:
-    """Hidden layers that keep mean 0: SELU behind LeCun's initialisation; their output has mean square 1 exactly.
+    """Hidden layers that keep mean 0: SELU after LeCun's initialization; their output has mean square 1 exactly.
 
     Rectified features would have a common positive part, and weights made of them would resemble one another. Without
-    the normalisation a mean square of 1.2, as chance has it, would be 9 behind twelve layers of the target.
+    the normalization a mean square of 1.2, as chance has it, would be 9 after twelve layers of the target.
     Reference: Klambauer et al., "Self-normalizing neural networks", 2017, https://arxiv.org/abs/1706.02515.
     """
     layers = nn.Sequential()
@@ -87,11 +87,11 @@ def trunk(width: int, hidden: Sequence[int]) -> nn.Sequential:
 
 
 class SlotEmbedding(nn.Module):
-    """Features of every place that a shared head writes (a chunk, a tile, a layer): ``e_i * (1 + P c)``, normalised.
+    """Features of every place that a shared head writes (a chunk, a tile, a layer): ``e_i * (1 + P c)``, normalized.
 
     The code scales the embeddings instead of standing beside them: a part common to all places would make the target's
     layers resemble one another, and layers that are alike amplify what they have in common, layer by layer (measured
-    without a base: 1e6 behind twelve layers of tiles). Without a code they are the embeddings.
+    without a base: 1e6 after twelve layers of tiles). Without a code they are the embeddings.
 
     Args:
         count: of places.

@@ -14,7 +14,7 @@ from zoo.hypernet.generators.initialization import head, trunk
 class LowRank(Delta):
     """``W = base + A(h) B(h) / sqrt(rank)``, with W as (out, in * kernel). (out + in * kernel) x rank x H parameters.
 
-    Slots of one axis (biases, normalisations) are written in full.
+    Slots of one axis (biases, normalizations) are written in full.
 
     Args:
         writing: what to write, and from how large a code.

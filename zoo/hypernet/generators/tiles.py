@@ -6,7 +6,7 @@
 The matrices are shared by all tiles of all layers; a tile costs nothing but its embedding z.
 
 Reference: Ha, Dai and Le, "HyperNetworks", ICLR 2017, https://arxiv.org/abs/1609.09106, section 3.1. What differs: a
-fixed factor brings a layer's kernels to the size that its own initialisation has.
+fixed factor brings a layer's kernels to the size that its own initialization has.
 """
 
 from __future__ import annotations
