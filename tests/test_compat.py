@@ -290,3 +290,43 @@ def test_torch_leaves_an_opaque_function_uncompiled():
 
     out = torch.compile(lambda x: inside(x * 2) * 3, backend="eager")(torch.ones(1))
     assert out.item() == 9 and traced == [False], "mend opaque in zoo/_compat.py: compiled models crash in their solves"
+def test_torch_lets_modules_be_looked_into():
+    import pickle
+
+    import torch
+    from torch import nn
+    from torch.func import vmap
+    from torch.nn.utils import parametrizations, spectral_norm
+
+    upgrade = "torch changed what {} of zoo/_compat.py reads: mend it there"
+    norms = [nn.BatchNorm1d(2), nn.InstanceNorm2d(2), nn.SyncBatchNorm(2)]
+    assert all(map(zoo._compat.has_running_statistics, norms)), upgrade.format("has_running_statistics")
+    assert not zoo._compat.has_running_statistics(nn.LayerNorm(2))
+    new = parametrizations.spectral_norm(nn.Linear(2, 2))
+    moving = [spectral_norm(nn.Linear(2, 2)), new.parametrizations.weight[0]]
+    assert all(map(zoo._compat.has_power_iteration, moving)), upgrade.format("has_power_iteration")
+    assert not zoo._compat.has_power_iteration(nn.Linear(2, 2))
+    seen = []
+    for function in (lambda x: x[0].item(), lambda x: torch.nonzero(x)):
+        try:
+            vmap(function)(torch.ones(2, 3))
+        except RuntimeError as error:
+            seen.append(zoo._compat.refused_by_vmap(error))
+    assert seen == [True, True], upgrade.format("refused_by_vmap")
+    assert not zoo._compat.refused_by_vmap(RuntimeError("The size of tensor a must match"))
+    inside = []
+    vmap(lambda x: (inside.append(zoo._compat.under_transform(x)), x)[1])(torch.ones(2))
+    assert inside == [True] and not zoo._compat.under_transform(torch.ones(2)), upgrade.format("under_transform")
+    tree = {"a": [1, (2,)], "b": 3}
+    assert zoo._compat.tree_map(lambda n: -n, tree) == {"a": [-1, (-2,)], "b": -3}, upgrade.format("tree_map")
+    leaves, shape = zoo._compat.tree_leaves(tree)
+    assert leaves == [1, 2, 3] and zoo._compat.tree_of(leaves, shape) == tree, upgrade.format("tree_leaves")
+    hole = nn.Linear(2, 2, bias=False)
+    assert zoo._compat.own_parameters(hole) == {"weight": hole.weight, "bias": None}, upgrade.format("own_parameters")
+
+    from zoo.layers.norm import weight_norm
+
+    layer = weight_norm(nn.Linear(2, 2))
+    assert "parametrizations" not in zoo._compat.state_without_parametrizations(layer)["_modules"]
+    again = pickle.loads(pickle.dumps(layer))
+    assert torch.equal(again.weight, layer.weight), upgrade.format("set_reduction and state_without_parametrizations")

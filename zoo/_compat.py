@@ -223,6 +223,98 @@ def validate_again(trainer: Any) -> None:
 # --------------------------------------------------------------------------------------------- torch, tried on 2.14.1
 
 
+def has_running_statistics(module: Any) -> bool:
+    """Whether a module is a batch or instance normalization. Tried on torch 2.14.1 (their base, `_NormBase`)."""
+    from torch.nn.modules.batchnorm import _NormBase
+
+    return isinstance(module, _NormBase)
+
+
+def has_power_iteration(module: Any) -> bool:
+    """Whether a module updates the vectors of a spectral norm at each call. Tried on torch 2.14.1.
+
+    As a parametrization (`parametrizations._SpectralNorm`), or in the old form (a hook before the forward pass).
+    """
+    from torch.nn.utils.parametrizations import _SpectralNorm
+    from torch.nn.utils.spectral_norm import SpectralNorm
+
+    hooks = module._forward_pre_hooks.values()
+    return isinstance(module, _SpectralNorm) or any(isinstance(hook, SpectralNorm) for hook in hooks)
+
+
+def refused_by_vmap(error: RuntimeError) -> bool:
+    """Whether an operation failed because `torch.func.vmap` has no rule for it, which its text alone says.
+
+    Tried on torch 2.14.1.
+    """
+    return any(sign in str(error).lower() for sign in ("vmap", "batching rule", "batchedtensor"))
+
+
+def under_transform(tensor: Any) -> bool:
+    """Whether a tensor is one of `torch.func`'s, without values of its own. Tried on torch 2.14.1."""
+    import torch
+
+    return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))
+
+
+def tree_map(function: Any, tree: Any) -> Any:
+    """Apply a function to the leaves of nested lists, tuples and dictionaries. Tried on torch 2.14.1 (`_pytree`)."""
+    from torch.utils import _pytree
+
+    return _pytree.tree_map(function, tree)
+
+
+def tree_leaves(tree: Any) -> tuple[list[Any], Any]:
+    """Return the leaves of nested lists, tuples and dictionaries, and what `tree_of` puts them together by.
+
+    Tried on torch 2.14.1 (`_pytree`).
+    """
+    from torch.utils import _pytree
+
+    return _pytree.tree_flatten(tree)
+
+
+def tree_of(leaves: list[Any], shape: Any) -> Any:
+    """Undo `tree_leaves`, with other leaves. Tried on torch 2.14.1 (`_pytree`)."""
+    from torch.utils import _pytree
+
+    return _pytree.tree_unflatten(leaves, shape)
+
+
+def own_parameters(module: Any) -> dict[str, Any]:
+    """Return a module's own parameters by name: its table itself, those that are None included.
+
+    Tried on torch 2.14.1 (`nn.Module._parameters`).
+    """
+    return module._parameters
+
+
+def set_reduction(module: Any, reduce: Any) -> None:
+    """Have a parametrized module pickled by ``reduce(module)``, and its copies alike.
+
+    Torch gives such a module a class of its own, which refuses to be pickled; the class is told here. Tried on torch
+    2.14.1 (`parametrize._inject_new_class`).
+    """
+
+    def reduced(self: Any, protocol: Any) -> Any:
+        return reduce(self)
+
+    kind: Any = type(module)
+    kind.__reduce_ex__ = reduced
+
+
+def state_without_parametrizations(module: Any) -> dict[str, Any]:
+    """Return the attributes of a module but for its parametrizations, and for what they hung on it.
+
+    That is a hook which reads older state dicts of weight norm: a local function, which cannot be pickled, and which
+    parametrizing the module again registers. Tried on torch 2.14.1 (`_modules`, `_load_state_dict_pre_hooks`).
+    """
+    hooks = module._load_state_dict_pre_hooks
+    kept = type(hooks)((k, h) for k, h in hooks.items() if "<locals>" not in str(h.hook))
+    modules = {k: m for k, m in module._modules.items() if k != "parametrizations"}
+    return {**module.__dict__, "_modules": modules, "_load_state_dict_pre_hooks": kept}
+
+
 def eager_call(module: Any) -> Any:
     """How a module is called where it was not compiled: with its hooks. Tried on torch 2.14.1 (`nn.Module`)."""
     return module._call_impl

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models import build_model_with_cfg, generate_default_cfgs, model_entrypoint, register_model
+from timm.models import PretrainedCfg, build_model_with_cfg, generate_default_cfgs, model_entrypoint, register_model
 from torch import nn
 
 from zoo.hub import cards
@@ -33,7 +33,7 @@ IMAGENET = 1000  # classes, by which a card's model for ImageNet is known
 IGNORED = ("drop_path_rate", "scriptable", "exportable", "no_jit", "img_size")  # timm's scripts give them to any model
 
 
-def _configurations(card: cards.ModelCard) -> dict[str, dict[str, Any]]:
+def _configurations(card: cards.ModelCard) -> dict[str, dict[str, Any] | PretrainedCfg]:
     """Return timm's configuration for each set of weights of a card, or one without weights."""
     kind = card.load()
     defaults = {k: p.default for k, p in inspect.signature(kind).parameters.items()}
@@ -46,7 +46,7 @@ def _configurations(card: cards.ModelCard) -> dict[str, dict[str, Any]]:
         "paper_name": card.paper.get("title"),
         "origin_url": card.paper.get("url"),
     }
-    out = {}
+    out: dict[str, dict[str, Any] | PretrainedCfg] = {}
     for tag, entry in card.weights.items():
         if "file" not in entry:  # on a hub: nothing is fetched by an import
             continue

@@ -5,6 +5,8 @@ Timm's models expect images of 224x224; at 8x8 or 28x28 a residual network's ste
 
 from __future__ import annotations
 
+from typing import Any
+
 import timm
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -31,6 +33,8 @@ class Timm(nn.Module):
         UnknownName: timm has no such architecture; the nearest is named.
     """
 
+    net: Any  # of any of timm's classes
+
     def __init__(
         self, num_classes: int = 10, in_chans: int = 3, arch: str = "resnet18", small: bool = True, size: int = 32
     ) -> None:
@@ -38,7 +42,7 @@ class Timm(nn.Module):
         if not timm.is_model(arch):
             near = [n for n in timm.list_models() if n[:4] == arch[:4]][:20] or ["resnet18", "vit_tiny_patch16_224"]
             raise UnknownName(unknown("timm model", arch, near))
-        options: dict[str, object] = {}
+        options: dict[str, Any] = {}
         config = timm.get_pretrained_cfg(arch)
         fixed = bool(config and config.fixed_input_size)
         self.in_chans, self.arch, self.enlarge = in_chans, arch, 0
@@ -61,7 +65,7 @@ class Timm(nn.Module):
         return True
 
     def get_classifier(self) -> nn.Module:
-        """The last linear layer, or an identity where there is none."""
+        """Return the last linear layer, or an identity where there is none."""
         return self.net.get_classifier()
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
@@ -70,7 +74,7 @@ class Timm(nn.Module):
         self.num_classes = num_classes
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """What timm's model makes of the images before pooling."""
+        """Return what timm's model makes of the images before pooling."""
         if images.dim() != 4 or images.shape[1] != self.in_chans:
             raise ValueError(
                 f"Expected images of shape (B, {self.in_chans}, H, W); got {tuple(images.shape)}. Create the model "
@@ -86,5 +90,5 @@ class Timm(nn.Module):
         return self.net.forward_head(features, pre_logits=pre_logits)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, num_classes) of images (B, in_chans, H, W)."""
+        """Return the logits (B, num_classes) of images (B, in_chans, H, W)."""
         return self.forward_head(self.forward_features(images))

@@ -25,7 +25,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -130,7 +130,8 @@ class Cell(nn.Module):
         r = [block(z[i], None if i else x, masks[i] if masks else None) for i, block in enumerate(self.blocks)]
         if n == 1:
             return (r[0],)
-        fused = (reduce(torch.add, [self.fuse[i][j](r[j]) for j in range(n)]) for i in range(n))
+        rows = [cast(nn.ModuleList, row) for row in self.fuse]
+        fused = (reduce(torch.add, [move(r[j]) for j, move in enumerate(row)]) for row in rows)
         return tuple(post(s) for post, s in zip(self.post, fused, strict=True))
 
 

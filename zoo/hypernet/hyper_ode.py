@@ -83,9 +83,10 @@ class HyperODE(ImplicitMixin, nn.Module):
     def weights(self, code: Tensor) -> dict[str, Tensor]:
         """The generated weights (..., *shape) of codes (..., C), within the limit if there is one."""
         theta = self.generator(code)
-        for s in self.target.spec if self.limit is not None else ():
-            if s.role == "weight":
-                theta[s.name] = constrain(theta[s.name], len(s.shape), self.limit)
+        if self.limit is not None:
+            for s in self.target.spec:
+                if s.role == "weight":
+                    theta[s.name] = constrain(theta[s.name], len(s.shape), self.limit)
         return theta
 
     def forward(self, y0: Tensor, code: Tensor, ts: Tensor | Sequence[float]) -> Tensor:
@@ -213,12 +214,12 @@ class HyperODEForecast(DelegatesImplicit, nn.Module):
         ts = ts.to(torch.float64)
         if (ts == ts[:1]).all():
             ts = ts[0]
-        if self.condition == "weights":
-            states = self.flow(y0, self.code(h), ts)
-        elif self.condition == "input":
-            states = self.flow(torch.cat([y0, self.code(h)], 1), ts)[..., : self.features]
-        else:
+        if self.code is None:
             states = self.flow(y0, ts)
+        elif self.condition == "weights":
+            states = self.flow(y0, self.code(h), ts)
+        else:
+            states = self.flow(torch.cat([y0, self.code(h)], 1), ts)[..., : self.features]
         return Outcome(values=states[1:].transpose(0, 1))
 
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.checkpoint import checkpoint
 
+from zoo import _compat
 from zoo.hypernet.generators.base import Generator
 from zoo.hypernet.target import HyperTarget, TargetError
 
@@ -84,15 +84,15 @@ class HyperNetwork(nn.Module):
         parts = []
         for k in range(0, len(code), size):
             cut = [x[k : k + size] if isinstance(x, Tensor) else x for x in inputs]
-            parts.append(tree_flatten(self._run(call, code[k : k + size], *cut)))
+            parts.append(_compat.tree_leaves(self._run(call, code[k : k + size], *cut)))
         leaves = [torch.cat(same) for same in zip(*(p[0] for p in parts), strict=True)]
-        return tree_unflatten(leaves, parts[0][1])
+        return _compat.tree_of(leaves, parts[0][1])
 
     def _run(self, call: Callable[..., Any], *arguments: Any) -> Any:
         if not (self.rematerialise and torch.is_grad_enabled()):
             return call(*arguments)
         for name, module in self.target.named_modules():
-            if self.training and isinstance(module, nn.modules.batchnorm._NormBase) and module.track_running_stats:
+            if self.training and _compat.has_running_statistics(module) and module.track_running_stats:
                 raise TargetError(
                     f"{name} ({type(module).__name__}) would update its running statistics twice, as a rematerialized "
                     "target runs again in the backward pass: put nn.GroupNorm in its place, or set rematerialise=False."

@@ -16,12 +16,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.utils import parametrizations
-from torch.nn.utils.spectral_norm import SpectralNorm
 
+from zoo import _compat
 from zoo.layers.autocast import vmap
 from zoo.registry import unknown
 
@@ -37,8 +35,7 @@ Select = str | type[nn.Module] | Sequence[str | type[nn.Module]]
 
 _CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_RUNNING = nn.modules.batchnorm._NormBase  # batch and instance normalization
-_NORM = (_RUNNING, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+_NORM = (nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
 class TargetError(ValueError):
@@ -100,7 +97,6 @@ class HyperTarget(nn.Module):
         spec: the slots, in the order of ``module.named_parameters()``.
         initial: the values that the selected parameters had, by name; detached. Not part of the state dict, and read
             only when a generator is made: ``initial.clear()`` frees their memory then.
-        nbytes: of one set of weights.
 
     Raises:
         TargetError: a selection that matches nothing, a selected parameter that two layers share, one that is not
@@ -109,7 +105,6 @@ class HyperTarget(nn.Module):
 
     spec: tuple[Slot, ...]
     initial: dict[str, Tensor]
-    nbytes: int
 
     def __init__(self, module: nn.Module, select: Select = "*", exclude: Select = ()) -> None:
         super().__init__()
@@ -130,10 +125,9 @@ class HyperTarget(nn.Module):
         chosen = [n for n in owners if n in names]
         self.spec = tuple(_slot(n, *owners[n]) for n in chosen)
         self.initial = {n: module.get_parameter(n).detach() for n in chosen}
-        self.nbytes = sum(v.numel() * v.element_size() for v in self.initial.values())
         for name in chosen:  # a hole, not a stale value: the layer fails if it is called without its weights
             owner, local = owners[name]
-            owner._parameters[local] = None
+            _compat.own_parameters(owner)[local] = None
         self.module = module
 
     @property
@@ -179,7 +173,7 @@ class HyperTarget(nn.Module):
         try:
             return vmap(one, flat[0].device.type, in_dims=in_dims, randomness="different")(*flat)
         except RuntimeError as error:
-            if not any(sign in str(error).lower() for sign in ("vmap", "batching rule", "batchedtensor")):
+            if not _compat.refused_by_vmap(error):
                 raise
             raise NotBatchable(
                 f"{type(self.module).__name__} cannot take a batch of weights, as torch.func.vmap cannot run it: "
@@ -198,7 +192,7 @@ class HyperTarget(nn.Module):
             what the module returns for a batch of B samples: tensors, or nested tuples, lists and dictionaries of them.
         """
         out = self(weights, *(x.unsqueeze(1) if isinstance(x, Tensor) else x for x in inputs), batched=True)
-        return torch.utils._pytree.tree_map(lambda y: y.squeeze(1) if isinstance(y, Tensor) else y, out)
+        return _compat.tree_map(lambda y: y.squeeze(1) if isinstance(y, Tensor) else y, out)
 
     def check(self, weights: Mapping[str, Tensor], batched: bool) -> int:
         """Raise TargetError unless these weights fill every slot; returns how many sets there are."""
@@ -221,13 +215,11 @@ class HyperTarget(nn.Module):
         """What keeps this target, in its present mode, from a batch of weights: a sentence for each kind, or none."""
         found: dict[str, list[str]] = {}
         for name, module in self.module.named_modules():
-            if isinstance(module, _RUNNING) and module.training and module.track_running_stats:
+            if _compat.has_running_statistics(module) and module.training and module.track_running_stats:
                 kind = "running statistics"
             elif isinstance(module, nn.RNNBase | nn.LSTMCell):
                 kind = "fused"
-            elif isinstance(module, parametrizations._SpectralNorm) or any(
-                isinstance(hook, SpectralNorm) for hook in module._forward_pre_hooks.values()
-            ):
+            elif _compat.has_power_iteration(module):
                 kind = "power iteration"
             else:
                 continue
@@ -246,7 +238,7 @@ def _owners(module: nn.Module) -> dict[str, tuple[nn.Module, str]]:
     return {
         f"{prefix}.{local}" if prefix else local: (owner, local)
         for prefix, owner in module.named_modules(remove_duplicate=False)
-        for local, value in owner._parameters.items()
+        for local, value in _compat.own_parameters(owner).items()
         if value is not None
     }
 
@@ -291,12 +283,12 @@ def _slot(name: str, owner: nn.Module, local: str) -> Slot:
     """What a generator and its initialization need to know of a parameter."""
     shape = tuple(owner.get_parameter(local).shape)
     layer = type(owner).__name__
-    if isinstance(owner, _NORM):
+    if isinstance(owner, _NORM) or _compat.has_running_statistics(owner):
         return Slot(name, shape, 1, 1, "norm_shift" if local == "bias" else "norm_scale", layer)
     if isinstance(owner, nn.Embedding | nn.EmbeddingBag):
         return Slot(name, shape, 1, 1, "embedding", layer)
     if local.startswith("bias") or local.endswith("_bias"):
-        beside = owner._parameters.get(local.replace("bias", "weight"))
+        beside = _compat.own_parameters(owner).get(local.replace("bias", "weight"))
         fans = _fans(owner, tuple(beside.shape)) if beside is not None and beside.dim() > 1 else (1, 1)
         return Slot(name, shape, *fans, "bias", layer)
     if len(shape) > 1 and math.prod(shape) > shape[0]:  # not the magnitudes (out, 1, 1) of weight normalization

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
+from zoo import _compat
+
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -46,7 +48,7 @@ def check_free(module: nn.Module, name: str) -> None:
     """Raise ValueError where a module has no such parameter, or it is parametrized already."""
     if parametrize.is_parametrized(module, name):
         raise ValueError(f"The {name!r} of this {type(module).__name__} is parametrized already; normalize it once.")
-    if name not in module._parameters:
+    if name not in dict(module.named_parameters(recurse=False)):
         known = ", ".join(n for n, _ in module.named_parameters(recurse=False)) or "none"
         raise ValueError(f"{type(module).__name__} has no parameter {name!r} to normalize; it has: {known}.")
 
@@ -58,31 +60,34 @@ def picklable(module: nn.Module, name: str, again: Callable[[nn.Module, str], An
         module: its parameter ``name`` is parametrized.
         again: parametrizes it as ``again(module, name)``; a function that can be pickled itself.
     """
-    type(module).__reduce_ex__ = lambda self, protocol: (_rebuild, _parts(self, name, again))  # type: ignore[assignment,method-assign]
+    _compat.set_reduction(module, lambda self: (_rebuild, _parts(self, name, again)))
 
 
 def _parts(module: nn.Module, name: str, again: Callable[[nn.Module, str], Any]) -> tuple[Any, ...]:
     """What `_rebuild` needs: the class before parametrization, the attributes, and the parameters of the weight."""
-    state = dict(module.__dict__)
-    state["_modules"] = {k: v for k, v in module._modules.items() if k != "parametrizations"}
-    # torch's hook that reads older state dicts of weight norm is a local function; `again` registers it anew
-    hooks = module._load_state_dict_pre_hooks
-    state["_load_state_dict_pre_hooks"] = type(hooks)((k, h) for k, h in hooks.items() if "<locals>" not in str(h.hook))
-    parametrization = module.parametrizations[name]  # type: ignore[index]
-    parts = {k: p for k, p in parametrization.named_parameters(recurse=False) if k.startswith("original")}
+    table = module.parametrizations
+    assert isinstance(table, nn.ModuleDict)
+    parts = {k: p for k, p in table[name].named_parameters(recurse=False) if k.startswith("original")}
+    state = _compat.state_without_parametrizations(module)
     return parametrize.type_before_parametrizations(module), state, name, parts, again
 
 
 def _rebuild(
-    kind: type, state: dict[str, Any], name: str, parts: dict[str, nn.Parameter], again: Callable[[nn.Module, str], Any]
+    kind: type[nn.Module],
+    state: dict[str, Any],
+    name: str,
+    parts: dict[str, nn.Parameter],
+    again: Callable[[nn.Module, str], Any],
 ) -> nn.Module:
     module = kind.__new__(kind)
     module.__dict__.update(state)
     like = parts[max(parts)]  # "original", or of weight norm the direction "original1"
-    module._parameters[name] = nn.Parameter(like.detach(), requires_grad=like.requires_grad)
+    _compat.own_parameters(module)[name] = nn.Parameter(like.detach(), requires_grad=like.requires_grad)
     again(module, name)
+    table = module.parametrizations
+    assert isinstance(table, nn.ModuleDict)
     for key, part in parts.items():
-        setattr(module.parametrizations[name], key, part)  # the parameters themselves, with what they share
+        setattr(table[name], key, part)  # the parameters themselves, with what they share
     return module
 
 

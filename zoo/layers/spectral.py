@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from zoo._compat import under_transform
 from zoo.layers.norm import check_free, picklable
 
 M = TypeVar("M", bound=nn.Module)
@@ -43,7 +44,7 @@ class SpectralBound(nn.Module):
 
     def _vectors(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         weight = weight.detach()
-        if torch._C._functorch.is_functorch_wrapped_tensor(weight) or torch.compiler.is_compiling():
+        if under_transform(weight) or torch.compiler.is_compiling():
             return singular_vectors(weight.flatten(1))  # no values to compare
         if self._kept is None or not _same(self._kept[0], weight):
             self._kept = (weight.clone(), *singular_vectors(weight.flatten(1)))
