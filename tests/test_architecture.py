@@ -62,7 +62,6 @@ START = {
     "zoo.export": {"zoo.training"},
     "zoo.convert": {"zoo.hub"},
     "zoo.sample": {"zoo.hub"},
-    "zoo.deq": {"zoo.deq"},
     "zoo.compare.command": {"zoo.compare"},
     "zoo.compare.comparison": {"zoo.compare"},
     "zoo.storage.model_folder": {"safetensors", "torch"},

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["DEQ"]
+if TYPE_CHECKING:
+    from zoo.deq.layer import DEQ as DEQ
+    from zoo.deq.states import trajectory as trajectory
+
+_HOME = {"DEQ": "zoo.deq.layer", "trajectory": "zoo.deq.states"}
+
+__all__ = [*_HOME]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "DEQ":
-        from zoo.deq.layer import DEQ
-
-        return DEQ
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
     raise AttributeError(f"module 'zoo.deq' has no attribute {name!r}; it has {', '.join(__all__)}.")
