@@ -318,9 +318,10 @@ def test_torch_lets_modules_be_looked_into():
     vmap(lambda x: (inside.append(zoo._compat.under_transform(x)), x)[1])(torch.ones(2))
     assert inside == [True] and not zoo._compat.under_transform(torch.ones(2)), upgrade.format("under_transform")
     tree = {"a": [1, (2,)], "b": 3}
-    assert zoo._compat.tree_map(lambda n: -n, tree) == {"a": [-1, (-2,)], "b": -3}, upgrade.format("tree_map")
-    leaves, shape = zoo._compat.tree_leaves(tree)
-    assert leaves == [1, 2, 3] and zoo._compat.tree_of(leaves, shape) == tree, upgrade.format("tree_leaves")
+    trees = zoo._compat.pytree()
+    leaves, shape = trees.tree_flatten(tree)
+    assert trees.tree_map(lambda n: -n, tree) == {"a": [-1, (-2,)], "b": -3}, upgrade.format("pytree")
+    assert leaves == [1, 2, 3] and trees.tree_unflatten(leaves, shape) == tree, upgrade.format("pytree")
     hole = nn.Linear(2, 2, bias=False)
     assert zoo._compat.own_parameters(hole) == {"weight": hole.weight, "bias": None}, upgrade.format("own_parameters")
 

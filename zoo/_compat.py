@@ -257,28 +257,11 @@ def under_transform(tensor: Any) -> bool:
     return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))
 
 
-def tree_map(function: Any, tree: Any) -> Any:
-    """Apply a function to the leaves of nested lists, tuples and dictionaries. Tried on torch 2.14.1 (`_pytree`)."""
+def pytree() -> Any:
+    """Return torch's functions on nested lists, tuples and dictionaries. Tried on torch 2.14.1 (`_pytree`)."""
     from torch.utils import _pytree
 
-    return _pytree.tree_map(function, tree)
-
-
-def tree_leaves(tree: Any) -> tuple[list[Any], Any]:
-    """Return the leaves of nested lists, tuples and dictionaries, and what `tree_of` puts them together by.
-
-    Tried on torch 2.14.1 (`_pytree`).
-    """
-    from torch.utils import _pytree
-
-    return _pytree.tree_flatten(tree)
-
-
-def tree_of(leaves: list[Any], shape: Any) -> Any:
-    """Undo `tree_leaves`, with other leaves. Tried on torch 2.14.1 (`_pytree`)."""
-    from torch.utils import _pytree
-
-    return _pytree.tree_unflatten(leaves, shape)
+    return _pytree
 
 
 def own_parameters(module: Any) -> dict[str, Any]:
@@ -290,11 +273,7 @@ def own_parameters(module: Any) -> dict[str, Any]:
 
 
 def set_reduction(module: Any, reduce: Any) -> None:
-    """Have a parametrized module pickled by ``reduce(module)``, and its copies alike.
-
-    Torch gives such a module a class of its own, which refuses to be pickled; the class is told here. Tried on torch
-    2.14.1 (`parametrize._inject_new_class`).
-    """
+    """Have a parametrized module, whose class refuses it, pickled by ``reduce(module)``. Tried on torch 2.14.1."""
 
     def reduced(self: Any, protocol: Any) -> Any:
         return reduce(self)

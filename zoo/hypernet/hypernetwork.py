@@ -84,9 +84,9 @@ class HyperNetwork(nn.Module):
         parts = []
         for k in range(0, len(code), size):
             cut = [x[k : k + size] if isinstance(x, Tensor) else x for x in inputs]
-            parts.append(_compat.tree_leaves(self._run(call, code[k : k + size], *cut)))
+            parts.append(_compat.pytree().tree_flatten(self._run(call, code[k : k + size], *cut)))
         leaves = [torch.cat(same) for same in zip(*(p[0] for p in parts), strict=True)]
-        return _compat.tree_of(leaves, parts[0][1])
+        return _compat.pytree().tree_unflatten(leaves, parts[0][1])
 
     def _run(self, call: Callable[..., Any], *arguments: Any) -> Any:
         if not (self.rematerialise and torch.is_grad_enabled()):

@@ -192,7 +192,7 @@ class HyperTarget(nn.Module):
             what the module returns for a batch of B samples: tensors, or nested tuples, lists and dictionaries of them.
         """
         out = self(weights, *(x.unsqueeze(1) if isinstance(x, Tensor) else x for x in inputs), batched=True)
-        return _compat.tree_map(lambda y: y.squeeze(1) if isinstance(y, Tensor) else y, out)
+        return _compat.pytree().tree_map(lambda y: y.squeeze(1) if isinstance(y, Tensor) else y, out)
 
     def check(self, weights: Mapping[str, Tensor], batched: bool) -> int:
         """Raise TargetError unless these weights fill every slot; returns how many sets there are."""
