@@ -15,12 +15,11 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import MeanMetric
 
-import zoo._compat
 from zoo import _compat
 
 
 def test_every_touch_says_what_it_was_tried_on():
-    assert "Tried on:" in (zoo._compat.__doc__ or "")
+    assert "Tried on:" in (_compat.__doc__ or "")
 
 
 def test_lightning_counts_epochs_and_batches_where_resuming_reads_them(tmp_path):
@@ -35,7 +34,7 @@ def test_lightning_counts_epochs_and_batches_where_resuming_reads_them(tmp_path)
             self.layer, self.seen = torch.nn.Linear(2, 1), []
 
         def training_step(self, batch, index):
-            self.seen.append(zoo._compat.fit_position(self.trainer))
+            self.seen.append(_compat.fit_position(self.trainer))
             return self.layer(batch[0]).mean()
 
         def configure_optimizers(self):
@@ -54,16 +53,16 @@ def test_lightning_counts_epochs_and_batches_where_resuming_reads_them(tmp_path)
     trainer.fit(model, data.train_dataloader())
     upgrade = "Lightning moved its progress counters: mend fit_position in zoo/_compat.py, which resuming relies on"
     assert model.seen == [(0, 1), (0, 2), (1, 1), (1, 2)], upgrade
-    assert zoo._compat.fit_position(trainer) is None, upgrade
-    assert zoo._compat.sampler_ranks(trainer) == (0, 1), "mend sampler_ranks in zoo/_compat.py"
+    assert _compat.fit_position(trainer) is None, upgrade
+    assert _compat.sampler_ranks(trainer) == (0, 1), "mend sampler_ranks in zoo/_compat.py"
 
 
 def test_torchdiffeq_lists_its_methods_where_they_are_read():
     odeint = pytest.importorskip("torchdiffeq._impl.odeint", reason="torchdiffeq is optional")
-    found = zoo._compat.torchdiffeq_methods()
+    found = _compat.torchdiffeq_methods()
     assert found == list(odeint.SOLVERS), "torchdiffeq's table of solvers has moved: mend torchdiffeq_methods"
-    assert zoo._compat.torchdiffeq_callbacks("dopri5") >= {"callback_step", "callback_accept_step"}
-    assert "callback_accept_step" not in zoo._compat.torchdiffeq_callbacks("rk4")
+    assert _compat.torchdiffeq_callbacks("dopri5") >= {"callback_step", "callback_accept_step"}
+    assert "callback_accept_step" not in _compat.torchdiffeq_callbacks("rk4")
 
 
 def test_torchdiffeq_says_why_it_failed_where_that_is_read():
@@ -77,8 +76,8 @@ def test_torchdiffeq_says_why_it_failed_where_that_is_read():
     for failure, (f, options) in cases.items():
         with pytest.raises(AssertionError) as raised:
             torchdiffeq.odeint(f, torch.ones(1), torch.tensor([0.0, 5.0]), rtol=1e-8, options=options)
-        assert zoo._compat.torchdiffeq_failure(raised.value) == failure, "torchdiffeq words its failures anew"
-    assert zoo._compat.torchdiffeq_failure(AssertionError("non-finite values in state `y`: 1")) == "nonfinite"
+        assert _compat.torchdiffeq_failure(raised.value) == failure, "torchdiffeq words its failures anew"
+    assert _compat.torchdiffeq_failure(AssertionError("non-finite values in state `y`: 1")) == "nonfinite"
 
 
 def test_torch_func_says_that_it_refuses_saved_tensor_hooks():
@@ -86,7 +85,7 @@ def test_torch_func_says_that_it_refuses_saved_tensor_hooks():
 
     with pytest.raises(RuntimeError) as raised, torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x):
         torch.func.grad(lambda x: x.square())(torch.ones(()))
-    assert zoo._compat.refuses_saved_tensor_hooks(raised.value), "torch words this refusal anew"
+    assert _compat.refuses_saved_tensor_hooks(raised.value), "torch words this refusal anew"
 
 
 # ------------------------------------------------------------------------------------------------------- jsonargparse
@@ -300,34 +299,34 @@ def test_torch_lets_modules_be_looked_into():
 
     upgrade = "torch changed what {} of zoo/_compat.py reads: mend it there"
     norms = [nn.BatchNorm1d(2), nn.InstanceNorm2d(2), nn.SyncBatchNorm(2)]
-    assert all(map(zoo._compat.has_running_statistics, norms)), upgrade.format("has_running_statistics")
-    assert not zoo._compat.has_running_statistics(nn.LayerNorm(2))
+    assert all(map(_compat.has_running_statistics, norms)), upgrade.format("has_running_statistics")
+    assert not _compat.has_running_statistics(nn.LayerNorm(2))
     new = parametrizations.spectral_norm(nn.Linear(2, 2))
     moving = [spectral_norm(nn.Linear(2, 2)), new.parametrizations.weight[0]]
-    assert all(map(zoo._compat.has_power_iteration, moving)), upgrade.format("has_power_iteration")
-    assert not zoo._compat.has_power_iteration(nn.Linear(2, 2))
+    assert all(map(_compat.has_power_iteration, moving)), upgrade.format("has_power_iteration")
+    assert not _compat.has_power_iteration(nn.Linear(2, 2))
     seen = []
     for function in (lambda x: x[0].item(), lambda x: torch.nonzero(x)):
         try:
             vmap(function)(torch.ones(2, 3))
         except RuntimeError as error:
-            seen.append(zoo._compat.refused_by_vmap(error))
+            seen.append(_compat.refused_by_vmap(error))
     assert seen == [True, True], upgrade.format("refused_by_vmap")
-    assert not zoo._compat.refused_by_vmap(RuntimeError("The size of tensor a must match"))
+    assert not _compat.refused_by_vmap(RuntimeError("The size of tensor a must match"))
     inside = []
-    vmap(lambda x: (inside.append(zoo._compat.under_transform(x)), x)[1])(torch.ones(2))
-    assert inside == [True] and not zoo._compat.under_transform(torch.ones(2)), upgrade.format("under_transform")
+    vmap(lambda x: (inside.append(_compat.under_transform(x)), x)[1])(torch.ones(2))
+    assert inside == [True] and not _compat.under_transform(torch.ones(2)), upgrade.format("under_transform")
     tree = {"a": [1, (2,)], "b": 3}
-    trees = zoo._compat.pytree()
+    trees = _compat.pytree()
     leaves, shape = trees.tree_flatten(tree)
     assert trees.tree_map(lambda n: -n, tree) == {"a": [-1, (-2,)], "b": -3}, upgrade.format("pytree")
     assert leaves == [1, 2, 3] and trees.tree_unflatten(leaves, shape) == tree, upgrade.format("pytree")
     hole = nn.Linear(2, 2, bias=False)
-    assert zoo._compat.own_parameters(hole) == {"weight": hole.weight, "bias": None}, upgrade.format("own_parameters")
+    assert _compat.own_parameters(hole) == {"weight": hole.weight, "bias": None}, upgrade.format("own_parameters")
 
     from zoo.layers.norm import weight_norm
 
     layer = weight_norm(nn.Linear(2, 2))
-    assert "parametrizations" not in zoo._compat.state_without_parametrizations(layer)["_modules"]
+    assert "parametrizations" not in _compat.state_without_parametrizations(layer)["_modules"]
     again = pickle.loads(pickle.dumps(layer))
     assert torch.equal(again.weight, layer.weight), upgrade.format("set_reduction and state_without_parametrizations")
