@@ -289,6 +289,8 @@ def test_torch_leaves_an_opaque_function_uncompiled():
 
     out = torch.compile(lambda x: inside(x * 2) * 3, backend="eager")(torch.ones(1))
     assert out.item() == 9 and traced == [False], "mend opaque in zoo/_compat.py: compiled models crash in their solves"
+
+
 def test_torch_lets_modules_be_looked_into():
     import pickle
 
