@@ -255,7 +255,7 @@ def test_torch_tells_which_nodes_a_backward_pass_reaches():
 
         @staticmethod
         def backward(ctx, grad):
-            seen.append(zoo._compat.will_execute(ctx.node))
+            seen.append(_compat.will_execute(ctx.node))
             return grad, None
 
     a, b = torch.ones(1, requires_grad=True), torch.ones(1, requires_grad=True)
@@ -263,18 +263,18 @@ def test_torch_tells_which_nodes_a_backward_pass_reaches():
     Ask.apply(a * b, node).backward(retain_graph=True)
     torch.autograd.grad(Ask.apply(a * b, node), a)
     assert seen == [True, False], "mend will_execute in zoo/_compat.py: the implicit adjoint checks its answer by it"
-    assert not zoo._compat.will_execute(node)
+    assert not _compat.will_execute(node)
 
 
 def test_torch_tells_of_transforms_and_profilers():
     import torch
 
     inside = []
-    torch.func.vmap(lambda x: inside.append(zoo._compat.inside_transform()) or x)(torch.ones(2))
-    assert inside == [True] and not zoo._compat.inside_transform(), "mend inside_transform in zoo/_compat.py"
+    torch.func.vmap(lambda x: inside.append(_compat.inside_transform()) or x)(torch.ones(2))
+    assert inside == [True] and not _compat.inside_transform(), "mend inside_transform in zoo/_compat.py"
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]):
-        assert zoo._compat.profiler_is_on(), "mend profiler_is_on in zoo/_compat.py"
-    assert not zoo._compat.profiler_is_on()
+        assert _compat.profiler_is_on(), "mend profiler_is_on in zoo/_compat.py"
+    assert not _compat.profiler_is_on()
 
 
 def test_torch_leaves_an_opaque_function_uncompiled():
@@ -282,7 +282,7 @@ def test_torch_leaves_an_opaque_function_uncompiled():
 
     traced = []
 
-    @zoo._compat.opaque
+    @_compat.opaque
     def inside(x):
         traced.append(torch.compiler.is_compiling())
         return x + 1
