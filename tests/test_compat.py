@@ -323,8 +323,6 @@ def test_torch_lets_modules_be_looked_into():
     leaves, shape = trees.tree_flatten(tree)
     assert trees.tree_map(lambda n: -n, tree) == {"a": [-1, (-2,)], "b": -3}, upgrade.format("pytree")
     assert leaves == [1, 2, 3] and trees.tree_unflatten(leaves, shape) == tree, upgrade.format("pytree")
-    hole = nn.Linear(2, 2, bias=False)
-    assert _compat.own_parameters(hole) == {"weight": hole.weight, "bias": None}, upgrade.format("own_parameters")
 
     from zoo.layers.norm import weight_norm
 

@@ -231,10 +231,7 @@ def has_running_statistics(module: Any) -> bool:
 
 
 def has_power_iteration(module: Any) -> bool:
-    """Whether a module updates the vectors of a spectral norm at each call. Tried on torch 2.14.1.
-
-    As a parametrization (`parametrizations._SpectralNorm`), or in the old form (a hook before the forward pass).
-    """
+    """Whether a module updates the vectors of a spectral norm at each call, in either form. Tried on torch 2.14.1."""
     from torch.nn.utils.parametrizations import _SpectralNorm
     from torch.nn.utils.spectral_norm import SpectralNorm
 
@@ -243,10 +240,7 @@ def has_power_iteration(module: Any) -> bool:
 
 
 def refused_by_vmap(error: RuntimeError) -> bool:
-    """Whether an operation failed because `torch.func.vmap` has no rule for it, which its text alone says.
-
-    Tried on torch 2.14.1.
-    """
+    """Whether `torch.func.vmap` has no rule for an operation, which the text alone says. Tried on torch 2.14.1."""
     return any(sign in str(error).lower() for sign in ("vmap", "batching rule", "batchedtensor"))
 
 
@@ -264,14 +258,6 @@ def pytree() -> Any:
     return _pytree
 
 
-def own_parameters(module: Any) -> dict[str, Any]:
-    """Return a module's own parameters by name: its table itself, those that are None included.
-
-    Tried on torch 2.14.1 (`nn.Module._parameters`).
-    """
-    return module._parameters
-
-
 def set_reduction(module: Any, reduce: Any) -> None:
     """Have a parametrized module, whose class refuses it, pickled by ``reduce(module)``. Tried on torch 2.14.1."""
 
@@ -283,10 +269,9 @@ def set_reduction(module: Any, reduce: Any) -> None:
 
 
 def state_without_parametrizations(module: Any) -> dict[str, Any]:
-    """Return the attributes of a module but for its parametrizations, and for what they hung on it.
+    """Return a module's attributes, less its parametrizations and the hook that they hung on it. Tried on torch 2.14.1.
 
-    That is a hook which reads older state dicts of weight norm: a local function, which cannot be pickled, and which
-    parametrizing the module again registers. Tried on torch 2.14.1 (`_modules`, `_load_state_dict_pre_hooks`).
+    The hook, which reads older state dicts of weight norm, is a local function: parametrizing again registers it.
     """
     hooks = module._load_state_dict_pre_hooks
     kept = type(hooks)((k, h) for k, h in hooks.items() if "<locals>" not in str(h.hook))

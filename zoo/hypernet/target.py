@@ -127,7 +127,7 @@ class HyperTarget(nn.Module):
         self.initial = {n: module.get_parameter(n).detach() for n in chosen}
         for name in chosen:  # a hole, not a stale value: the layer fails if it is called without its weights
             owner, local = owners[name]
-            _compat.own_parameters(owner)[local] = None
+            setattr(owner, local, None)
         self.module = module
 
     @property
@@ -238,8 +238,7 @@ def _owners(module: nn.Module) -> dict[str, tuple[nn.Module, str]]:
     return {
         f"{prefix}.{local}" if prefix else local: (owner, local)
         for prefix, owner in module.named_modules(remove_duplicate=False)
-        for local, value in _compat.own_parameters(owner).items()
-        if value is not None
+        for local, _ in owner.named_parameters(recurse=False, remove_duplicate=False)
     }
 
 
@@ -288,7 +287,7 @@ def _slot(name: str, owner: nn.Module, local: str) -> Slot:
     if isinstance(owner, nn.Embedding | nn.EmbeddingBag):
         return Slot(name, shape, 1, 1, "embedding", layer)
     if local.startswith("bias") or local.endswith("_bias"):
-        beside = _compat.own_parameters(owner).get(local.replace("bias", "weight"))
+        beside = dict(owner.named_parameters(recurse=False)).get(local.replace("bias", "weight"))
         fans = _fans(owner, tuple(beside.shape)) if beside is not None and beside.dim() > 1 else (1, 1)
         return Slot(name, shape, *fans, "bias", layer)
     if len(shape) > 1 and math.prod(shape) > shape[0]:  # not the magnitudes (out, 1, 1) of weight normalization

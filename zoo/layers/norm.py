@@ -82,7 +82,7 @@ def _rebuild(
     module = kind.__new__(kind)
     module.__dict__.update(state)
     like = parts[max(parts)]  # "original", or of weight norm the direction "original1"
-    _compat.own_parameters(module)[name] = nn.Parameter(like.detach(), requires_grad=like.requires_grad)
+    module.register_parameter(name, nn.Parameter(like.detach(), requires_grad=like.requires_grad))
     again(module, name)
     table = module.parametrizations
     assert isinstance(table, nn.ModuleDict)
