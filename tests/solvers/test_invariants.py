@@ -66,6 +66,11 @@ def case(seed):
     return MAPS[name], w, x, options, draw.choice(ADJOINTS[solver]), draw.random() < 0.5, draw.random() < 0.6
 
 
+def bind(f, w, x):
+    """The map of its state and its input, or of its state alone."""
+    return (lambda z, x: f(z, w, x)) if x is None else (lambda z: f(z, w, x))
+
+
 def norms(x):
     """Euclidean norms of the rows, whatever their size."""
     x = x.double()
@@ -79,7 +84,7 @@ def test_a_status_claims_no_more_than_holds(block):
     for seed in range(1000 + 40 * block, 1040 + 40 * block):
         f, w, x, options, adjoint, bound, grad = case(seed)
         where = f"seed {seed}: {options} {adjoint}"
-        map_of = (lambda z, x: f(z, w, x)) if bound else (lambda z: f(z, w, x))
+        map_of = bind(f, w, None if bound else x)
         with torch.set_grad_enabled(grad):
             solution = zoo.fixed_point(map_of, torch.zeros_like(x), options, adjoint, args=(x,) if bound else None)
         value, stats = solution.value.detach(), solution.stats
@@ -107,7 +112,7 @@ def test_a_gradient_is_finite_or_its_status_says_otherwise(block):
         if adjoint in ("unroll", "reversible"):
             continue  # the exact gradient of the steps: it may overflow as it is
         where = f"seed {seed}: {options} {adjoint}"
-        map_of = (lambda z, x: f(z, w, x)) if bound else (lambda z: f(z, w, x))
+        map_of = bind(f, w, None if bound else x)
         solution = zoo.fixed_point(map_of, torch.zeros_like(x), options, adjoint, args=(x,) if bound else None)
         if not solution.value.requires_grad:
             continue
