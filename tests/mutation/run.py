@@ -62,7 +62,7 @@ class Case:
 class Measured:
     """What one run of the tests has shown."""
 
-    seconds: dict[str, float]  # of each test
+    seconds: dict[str, float]  # of the processor, of each test
     hits: dict[str, dict[int, list[str]]]  # file -> statement -> the tests that run it, quickest first
     imported: dict[str, list[int]]  # file -> statements that run while the package is imported
     modules: list[str]  # of other packages, which every process needs
@@ -104,11 +104,11 @@ class Plugin:
     def run(self, items: list[Any], each: Callable[[Any, float], None] = lambda item, seconds: None) -> bool:
         """Run tests in order until one fails; a test that takes many times its seconds ends the process."""
         for item, later in zip(items, [*items[1:], None], strict=True):
-            start = time.perf_counter()
+            start = time.process_time()
             signal.setitimer(signal.ITIMER_PROF, 10 + 10 * self.seconds.get(item.nodeid, 10.0))
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=later)
             signal.setitimer(signal.ITIMER_PROF, 0)
-            each(item, time.perf_counter() - start)
+            each(item, time.process_time() - start)
             if self.failed:
                 return False
         return True
