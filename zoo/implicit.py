@@ -93,6 +93,29 @@ def record_solves() -> Iterator[Records]:
         _records.reset(token)
 
 
+Watch = Callable[[Callable[..., Any], int], Callable[..., Any]]
+_watches: ContextVar[tuple[Watch, ...]] = ContextVar("zoo_watched_maps", default=())
+
+
+@contextmanager
+def watched_maps(watch: Watch) -> Iterator[None]:
+    """Scope in which modules solve for ``watch(f, place)`` in place of their map or field ``f``.
+
+    ``place`` is where ``f`` takes its state: 0 for ``f(z, ...)``, 1 for ``f(t, y, ...)``.
+    """
+    token = _watches.set((*_watches.get(), watch))
+    try:
+        yield
+    finally:
+        _watches.reset(token)
+
+
+def _watched(f: Callable[..., Any], place: int) -> Callable[..., Any]:
+    for watch in _watches.get():
+        f = watch(f, place)
+    return f
+
+
 @contextmanager
 def untracked() -> Iterator[None]:
     """Scope of solves beside the answer (a shallow loss, a contractive start).
@@ -179,7 +202,7 @@ class ImplicitMixin:
         solver, adjoint = present, self.adjoint
         for limit in _limits.get():
             solver, adjoint = limit.of(solver, adjoint)
-        solution = fixed_point(f, z0, solver, adjoint, args=args, coupled=coupled)
+        solution = fixed_point(_watched(f, 0), z0, solver, adjoint, args=args, coupled=coupled)
         self.record(SolveRecord(solution.result, solution.stats))
         if solver is present:
             self._refuse_unfinished(solution)
@@ -203,7 +226,7 @@ class ImplicitMixin:
             SolveError: with `throw`, where a sample did not reach the last time or its event.
         """
         solver = self._present_solver("dopri5", "unroll")
-        solution = odeint(f, y0, ts, solver, self.adjoint, args=args, params=params, event=event)
+        solution = odeint(_watched(f, 1), y0, ts, solver, self.adjoint, args=args, params=params, event=event)
         self.record(SolveRecord(solution.result, solution.stats))
         self._refuse_unfinished(solution)
         return solution.value

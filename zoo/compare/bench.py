@@ -72,7 +72,7 @@ class Bench:
         """Per sample: of one evaluation of the map (an explicit model: of the model), and of the whole forward pass."""
         self.model.eval()
         batch = self.test[0]
-        with torch.no_grad(), Flops() as counter, evaluations(self.model, counter) as seen:
+        with torch.no_grad(), Flops() as counter, evaluations(counter) as seen:
             self.task.answer(batch)
         whole = counter.total / self.task.rows(batch)
         return {"flops_forward": whole, "flops_evaluation": seen.flops / seen.samples if seen.samples else whole}
@@ -151,7 +151,7 @@ class Bench:
         return out
 
     def _times(self, call: Callable[[int], Any]) -> list[float]:
-        """Milliseconds of repeated calls, behind two that are not counted."""
+        """Milliseconds of repeated calls, after two that are not counted."""
         taken: list[float] = []
         begun = time.perf_counter()
         while len(taken) < LEAST + 2 or time.perf_counter() - begun < SECONDS:

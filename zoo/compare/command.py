@@ -31,7 +31,7 @@ def parser() -> CommandParser:
     names = [*cards.list_models(), "timm:NAME"]
     out = CommandParser(
         "zoo.compare",
-        "Train and measure models side by side, or measure the theory behind them.",
+        "Train and measure models side by side, or measure their theory.",
         f"{EPILOG}\n\n{wrapped('models', names)}\n{wrapped('data sets', DATA.names())}",
         aliases={
             "--model": "--models",
@@ -70,8 +70,8 @@ def parser() -> CommandParser:
 
 def main(argv: Iterable[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 1 some row failed, 2 not understood, 130 interrupted."""
-    said = "interrupted; what was measured is kept, the same command goes on."
-    return command(parser(), lambda given: theory(given) if given.theory else models(given), argv, interrupted=said)
+    last = "interrupted; what was measured is kept, the same command goes on."
+    return command(parser(), lambda given: theory(given) if given.theory else models(given), argv, interrupted=last)
 
 
 def theory(given: argparse.Namespace) -> int:

@@ -59,7 +59,7 @@ def compare_models(
         out: folder of the results; None: ``runs/compare/<data>``.
         options: for every run, by section (``optim``, ``task``, ``trainer``, ``data``, ...) a mapping of options.
         timeout: seconds that one process may take; None: ten times a budget in seconds and ten minutes, or no limit.
-        level: a value of the validation measure; the seconds of training until it was reached are told too.
+        level: a value of the validation measure; the seconds of training until it was reached are measured too.
         say: called with each line of progress; None: silent.
 
     Returns:
@@ -78,7 +78,7 @@ def compare_models(
 
 
 def default_folder(jobs: Sequence[Job]) -> Path:
-    """Where results go unless something else was said."""
+    """Where results go unless ``out`` says otherwise."""
     return Path("runs") / "compare" / jobs[0].data
 
 

@@ -35,12 +35,12 @@ def _pareto(rows: Sequence[Row], folder: Path, name: str) -> Picture | None:
         return None
     metric = rows[0]["metric"]
     unit = metric_info(metric).scale
-    places = (
+    costs = (
         ("flops_forward", 1e6, "MFLOP a sample, forward"),
         ("seconds", 1.0, "training time (s)"),
         ("parameters", 1e3, "parameters (thousands)"),
     )
-    places = tuple(p for p in places if any(p[0] in r["values"] for r in rows))  # loaded weights have no training time
+    places = [p for p in costs if any(p[0] in r["values"] for r in rows)]  # loaded weights have no training time
     if not places:
         return None
     figure, axes = panels(1, len(places), width=4.3, height=4.3)
@@ -226,8 +226,8 @@ def _missing(rows: Sequence[Row], *curves: str, more: Sequence[str] = ()) -> str
             why = next((row["reasons"][k] for k in near if k in row["reasons"]), "not measured")
             names = by_reason.setdefault(why, [])
             names += [label(row)] if label(row) not in names else []
-    said = [f"{', '.join(names)} ({why.rstrip('.')})" for why, names in by_reason.items()] + list(more)
-    return f"Without a line: {'; '.join(said)}." if said else ""
+    reasons = [f"{', '.join(names)} ({why.rstrip('.')})" for why, names in by_reason.items()] + list(more)
+    return f"Without a line: {'; '.join(reasons)}." if reasons else ""
 
 
 def _numbers(values: Sequence[float | None]) -> list[float]:

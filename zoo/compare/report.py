@@ -57,8 +57,8 @@ def _foot(rows: Sequence[Row]) -> str:
     found: dict[tuple[str, ...], list[tuple[str, str]]] = {}
     for row in rows:
         for env in row["environments"]:
-            place = hardware(env), f"torch {env['versions']['torch']}", f"commit {commit(env)}"
-            found.setdefault(place, []).append((label(row), env["time"]))
+            where = hardware(env), f"torch {env['versions']['torch']}", f"commit {commit(env)}"
+            found.setdefault(where, []).append((label(row), env["time"]))
     if not found:
         return "Nothing was measured."
     seeds = sorted({s for r in rows for s in r["seeds"]})

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,8 @@ def run_all(
     rows = read_rows(folder)
     missing = [job for job in jobs if rows.get(job.key, {}).get("status") != "finished"]
     check(missing, folder)
-    begun, taken = time.monotonic(), []
+    begun = time.monotonic()
+    taken: list[float] = []
     with interruptible():
         for i, job in enumerate(jobs, 1):
             place = f"[{i}/{len(jobs)}] {job.label}"
@@ -61,7 +63,7 @@ def run_all(
             guess = f", about {spell(sum(taken) / len(taken) * left)} to go" if taken else ""
             say(f"{place}: begins ({spell(time.monotonic() - begun)} so far{guess})")
             start = time.monotonic()
-            row = run_one(job, folder, timeout, lambda line, place=place: say(f"{place}: {line}"))
+            row = run_one(job, folder, timeout, partial(_tell, say, place))
             taken.append(time.monotonic() - start)
             rows[job.key] = row
             try:
@@ -76,7 +78,7 @@ def check(jobs: Sequence[Job], folder: Path) -> None:
     """Build what each job will train, in a process of its own, so that what cannot run is known before anything trains.
 
     Raises:
-        UsageError: a job cannot run; the first is told.
+        UsageError: a job cannot run; the message names the first.
     """
     distinct = list({replace(job, seed=0).key: job for job in jobs}.values())
     if not distinct:
@@ -162,7 +164,7 @@ def _wait(process: subprocess.Popen[Any], patience: float | None, log: Path, say
     Raises:
         KeyboardInterrupt: Ctrl-C; the process has saved its state, or was stopped by a second one.
     """
-    begun = told = time.monotonic()
+    begun = shown_at = time.monotonic()
     shown = ""
     try:
         while (code := process.poll()) is None:
@@ -171,8 +173,8 @@ def _wait(process: subprocess.Popen[Any], patience: float | None, log: Path, say
                 process.kill()
                 process.wait()
                 return None
-            if now - told >= EVERY:
-                told = now
+            if now - shown_at >= EVERY:
+                shown_at = now
                 line = _last_line(log)[:160]
                 if line and line != shown:
                     say(line)
@@ -207,6 +209,10 @@ def interruptible() -> Iterator[None]:
     finally:
         for name, handler in old.items():
             signal.signal(getattr(signal, name), handler)
+
+
+def _tell(say: Say, place: str, line: str) -> None:
+    say(f"{place}: {line}")
 
 
 def spell(seconds: float) -> str:

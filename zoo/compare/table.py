@@ -66,7 +66,7 @@ def summarise(rows: Sequence[Row], asked: float | None = None) -> list[dict[str,
 
     Args:
         rows: of single runs, as `zoo.compare.runner` writes them.
-        asked: a level of the validation measure; the seconds to it are told beside those to the common level.
+        asked: a level of the validation measure; the seconds to it stand beside those to the common level.
     """
     groups: dict[tuple[Any, ...], list[Row]] = {}
     level = common_level(rows)

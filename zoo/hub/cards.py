@@ -305,14 +305,14 @@ def _read(path: Path) -> tuple[list[ModelCard], dict[str, str]]:
         if target not in raw["variants"]:
             raise CardError(f"{path}: aliases.{key}: {unknown('variant', str(target), raw['variants'])}")
     out = []
-    for name, variant in raw["variants"].items():
-        variant = variant or {}
-        if not isinstance(variant, dict):
-            raise CardError(f"{path}: variants.{name} must be a mapping; got {variant!r}.")
+    for name, given in raw["variants"].items():
+        if given is not None and not isinstance(given, dict):
+            raise CardError(f"{path}: variants.{name} must be a mapping; got {given!r}.")
+        variant: dict[str, Any] = given or {}
         if "." in name:
             raise CardError(f"{path}: variants.{name}: a name has no dot; what follows a dot is a data set.")
         _check(path, f"variants.{name}.", variant, _VARIANT)
-        data = variant.get("data", raw["data"])
+        data: Any = variant.get("data", raw["data"])
         _names(path, f"variants.{name}.data", data)
         specs = overlay(
             {k: raw.get(k, {}) for k in ("solver", "adjoint")},
@@ -327,7 +327,7 @@ def _read(path: Path) -> tuple[list[ModelCard], dict[str, str]]:
                 family=raw["family"],
                 path=raw["class"],
                 task=raw["task"],
-                summary=variant.get("summary", raw["summary"]),
+                summary=str(variant.get("summary", raw["summary"])),
                 model=variant.get("model", {}),
                 data=tuple(data),
                 takes=variant.get("takes", ""),

@@ -25,7 +25,7 @@ def create_model(
     """Build the model of a card.
 
     Args:
-        name: a name of `list_models`, or with a data set behind a dot: "mdeq_tiny.fashion_mnist".
+        name: a name of `list_models`, or with a data set after a dot: "mdeq_tiny.fashion_mnist".
         pretrained: load the weights that were trained on that data set (the first that has weights, if none is named).
         solver: replaces the card's; its ``rtol``, ``atol`` and ``max_steps`` carry over where they are left open.
         adjoint: replaces the card's.

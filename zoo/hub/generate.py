@@ -26,7 +26,7 @@ def generate(
     top_p: float = 1.0,
     seed: int = 0,
 ) -> str:
-    """The prompt, and what a trained language model writes behind it.
+    """Let a trained language model go on with a prompt; return both.
 
     Each symbol is drawn from ``softmax(logits / temperature)``, cut to the smallest set of symbols that has the share
     ``top_p`` of the probability. The unknown symbol is never drawn. The same seed gives the same text.
@@ -72,7 +72,7 @@ def draw(
     top_p: float,
     random: torch.Generator,
 ) -> Iterator[int]:
-    """Token numbers behind those of ``start`` (T,), without end."""
+    """Yield the token numbers that follow ``start`` (T,), without end."""
     device = next(model.parameters()).device
     tokens, memory = start.to(device)[None], None
     while True:
@@ -86,7 +86,7 @@ def draw(
 
 
 def choose(logits: Tensor, never: int | None, temperature: float, top_p: float, random: torch.Generator) -> int:
-    """One symbol out of logits (V,)."""
+    """Choose one symbol by logits (V,)."""
     if never is not None:
         logits = logits.index_fill(0, torch.tensor([never]), -torch.inf)
     if temperature == 0:
@@ -100,7 +100,7 @@ def choose(logits: Tensor, never: int | None, temperature: float, top_p: float, 
 
 
 def tokenizer_of(model: nn.Module) -> Tokenizer:
-    """The tokenizer that a loaded model was trained with.
+    """Return the tokenizer that a loaded model was trained with.
 
     Raises:
         ValueError: it was not loaded with weights, or it is no language model.
@@ -122,7 +122,11 @@ def tokenizer_of(model: nn.Module) -> Tokenizer:
 
 
 def read_prompt(tokenizer: Tokenizer, prompt: str) -> Tensor:
-    """The numbers (T,) of a prompt; raises ValueError where it is empty or has symbols that the model does not know."""
+    """Return the numbers (T,) of a prompt.
+
+    Raises:
+        ValueError: it is empty, or has symbols that the model does not know.
+    """
     strange = tokenizer.strange(prompt)
     if strange:
         few = ", ".join(repr(s) for s in strange[:8]) + (", ..." if len(strange) > 8 else "")

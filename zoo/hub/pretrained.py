@@ -106,7 +106,7 @@ def _config_of(file: Path, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
         WeightsError: neither does.
     """
     kept = checkpoint.get("hyper_parameters")
-    config = kept.get("config") if isinstance(kept, Mapping) else None
+    config: Any = kept.get("config") if isinstance(kept, Mapping) else None
     if config is None:
         try:
             config = yaml.safe_load((run_of(file) / "config.yaml").read_text(encoding="utf-8"))

@@ -76,9 +76,10 @@ def build(
     model = _filled(factory, saved, state, what, overrides, paths)
     configure(model, {}, solver, adjoint, throw=throw)
     if classes is not None and classes != saved.model.get("num_classes"):
-        if not hasattr(model, "reset_classifier"):
+        reset: Any = getattr(model, "reset_classifier", None)
+        if reset is None:
             raise ValueError(f"{type(model).__name__} has no classifier, so num_classes={classes} says nothing.")
-        model.reset_classifier(classes)
+        reset(classes)
         saved = replace(saved, preprocessing={k: v for k, v in saved.preprocessing.items() if k != "classes"})
     set_trained_config(model, saved)
     return model

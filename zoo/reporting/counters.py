@@ -7,13 +7,13 @@ import gc
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from zoo.implicit import implicit_modules
+from zoo.implicit import watched_maps
 
 
 class Flops(TorchDispatchMode):
@@ -68,7 +68,7 @@ class Held(TorchDispatchMode):
 
 
 def held_bytes(forward: Callable[[], Tensor]) -> int:
-    """Bytes that stay alive behind ``forward()`` while its result does: what is kept for the backward pass.
+    """Count the bytes that stay alive after ``forward()`` while its result does: what is kept for the backward pass.
 
     Called once before it is measured, so that what solvers keep for their next call is there already.
     """
@@ -117,12 +117,11 @@ class Evaluations:
 
 
 @contextlib.contextmanager
-def evaluations(model: nn.Module, counter: Flops) -> Iterator[Evaluations]:
-    """Scope that counts what happens inside the maps that the model solves for, while ``counter`` is on."""
+def evaluations(counter: Flops) -> Iterator[Evaluations]:
+    """Scope that counts what happens inside the maps that models solve for, while ``counter`` is on."""
     seen = Evaluations()
-    modules: list[Any] = [m for _, m in implicit_modules(model)]
 
-    def watched(f: Callable[..., Any], place: int) -> Callable[..., Any]:
+    def watch(f: Callable[..., Any], place: int) -> Callable[..., Any]:
         def call(*args: Any) -> Any:
             before = counter.total
             out = f(*args)
@@ -132,12 +131,5 @@ def evaluations(model: nn.Module, counter: Flops) -> Iterator[Evaluations]:
 
         return call
 
-    for module in modules:
-        solve, integrate = module.solve, module.integrate
-        module.solve = lambda f, *a, solve=solve, **k: solve(watched(f, 0), *a, **k)
-        module.integrate = lambda f, *a, integrate=integrate, **k: integrate(watched(f, 1), *a, **k)
-    try:
+    with watched_maps(watch):
         yield seen
-    finally:
-        for module in modules:
-            del module.solve, module.integrate

@@ -52,7 +52,7 @@ def legend(axis: Any, columns: int = 1, title: str | None = None) -> None:
 
 
 def bars(axis: Any, labels: Sequence[str], values: Sequence[float | None], unit: str) -> None:
-    """Horizontal bars with their numbers; what was not measured is said, not drawn as 0."""
+    """Horizontal bars with their numbers; what was not measured is named, not drawn as 0."""
     for i, value in enumerate(values):
         if value is None:
             axis.text(

@@ -106,8 +106,8 @@ def command(
         parser: of its options.
         work: does what was asked; returns the exit code. It imports torch, and nothing before it does.
         argv: the words; None: those of the process.
-        failures: errors of ``work`` that are told in their one sentence.
-        interrupted: what is said after Ctrl-C.
+        failures: errors of ``work`` that are shown as their one sentence.
+        interrupted: the message after Ctrl-C.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if not words:

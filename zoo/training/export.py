@@ -144,8 +144,8 @@ def command(config: Config) -> str:
     then = _leaves({**recipe, "model": model, "solver": config.solver, "adjoint": config.adjoint})
     for key in ("solver.name", "adjoint.name", "adjoint.solver.name"):  # first: their options depend on them
         options = Options(resolve(words))
-        now = {**options.names, "adjoint.solver": options.inner}.get(key.removesuffix(".name"))
-        if then.pop(key, now) != now:
+        named = {**options.names, "adjoint.solver": options.inner}.get(key.removesuffix(".name"))
+        if then.pop(key, named) != named:
             words += [f"--{key.removesuffix('.name')}", str(_get(config, key))]
     options = Options(resolve(words))
     now = _leaves(options.values)

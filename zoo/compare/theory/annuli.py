@@ -117,7 +117,8 @@ def measure(scale: Scale) -> dict[str, Any]:
     grid = torch.stack(torch.meshgrid(side, side, indexing="xy"), -1).view(-1, 2)
     out: dict[str, Any] = {"steps": scale.steps, "seeds": scale.seeds, "side": side.tolist(), "models": {}}
     for label, make in MODELS.items():
-        accuracy, losses, nfe, picture = [], [], [], []
+        accuracy, losses, nfe = [], [], []
+        picture: list[Any] = []
         for seed in range(scale.seeds):
             torch.manual_seed(seed)
             model = make()

@@ -1,4 +1,4 @@
-"""Convergence against the Lipschitz constant: Banach's bound, what lies beyond 1, and spectral normalisation.
+"""Convergence against the Lipschitz constant: Banach's bound, what lies beyond 1, and spectral normalization.
 
 Banach: if ``|f(a) - f(b)| <= L |a - b|`` with ``L < 1`` there is one fixed point, and ``|z_k - z*| <= L^k |z_0 - z*|``.
 For ``f(z) = tanh(W z + x)`` the constant is at most ``|W|_2``, as the slope of tanh is at most 1: a guarantee. It is
@@ -105,7 +105,7 @@ def beyond(scale: Scale) -> list[dict[str, Any]]:
 
 
 class Cell(nn.Module):
-    """``tanh(W z + U x)``, with ``|W|_2`` free, or held at ``bound`` by spectral normalisation."""
+    """``tanh(W z + U x)``, with ``|W|_2`` free, or held at ``bound`` by spectral normalization."""
 
     def __init__(self, n: int, bound: float | None) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class Cell(nn.Module):
         nn.init.orthogonal_(self.inner.weight, gain=0.5)
         self.bound = bound
         if bound is not None:
-            self.inner = spectral_norm(self.inner, n_power_iterations=POWER)
+            spectral_norm(self.inner, n_power_iterations=POWER)  # in place
 
     @property
     def weight(self) -> Tensor:
@@ -160,7 +160,7 @@ def trained(scale: Scale, bound: float | None, timed: bool = False) -> list[dict
 
 
 def measure(scale: Scale) -> dict[str, Any]:
-    """The rates, the solvers beyond a norm of 1, and training with and without spectral normalisation."""
+    """The rates, the solvers beyond a norm of 1, and training with and without spectral normalization."""
     return {
         "rates": rates(scale),
         "beyond": beyond(scale),

@@ -40,7 +40,7 @@ def ways(scale: Scale) -> dict[str, Callable[[int], Callable[[], Tensor]]]:
     torch.manual_seed(0)
     n, b = scale.width, scale.batch
     x = 0.1 * torch.randn(b, n)  # small: tanh stays steep, so that no iteration settles before its budget is spent
-    layers = nn.ModuleList(nn.Linear(n, n) for _ in range(max(scale.depths)))
+    layers = [nn.Linear(n, n) for _ in range(max(scale.depths))]
     cell = layers[0]
     for layer in layers:
         nn.init.orthogonal_(layer.weight, gain=0.95)

@@ -35,7 +35,9 @@ def run_theory(
     scale, say = scale or Scale(), say or (lambda line: None)
     out = Path(out) if out is not None else None
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written is said before anything is computed
+        out.mkdir(
+            parents=True, exist_ok=True
+        )  # a folder that cannot be written is an error before anything is computed
     results: dict[str, Any] = {}
     seconds: dict[str, float] = {}
     for i, name in enumerate(EXPERIMENTS, 1):
@@ -87,7 +89,7 @@ def write_report(results: Mapping[str, Any], out: Path) -> None:
 
 
 def table(r: Mapping[str, Any]) -> list[list[str]]:
-    """The rows of the table; a cell that ends in ``[#name]`` links to the figure behind it, any other is `STATED`."""
+    """The rows of the table; a cell that ends in ``[#name]`` links to its figure, any other is `STATED`."""
     ways, forward, times = r["memory"]["ways"], r["memory"]["forward"], r["timing"]["ways"]
     fixed, ode, models = r["gradients"]["fixed_point"], r["gradients"]["ode"], r["annuli"]["models"]
     tight = r["gradients"]["tolerances"]
