@@ -42,7 +42,7 @@ class GCN(nn.Module):
         self.classifier = nn.Linear(channels, num_classes)
 
     def forward(self, nodes: Tensor, adjacency: Tensor) -> Tensor:
-        """Logits (B, N, num_classes) of nodes (B, N, features) in graphs (B, N, N)."""
+        """Return logits (B, N, num_classes) of nodes (B, N, features) in graphs (B, N, N)."""
         mean = mean_over_neighbours(check_graphs(nodes, adjacency, self.features))
         z = nodes
         for layer in self.layers:

@@ -51,7 +51,7 @@ class SeriesGRU(nn.Module):
             self.fade_bias = nn.Parameter(torch.zeros(features))
 
     def forward(self, times: Tensor, values: Tensor, mask: Tensor, query: Tensor | None = None) -> Outcome:
-        """Values (B, Q, D) at the asked times, or logits (B, num_classes), of padded series (`zoo.layers.series`).
+        """Return values (B, Q, D) at the asked times, or logits (B, num_classes), of padded series.
 
         Args:
             times: (B, T); values: (B, T, D), of any content where ``mask`` (B, T, D) is False.
@@ -69,7 +69,7 @@ class SeriesGRU(nn.Module):
         return Outcome(values=self.head(order.at_asked(self.run(order)[0])))
 
     def run(self, order: Events) -> tuple[list[Tensor], Tensor]:
-        """The state at each event as an asked time reads it, E of (B, H), and the last one."""
+        """Return the state at each event as an asked time reads it, E of (B, H), and the last one."""
         h = order.values.new_zeros(len(order.values), self.width)
         since = torch.zeros_like(order.values[:, 0])  # (B, D) time since each channel was seen
         idle = order.gap[:, 0]  # (B,) since the state changed
@@ -94,7 +94,7 @@ class SeriesGRU(nn.Module):
     def step(
         self, x: Tensor, mask: Tensor, asked: Tensor, since: Tensor, idle: Tensor, last: Tensor, h: Tensor
     ) -> Tensor:
-        """The state after an event: an observation x where the mask is 1, a prediction of it where asked (B, 1)."""
+        """Return the state after an event: an observation x where the mask is 1, its prediction where asked (B, 1)."""
         if not self.decay:
             return self.cell(torch.cat([x, mask, idle[:, None]], 1), h)
         share = torch.exp(-torch.relu(self.fade_weight * since + self.fade_bias))

@@ -36,17 +36,17 @@ class MultiHead(nn.Module):
         self.heads = nn.ModuleList([net[-1] for net in nets])
 
     def forward(self, x: Tensor, task: Tensor) -> Tensor:
-        """Logits (B, num_classes) of samples (B, ...) whose tasks are ``task`` (B,)."""
+        """Return logits (B, num_classes) of samples (B, ...) whose tasks are ``task`` (B,)."""
         return by_task(x, task, self.tasks, self.weights, self.run)
 
     def weights(self, task: Tensor) -> Tensor:
-        """All weights (n, P) that tasks of numbers (n,) run with, the shared ones first."""
+        """Return all weights (n, P) that tasks of numbers (n,) run with, the shared ones first."""
         shared = nn.utils.parameters_to_vector(self.body.parameters()) if len(list(self.body.parameters())) else None
         own = torch.stack([nn.utils.parameters_to_vector(h.parameters()) for h in self.heads])[task]
         return own if shared is None else torch.cat([shared.expand(len(task), -1), own], 1)
 
     def run(self, weights: Tensor, x: Tensor) -> Tensor:
-        """Logits of samples, with one set of weights (P,)."""
+        """Return logits of samples, with one set of weights (P,)."""
         whole = nn.Sequential(self.body, self.heads[0])
         named = dict(whole.named_parameters())
         parts = weights.split([p.numel() for p in named.values()])

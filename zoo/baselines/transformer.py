@@ -90,7 +90,7 @@ class TransformerLM(DecoderLM):
         self.inject = nn.Linear(width, cells[0].attention.qkv.out_features) if tied else None
 
     def states(self, words: Tensor, memory: Memory | None) -> tuple[Tensor, Memory]:
-        """The last states (B, T, D) for words' vectors (B, T, D).
+        """Return the last states (B, T, D) for words' vectors (B, T, D).
 
         Args:
             words: the embedded segment.

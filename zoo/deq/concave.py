@@ -52,7 +52,7 @@ class ConcaveConv(nn.Module):
         return F.softplus(self.raw)
 
     def forward(self, z: Tensor, b: Tensor) -> Tensor:
-        """f of a state and a positive injection, both (B, C, H, W)."""
+        """Return f of a state and a positive injection, both (B, C, H, W)."""
         return torch.tanh(F.conv2d(z.clamp_min(0), self.weight, padding=1) + b)
 
 

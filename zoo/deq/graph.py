@@ -58,12 +58,12 @@ class IGNN(ImplicitMixin, nn.Module):
         self.configure_implicit({"name": "picard", "rtol": 1e-4, "max_steps": 300}, "implicit")
 
     def bounded(self) -> Tensor:
-        """The weight W: rows whose absolute sum is above the contraction are scaled down to it."""
+        """Return the weight W: rows whose absolute sum is above the contraction are scaled down to it."""
         size = self.weight.abs().sum(1, keepdim=True)
         return self.weight * (self.contraction / size.clamp_min(self.contraction))
 
     def equilibrium(self, nodes: Tensor, adjacency: Tensor) -> Tensor:
-        """States (B, N, C) of nodes (B, N, F) in graphs (B, N, N)."""
+        """Return states (B, N, C) of nodes (B, N, F) in graphs (B, N, N)."""
         adjacency = check_graphs(nodes, adjacency, self.features)
         mean, w = mean_over_neighbours(adjacency), self.bounded()
         # a node hears itself in what is injected, so that it needs no edge to itself to know its own features
@@ -71,5 +71,5 @@ class IGNN(ImplicitMixin, nn.Module):
         return self.solve(lambda z, m, x: F.relu(m @ z @ w.T + x), torch.zeros_like(x), args=(mean, x))
 
     def forward(self, nodes: Tensor, adjacency: Tensor) -> Tensor:
-        """Logits (B, N, num_classes); ``adjacency[b, i, j]`` is above 0 where node ``j`` speaks to node ``i``."""
+        """Return logits (B, N, num_classes); ``adjacency[b, i, j]`` is above 0 where ``j`` speaks to ``i``."""
         return self.classifier(self.norm(self.equilibrium(nodes, adjacency)))

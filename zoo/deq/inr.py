@@ -66,12 +66,12 @@ class ImplicitField(ImplicitMixin, nn.Module):
         self.configure_implicit({"name": "anderson", "rtol": 1e-3, "max_steps": 30}, "implicit")
 
     def encode(self, places: Tensor) -> Tensor:
-        """Cosines and sines (B, 2 frequencies) of places (B, D)."""
+        """Return cosines and sines (B, 2 frequencies) of places (B, D)."""
         angle = 2 * math.pi * places @ self.waves.T  # type: ignore[operator]
         return torch.cat([angle.cos(), angle.sin()], 1)
 
     def forward(self, places: Tensor) -> Tensor:
-        """Values (B, targets) at places (B, features), which lie in [0, 1]."""
+        """Return values (B, targets) at places (B, features), which lie in [0, 1]."""
         if places.dim() != 2 or places.shape[1] != self.features:
             raise ValueError(f"Expected places of shape (B, {self.features}); got {tuple(places.shape)}.")
         x = self.inject(self.encode(places))

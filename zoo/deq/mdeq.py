@@ -43,7 +43,7 @@ State = tuple[Tensor, ...]  # (B, C_i, H_i, W_i) for each resolution
 
 
 def conv(c_in: int, c_out: int, kernel: int, stride: int = 1, *, bias: bool = False) -> nn.Conv2d:
-    """A convolution that keeps the size (but for its stride), drawn from N(0, 0.01^2) as released.
+    """Return a convolution that keeps the size (but for its stride), drawn from N(0, 0.01^2) as released.
 
     A normalization follows each of them, so the scale sets no activation, only how fast the weight turns.
     """
@@ -80,7 +80,7 @@ class Block(nn.Module):
 
 
 def resample(channels: Sequence[int], j: int, i: int, groups: int) -> nn.Module:
-    """``T_ij``: from resolution ``j`` to ``i``: strided convolutions down; a 1x1 one, then nearest neighbors, up."""
+    """Make ``T_ij``, from ``j`` to ``i``: strided convolutions down; a 1x1 one, then nearest neighbors, up."""
     if i == j:
         return nn.Identity()
     if j > i:
@@ -125,7 +125,7 @@ class Cell(nn.Module):
             self.post.append(nn.Sequential(nn.ReLU(inplace=True), last, norm))
 
     def forward(self, z: State, x: Tensor, *masks: Tensor) -> State:
-        """One evaluation. ``x`` (B, C_1, H_1, W_1) is injected at the finest; ``masks`` (B, C_i, 1, 1), or none."""
+        """Evaluate f once. ``x`` (B, C_1, H_1, W_1) is injected at the finest; ``masks`` (B, C_i, 1, 1), or none."""
         n = len(z)
         r = [block(z[i], None if i else x, masks[i] if masks else None) for i, block in enumerate(self.blocks)]
         if n == 1:
@@ -212,7 +212,7 @@ class Multiscale(ImplicitMixin, nn.Module, ABC):
 
     @abstractmethod
     def forward(self, images: Tensor) -> Tensor:
-        """From images (B, in_chans, H, W) to what the model is for."""
+        """Answer images (B, in_chans, H, W) with what the model is for."""
 
     def equilibrium(self, images: Tensor) -> State:
         """Solve ``z = f(z, x)`` for a batch of images (B, in_chans, H, W).
@@ -238,7 +238,7 @@ class Multiscale(ImplicitMixin, nn.Module, ABC):
         return 2 ** (len(self.channels) - 1 + self.downsample)
 
     def no_weight_decay(self) -> set[str]:
-        """Names that weight decay must leave alone: the magnitudes of normalized weights, which are scales."""
+        """Return what weight decay must leave alone: the magnitudes of normalized weights, which are scales."""
         return magnitudes(self)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:

@@ -53,7 +53,7 @@ class MonotoneConv(nn.Module):
         self.skew = nn.Parameter(scale * torch.randn(channels, channels, kernel, kernel))
 
     def operator(self, height: int, width: int) -> Tensor:
-        """``W`` for each frequency of a map, complex (H, K, C, C).
+        """Return ``W`` for each frequency of a map, complex (H, K, C, C).
 
         Raises:
             ValueError: a map that is smaller than the kernel.
@@ -70,7 +70,7 @@ class MonotoneConv(nn.Module):
     def map(
         self, height: int, width: int, splitting: Splitting
     ) -> tuple[Callable[[Tensor, Tensor], Tensor], float, float]:
-        """The map ``(u, x) -> u`` of a splitting, (B, C, H, W) to (B, C, H, W), with its step ``a`` and its rate.
+        """Return the map ``(u, x) -> u`` of a splitting, all (B, C, H, W), with its step ``a`` and its rate.
 
         ``relu`` of its fixed point is the equilibrium, for both.
         """
@@ -101,7 +101,7 @@ class MonotoneConv(nn.Module):
 
 
 def apply(matrix: Tensor, z: Tensor) -> Tensor:
-    """The operator of a matrix for each frequency (H, K, C, C) on maps (B, C, H, W)."""
+    """Return the operator of a matrix for each frequency (H, K, C, C) on maps (B, C, H, W)."""
     spectrum = torch.einsum("hkij,bjhk->bihk", matrix, torch.fft.rfft2(z))
     return torch.fft.irfft2(spectrum, s=z.shape[-2:])
 

@@ -75,13 +75,13 @@ class MDEQSegmentation(Multiscale):
         )
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """All resolutions at the size of the finest, stacked: (B, sum of C_i, H_1, W_1)."""
+        """Return all resolutions at the size of the finest, stacked: (B, sum of C_i, H_1, W_1)."""
         z = self.equilibrium(images)
         size = z[0].shape[-2:]
         up = [F.interpolate(s, size=size, mode="bilinear", align_corners=True) for s in z[1:]]
         return torch.cat([z[0], *up], dim=1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Scores (B, num_classes, H, W) of images (B, in_chans, H, W)."""
+        """Return scores (B, num_classes, H, W) of images (B, in_chans, H, W)."""
         scores = self.head(self.forward_features(images))
         return F.interpolate(scores, size=images.shape[-2:], mode="bilinear", align_corners=True)

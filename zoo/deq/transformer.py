@@ -102,7 +102,7 @@ class DEQTransformerLM(ImplicitMixin, DecoderLM):
         self.configure_implicit({"name": "anderson", "max_steps": 30, "rtol": 1e-3}, "implicit")
 
     def states(self, words: Tensor, memory: Memory | None) -> tuple[Tensor, Memory]:
-        """The equilibrium (B, T, D) for words' vectors (B, T, D).
+        """Return the equilibrium (B, T, D) for words' vectors (B, T, D).
 
         Args:
             words: the embedded segment.

@@ -52,7 +52,7 @@ class GeneratesWeights(ABC):
 
     @abstractmethod
     def written(self, batch: BatchSize) -> GeneratedWeights:
-        """What is generated for a batch of that size."""
+        """Count what is generated for a batch of that size."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Compression:
         return self.sets * self.bytes_a_set
 
     def asdict(self) -> dict[str, Any]:
-        """For a record of the run."""
+        """Return all counts, for a record of the run."""
         more = {"bytes_a_batch": self.bytes_a_batch, "plain": self.plain, "ratio": round(self.ratio, 4)}
         return asdict(self) | more
 

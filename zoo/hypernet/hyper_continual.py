@@ -63,20 +63,20 @@ class TaskHypernetwork(GeneratesWeights, nn.Module):
         self.generator = Generator(self.target, code_size, kind, base="none", encode="plain")
 
     def forward(self, x: Tensor, task: Tensor) -> Tensor:
-        """Logits (B, num_classes) of samples (B, ...) whose tasks are ``task`` (B,)."""
+        """Return logits (B, num_classes) of samples (B, ...) whose tasks are ``task`` (B,)."""
         return by_task(x, task, self.tasks, self.weights, self.run)
 
     def weights(self, task: Tensor) -> Tensor:
-        """The target's weights (n, P) for task numbers (n,)."""
+        """Return the target's weights (n, P) for task numbers (n,)."""
         made = self.generator(self.codes[task])
         return torch.cat([made[s.name].flatten(1) for s in self.target.spec], 1)
 
     def run(self, weights: Tensor, x: Tensor) -> Tensor:
-        """Logits of samples, with one set of weights (P,)."""
+        """Return logits of samples, with one set of weights (P,)."""
         parts = weights.split([s.numel for s in self.target.spec])
         named = {s.name: p.view(s.shape) for s, p in zip(self.target.spec, parts, strict=True)}
         return self.target(named, x)
 
     def written(self, batch: BatchSize) -> GeneratedWeights:
-        """A network for every task, however many samples there are: the penalty on drift writes all of them."""
+        """Count a network for every task, however many samples there are: the penalty on drift writes all of them."""
         return GeneratedWeights(self.target.numel, (*self.generator.parameters(), self.codes), self.tasks)

@@ -84,7 +84,7 @@ class HyperDEQ(ImplicitMixin, nn.Module):
         self.configure_implicit(solver, adjoint)
 
     def weights(self, code: Tensor) -> dict[str, Tensor]:
-        """The generated weights (..., *shape) of codes (..., C), each within the limit."""
+        """Return the generated weights (..., *shape) of codes (..., C), each within the limit."""
         theta = self.generator(code)
         if self.limit is None:
             return theta
@@ -96,7 +96,7 @@ class HyperDEQ(ImplicitMixin, nn.Module):
         }
 
     def forward(self, x: Tensor, code: Tensor, z0: Tensor | None = None) -> Any:
-        """The equilibrium for inputs (B, ...).
+        """Return the equilibrium for inputs (B, ...).
 
         Args:
             x: batch first.
@@ -232,7 +232,7 @@ class HyperDEQClassifier(GeneratesWeights, DelegatesImplicit, ImageClassifier):
         return self.final(self.layer(self.inject(x), code))
 
     def written(self, batch: BatchSize) -> GeneratedWeights:
-        """A convolution for every image; one for all where the code is constant."""
+        """Count a convolution for every image; one for all where the code is constant."""
         made = self.encoder.parameters() if self.code is None else (self.code,)
         writers = (*self.layer.generator.parameters(), *made)
         return GeneratedWeights(self.layer.target.numel, writers, batch.samples if self.code is None else 1)

@@ -43,7 +43,7 @@ class FilmClassifier(nn.Module):
 
 @lru_cache(maxsize=32)
 def target(features: int, ways: int) -> HyperTarget:
-    """A classifier with holes for weights, for each number of ways; it owns no parameter."""
+    """Return a classifier with holes for weights, for each number of ways; it owns no parameter."""
     return HyperTarget(FilmClassifier(features, ways))
 
 
@@ -80,7 +80,7 @@ class HyperClassifier(GeneratesWeights, nn.Module):
         self.writer = Writer(channels, hidden, heads) if hidden else None
 
     def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
-        """Logits (M, Q, N) of query images (M, Q, C, H, W), from a support set (M, S, ...) with labels (M, S).
+        """Return logits (M, Q, N) of query images (M, Q, C, H, W), from a support set (M, S, ...) with labels (M, S).
 
         Raises:
             ValueError: see `zoo.layers.fewshot_checks.check_episode`.
@@ -91,7 +91,7 @@ class HyperClassifier(GeneratesWeights, nn.Module):
         return target(seen.shape[-1], ways)(self.write(seen, support_y, ways), asked, batched=True)
 
     def write(self, seen: Tensor, labels: Tensor, ways: int) -> dict[str, Tensor]:
-        """The weights of ``M`` classifiers from support features (M, S, D) and labels (M, S)."""
+        """Return the weights of ``M`` classifiers from support features (M, S, D) and labels (M, S)."""
         member = F.one_hot(labels, ways).to(seen.dtype)  # (M, S, N)
         p = torch.bmm(member.mT, seen) / member.sum(1)[..., None]
         s = self.log_scale.exp()
@@ -104,7 +104,7 @@ class HyperClassifier(GeneratesWeights, nn.Module):
         return {"scale": scale, "shift": shift, "linear.weight": weight, "linear.bias": bias}
 
     def written(self, batch: BatchSize) -> GeneratedWeights:
-        """A classifier for every task; the parameters are the writer's, and the scale of the base."""
+        """Count a classifier for every task; the parameters are the writer's, and the scale of the base."""
         writers = (self.log_scale, *(self.writer.parameters() if self.writer is not None else ()))
         row = self.body.width + 1  # of the linear layer, with its bias; beside it a scale and a shift of the features
         return GeneratedWeights(batch.ways * row + 2 * self.body.width, writers, batch.samples)

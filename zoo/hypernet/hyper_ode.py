@@ -81,7 +81,7 @@ class HyperODE(ImplicitMixin, nn.Module):
         self.configure_implicit(solver, adjoint)
 
     def weights(self, code: Tensor) -> dict[str, Tensor]:
-        """The generated weights (..., *shape) of codes (..., C), within the limit if there is one."""
+        """Return the generated weights (..., *shape) of codes (..., C), within the limit if there is one."""
         theta = self.generator(code)
         if self.limit is not None:
             for s in self.target.spec:
@@ -90,7 +90,7 @@ class HyperODE(ImplicitMixin, nn.Module):
         return theta
 
     def forward(self, y0: Tensor, code: Tensor, ts: Tensor | Sequence[float]) -> Tensor:
-        """The states (T, B, ...) at the times ``ts``.
+        """Return the states (T, B, ...) at the times ``ts``.
 
         Args:
             y0: the start, (B, ...).
@@ -187,7 +187,7 @@ class HyperODEForecast(DelegatesImplicit, nn.Module):
             self.flow = HyperODE(field, code_size, generator=generator, limit=limit)
 
     def forward(self, times: Tensor, values: Tensor, mask: Tensor, query: Tensor | None = None) -> Outcome:
-        """Values at the asked times.
+        """Return values at the asked times.
 
         Args:
             times: (B, T), values (B, T, D) and mask (B, T, D) bool: what was seen.

@@ -77,14 +77,14 @@ class HyperLSTMCell(Cell):
         return (*self.gates(a, c, mask), *hyper)
 
     def scaling(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """``d_h, d_x, d_b`` (B, 4, H) for the hyper cell's output (B, K)."""
+        """Return ``d_h, d_x, d_b`` (B, 4, H) for the hyper cell's output (B, K)."""
         z = hidden @ self.signals
         z = torch.cat([z[:, : 8 * self.signal] + self.offsets, z[:, 8 * self.signal :]], 1)
         d = torch.bmm(z.view(-1, 12, self.signal).transpose(0, 1), self.scales).transpose(0, 1)
         return d[:, :4], d[:, 4:8], d[:, 8:]
 
     def writers(self) -> tuple[nn.Parameter, ...]:
-        """The parameters that serve to make the scales ``d``: the hyper cell, U, v and D."""
+        """Return the parameters that serve to make the scales ``d``: the hyper cell, U, v and D."""
         return (*self.hyper.parameters(), self.hyper_hidden, self.signals, self.offsets, self.scales)
 
 
@@ -127,7 +127,7 @@ class HyperLSTM(GeneratesWeights, RecurrentLM):
         super().__init__(cell, vocab_size, width, layers, embed_width, dropout, recurrent_dropout)
 
     def written(self, batch: BatchSize) -> GeneratedWeights:
-        """The scales ``d_h, d_x, d_b`` of four gates, 12 H for each cell, sequence and step; no weight in full."""
+        """Count the scales ``d_h, d_x, d_b`` of four gates, 12 H for each cell, sequence and step; no full weight."""
         cells: list[Any] = list(self.cells)
         writers = tuple(p for cell in cells for p in cell.writers())
         return GeneratedWeights(sum(12 * cell.width for cell in cells), writers, batch.samples * batch.steps)

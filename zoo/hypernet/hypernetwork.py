@@ -55,7 +55,7 @@ class HyperNetwork(nn.Module):
         self.rematerialise, self.microbatch = rematerialise, microbatch
 
     def forward(self, code: Tensor | None, *inputs: Any, batched: bool = False) -> Any:
-        """The target's output with the weights of a code (C,); with ``batched``, set b of codes (B, C) on inputs[b].
+        """Apply the target with the weights of a code (C,); with ``batched``, those of codes[b] of (B, C) to inputs[b].
 
         Raises:
             TargetError: see `HyperTarget`; or a target that updates running statistics would be run twice.
@@ -70,7 +70,7 @@ class HyperNetwork(nn.Module):
         return self._parts(lambda c, *x: self.target(self.generator(c), *x, batched=True), code, inputs)
 
     def each(self, code: Tensor, *inputs: Any) -> Any:
-        """Sample b of the inputs meets the weights of code b of (B, C)."""
+        """Apply the weights of code b of (B, C) to sample b of the inputs."""
         return self._parts(lambda c, *x: self.target.each(self.generator(c), *x), code, inputs)
 
     def _parts(self, call: Callable[..., Any], code: Tensor | None, inputs: tuple[Any, ...]) -> Any:

@@ -41,7 +41,7 @@ def minimise(
     adjoint: Spec | Adjoint | None = None,
     throw: bool = False,
 ) -> Solution[Any]:
-    """``argmin_w energy(w)``, differentiable in whatever the energy depends on.
+    """Find ``argmin_w energy(w)``, differentiable in whatever the energy depends on.
 
         >>> data, target = torch.randn(20, 3), torch.randn(20)
         >>> penalty = torch.full((3,), 0.1, requires_grad=True)

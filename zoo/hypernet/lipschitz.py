@@ -25,7 +25,7 @@ METHODS = ("gram", "power")
 
 
 def gram_bound(weight: Tensor, steps: int = 5) -> Tensor:
-    """(...): an upper bound of the spectral norm of matrices (..., out, in), within ``rank^(1 / 2^(steps + 1))``.
+    """Return an upper bound (...) of the spectral norm of matrices (..., out, in), within ``rank^(1 / 2^(steps + 1))``.
 
     Every iteration squares the singular values. They are divided by their norm first, whose logarithm is carried along,
     so that nothing overflows. A matrix of zeros has the bound 0.
@@ -43,7 +43,7 @@ def gram_bound(weight: Tensor, steps: int = 5) -> Tensor:
 
 
 def power_norm(weight: Tensor, steps: int = 5) -> Tensor:
-    """(...): an estimate of the spectral norm from below, by power iteration; its derivative is ``u v^T``.
+    """Estimate the spectral norm (...) from below, by power iteration; its derivative is ``u v^T``.
 
     The start is the row of greatest norm: the same for equal weights, so that the answer does not depend on chance.
     """
@@ -58,7 +58,7 @@ def power_norm(weight: Tensor, steps: int = 5) -> Tensor:
 
 
 def lipschitz(weight: Tensor, dims: int, method: str = "gram", steps: int = 5) -> Tensor:
-    """(...): the Lipschitz constant (l2) of the linear layers or convolutions with these weights (..., *shape).
+    """Return the Lipschitz constants (l2), (...), of linear layers or convolutions with these weights (..., *shape).
 
     A convolution of kernel ``k1 x k2`` and stride 1 is at most ``sqrt(k1 k2)`` times the norm of its kernel as a matrix
     (out, in k1 k2), whatever the size of the image.

@@ -43,7 +43,7 @@ Weights = tuple[Tensor, ...]
 def descent(
     loss: Callable[..., Tensor], theta: Weights, *, step: float | Tensor, prior: float, first_order: bool = False
 ) -> Callable[..., Weights]:
-    """The gradient map of ``E(w) = loss(w, ...) + prior / 2 |w - theta|^2``, whose fixed points are E's minima.
+    """Return the gradient map of ``E(w) = loss(w, ...) + prior / 2 |w - theta|^2``, whose fixed points are E's minima.
 
     Args:
         loss: of weights (M, ...) and per-task arguments; summed over tasks, so that each task's gradient is its own.
@@ -114,7 +114,7 @@ class MetaLearner(ImplicitMixin, nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(math.log(10.0))) if adapt == "head" else None
 
     def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
-        """Logits (M, Q, N) of query images (M, Q, C, H, W), learned from a support set (M, S, ...) with labels (M, S).
+        """Classify query images (M, Q, C, H, W), (M, Q, N), by a support set (M, S, ...) with labels (M, S).
 
         Labels count from 0, and every class occurs in the support of every task.
 

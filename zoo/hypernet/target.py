@@ -74,6 +74,7 @@ class Slot:
 class HyperTarget(nn.Module):
     """A module whose selected parameters come from outside, one set of them or a batch of sets.
 
+        >>> import torch
         >>> target = HyperTarget(nn.Linear(3, 2))
         >>> [(s.name, s.shape, s.role) for s in target.spec]
         [('weight', (2, 3), 'weight'), ('bias', (2,), 'bias')]
@@ -136,7 +137,7 @@ class HyperTarget(nn.Module):
         return sum(s.numel for s in self.spec)
 
     def forward(self, weights: Mapping[str, Tensor], *inputs: Any, batched: bool = False) -> Any:
-        """The module's output with these weights.
+        """Return the module's output with these weights.
 
         Args:
             weights: a tensor for every slot, of the slot's shape; with ``batched``, of shape (B, *shape).
@@ -186,7 +187,7 @@ class HyperTarget(nn.Module):
         return functional_call(self.module, theta, inputs, tie_weights=False)
 
     def each(self, weights: Mapping[str, Tensor], *inputs: Any) -> Any:
-        """Sample b of every input meets set b of the weights (B, *shape); the module sees batches of one.
+        """Apply set b of the weights (B, *shape) to sample b of every input; the module sees batches of one.
 
         Returns:
             what the module returns for a batch of B samples: tensors, or nested tuples, lists and dictionaries of them.
@@ -212,7 +213,7 @@ class HyperTarget(nn.Module):
         return lead[0] if lead else 1
 
     def preflight(self) -> list[str]:
-        """What keeps this target, in its present mode, from a batch of weights: a sentence for each kind, or none."""
+        """Return what keeps this target, as it is, from a batch of weights: a sentence for each kind, or none."""
         found: dict[str, list[str]] = {}
         for name, module in self.module.named_modules():
             if _compat.has_running_statistics(module) and module.training and module.track_running_stats:

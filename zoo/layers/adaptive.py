@@ -87,7 +87,7 @@ class AdaptiveVocabulary(nn.Module):
             nn.init.normal_(p, std=width**-0.5)
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """Vectors (B, T, D) of words (B, T).
+        """Return vectors (B, T, D) of words (B, T).
 
         Raises:
             ValueError: words that are no whole numbers, or none of this vocabulary.
@@ -105,7 +105,7 @@ class AdaptiveVocabulary(nn.Module):
         return scale * out
 
     def log_probabilities(self, h: Tensor) -> Tensor:
-        """The logarithm of the probability of every word, (..., V), from states (..., D)."""
+        """Return the logarithm of the probability of every word, (..., V), from states (..., D)."""
         if self.cluster is None:
             return F.log_softmax(self._scores(0, h), dim=-1)
         head = self._head(h)
@@ -115,7 +115,7 @@ class AdaptiveVocabulary(nn.Module):
         return torch.cat(parts, dim=-1)
 
     def nll(self, h: Tensor, targets: Tensor) -> Tensor:
-        """``-log p(target)`` of targets (B, T), from states (B, T, D); only the clusters that occur are scored.
+        """Return ``-log p(target)`` of targets (B, T), from states (B, T, D); only the clusters that occur are scored.
 
         Raises:
             ValueError: as for `embed`.

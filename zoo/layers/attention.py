@@ -24,15 +24,17 @@ from zoo.layers.norm import weight_norm
 
 
 def sinusoids(length: int, width: int, like: Tensor) -> Tensor:
-    """``[sin(n f_1), ..., sin(n f_m), cos(n f_1), ..., cos(n f_m)]``, (length, width), for the distances ``n`` from
-    ``length - 1`` down to 0, with ``f_k = 10000^(-2(k-1)/width)`` and ``m = width / 2``."""
+    """Return ``[sin(n f_1), ..., sin(n f_m), cos(n f_1), ..., cos(n f_m)]``, (length, width).
+
+    The distances ``n`` run from ``length - 1`` down to 0; ``f_k = 10000^(-2(k-1)/width)`` and ``m = width / 2``.
+    """
     frequency = 1 / 10000 ** (torch.arange(0.0, width, 2.0, device=like.device) / width)
     angle = torch.arange(length - 1, -1, -1.0, device=like.device)[:, None] * frequency
     return torch.cat([angle.sin(), angle.cos()], dim=1).to(like.dtype)
 
 
 def relative_shift(scores: Tensor) -> Tensor:
-    """From scores by distance to scores by place, (..., T, K) both.
+    """Turn scores by distance into scores by place, (..., T, K) both.
 
     Column ``p`` of the input belongs to the distance ``K - 1 - p``; in the output column ``j`` of row ``i`` belongs to
     place ``j``, which lies ``K - T + i - j`` back. Where that is negative, the output has no meaning.
@@ -42,7 +44,7 @@ def relative_shift(scores: Tensor) -> Tensor:
 
 
 def causal_mask(t: int, m: int, window: int, device: torch.device) -> Tensor:
-    """(T, M + T): True where a place must not look: ahead, or ``window`` places back and further."""
+    """Return (T, M + T), True where a place must not look: ahead, or ``window`` places back and further."""
     ahead = torch.arange(m + t, device=device) - torch.arange(m, m + t, device=device)[:, None]
     return (ahead > 0) | (ahead <= -window)
 
@@ -81,13 +83,13 @@ class RelativeAttention(nn.Module):
                 weight_norm(layer)
 
     def distances(self, length: int, like: Tensor, mask: Tensor | None = None) -> Tensor:
-        """``r`` of all distances below ``length``, the largest first: (H, length, d). ``mask``: (D,), or none."""
+        """Return ``r`` of the distances below ``length``, the largest first, (H, length, d). ``mask``: (D,) or none."""
         encoded = sinusoids(length, self.position.in_features, like)
         encoded = encoded if mask is None else encoded * mask
         return self.position(encoded).view(length, self.heads, self.head_width).transpose(0, 1)
 
     def split(self, z: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, each (B, H, N, d), of states (B, N, D) with injections (B, N, 3 H d)."""
+        """Return queries, keys and values, each (B, H, N, d), of states (B, N, D) with injections (B, N, 3 H d)."""
         q, k, v = (self.qkv(z) + x).chunk(3, dim=-1)
         shape = (*z.shape[:2], self.heads, self.head_width)
         return q.view(shape).transpose(1, 2), k.view(shape).transpose(1, 2), v.view(shape).transpose(1, 2)
@@ -102,7 +104,7 @@ class RelativeAttention(nn.Module):
         hidden: Tensor,
         drop: Tensor | None = None,
     ) -> Tensor:
-        """``A(z)``, (B, T, D).
+        """Return ``A(z)``, (B, T, D).
 
         Args:
             z, x: states (B, T, D) and injections (B, T, 3 H d).

@@ -58,5 +58,5 @@ class Conv4(nn.Module):
         self.blocks = nn.Sequential(*blocks)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features (B, channels) of images (B, in_chans, H, W)."""
+        """Return features (B, channels) of images (B, in_chans, H, W)."""
         return self.blocks(images).mean((-2, -1))

@@ -65,14 +65,14 @@ class DecoderCell(nn.Module):
         return F.layer_norm(h, (self.width,))
 
     def past(self, z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values (B, H, M, d) of past states (B, M, D); they depend on no state that is solved for."""
+        """Return keys and values (B, H, M, d) of past states (B, M, D); they depend on no state that is solved for."""
         _, k, v = self.attention.split(self.norm(z) if self.norm_first else z, x)
         return k, v
 
     def forward(
         self, z: Tensor, x: Tensor, past_k: Tensor, past_v: Tensor, *masks: Tensor, places: PositionInfo
     ) -> Tensor:
-        """One evaluation, (B, T, D).
+        """Evaluate f once, (B, T, D).
 
         Args:
             z, x: states (B, T, D) and injections (B, T, 3 H d).
@@ -175,10 +175,10 @@ class DecoderLM(LanguageHead, nn.Module, ABC):
 
     @abstractmethod
     def states(self, words: Tensor, memory: Memory | None) -> tuple[Tensor, Memory]:
-        """Last states (B, T, D) of words' vectors (B, T, D), and what the next segment is to remember."""
+        """Return last states (B, T, D) of words' vectors (B, T, D), and what the next segment is to remember."""
 
     def forward(self, tokens: Tensor, memory: Memory | None = None) -> tuple[Tensor, Memory | None]:
-        """Log-probabilities (B, T, V) of what follows each of the tokens (B, T), and the memory for the next segment.
+        """Return log-probabilities (B, T, V) of what follows each token of (B, T), and the memory for the next segment.
 
         Args:
             tokens: whole numbers below ``vocab_size``.
@@ -191,12 +191,12 @@ class DecoderLM(LanguageHead, nn.Module, ABC):
         return self.words.log_probabilities(h), memory
 
     def loss(self, tokens: Tensor, targets: Tensor, memory: Memory | None = None) -> tuple[Tensor, Memory | None]:
-        """``-log p(target)`` in nats for each place, (B, T), and the memory; no scores of all words are made."""
+        """Return ``-log p(target)`` in nats for each place, (B, T), and the memory; no scores of all words are made."""
         h, memory = self.hidden(tokens, memory)
         return self.words.nll(h, targets), memory
 
     def hidden(self, tokens: Tensor, memory: Memory | None = None) -> tuple[Tensor, Memory | None]:
-        """The states (B, T, D) that score the next words, and the memory."""
+        """Return the states (B, T, D) that score the next words, and the memory."""
         if memory is not None and len(memory[0]) != len(tokens):
             raise ValueError(
                 f"The memory holds {len(memory[0])} sequences, the tokens {len(tokens)}: a memory belongs to the batch "
@@ -212,17 +212,17 @@ class DecoderLM(LanguageHead, nn.Module, ABC):
         return self.memory_length if self.training else self.eval_memory_length
 
     def no_weight_decay(self) -> set[str]:
-        """Names that weight decay must leave alone: magnitudes of normalized weights, and the biases of the heads."""
+        """Return what weight decay must leave alone: magnitudes of normalized weights, and the biases of the heads."""
         biases = {n for n, _ in self.named_parameters() if n.endswith(("content_bias", "position_bias"))}
         return magnitudes(self) | biases
 
     def places(self, cell: DecoderCell, like: Tensor, t: int, m: int) -> PositionInfo:
-        """Distances and the causal mask of ``t`` places after ``m`` of memory."""
+        """Return distances and the causal mask of ``t`` places after ``m`` of memory."""
         mask = self._mask(like, self.width) if self.training and self.dropout else None
         return PositionInfo(cell.attention.distances(m + t, like, mask), causal_mask(t, m, self.window, like.device))
 
     def masks(self, cell: DecoderCell, like: Tensor, t: int, m: int) -> tuple[Tensor, ...]:
-        """Dropout masks of one forward pass, as `DecoderCell.forward` takes them; none in evaluation mode."""
+        """Return dropout masks of one forward pass, as `DecoderCell.forward` takes them; none in evaluation mode."""
         if not self.training or not (self.dropout or self.attention_dropout):
             return ()
         b = len(like)
@@ -232,7 +232,7 @@ class DecoderLM(LanguageHead, nn.Module, ABC):
         return tuple(drop)
 
     def remember(self, *pairs: tuple[Tensor | None, Tensor]) -> Memory:
-        """The last places of past and present, (B, N, ...) each, detached, as many as are kept."""
+        """Return the last places of past and present, (B, N, ...) each, detached, as many as are kept."""
         out = []
         for past, present in pairs:
             whole = present if past is None else torch.cat([past, present], dim=1)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def check_episode(support_x: Tensor, support_y: Tensor, query_x: Tensor, in_chans: int) -> int:
-    """The number of ways of a batch of episodes, ``max(labels) + 1``.
+    """Return the number of ways of a batch of episodes, ``max(labels) + 1``.
 
     It waits for the device once; but a class without support has no mean, and its task would be answered with NaN.
 

@@ -9,7 +9,7 @@ UNKNOWN = -1  # the label of nodes that do not count
 
 
 def mean_over_neighbours(adjacency: Tensor) -> Tensor:
-    """Rows of an adjacency (B, N, N), ``a_ij > 0`` where ``j`` speaks to ``i``, divided by their sums; empty ones stay.
+    """Divide rows of an adjacency (B, N, N), ``a_ij > 0`` where ``j`` speaks to ``i``, by their sums; empty ones stay.
 
     As a matrix it does not enlarge the largest absolute value of what it is applied to.
     """
@@ -17,7 +17,7 @@ def mean_over_neighbours(adjacency: Tensor) -> Tensor:
 
 
 def check_graphs(nodes: Tensor, adjacency: Tensor, features: int) -> Tensor:
-    """The adjacency in the nodes' type, whichever it has: whether there is an edge, how many, or their weights.
+    """Return the adjacency in the nodes' type, whichever it has: whether there is an edge, how many, or their weights.
 
     Raises:
         ValueError: anything but nodes (B, N, features) and an adjacency (B, N, N) that is not negative, both finite.

@@ -25,7 +25,7 @@ class LanguageHead:
     vocab_size: int
 
     def loss(self, tokens: Tensor, targets: Tensor, memory: Any = None) -> tuple[Tensor, Any]:
-        """Negative log-likelihood in nats of each target, and the memory for the next segment.
+        """Return the negative log-likelihood in nats of each target, and the memory for the next segment.
 
         Args:
             tokens: (B, T), what is read.
@@ -40,7 +40,7 @@ class LanguageHead:
 
 
 def check_tokens(tokens: Tensor, vocab_size: int) -> Tensor:
-    """Token numbers (B, T) of the vocabulary, as int64; anything else is refused.
+    """Return token numbers (B, T) of the vocabulary as int64, and refuse anything else.
 
     It waits for the device; but an index that is out of range would stop a GPU without a word on where.
 

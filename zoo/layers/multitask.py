@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 def perceptron(features: int, hidden: Sequence[int], num_classes: int) -> nn.Sequential:
-    """Flatten, hidden layers with ReLU, and a linear layer to the logits.
+    """Return a network: flatten, hidden layers with ReLU, and a linear layer to the logits.
 
     Raises:
         ValueError: a width below 1.

@@ -92,7 +92,7 @@ def _rebuild(
 
 
 def group_norm(groups: int, channels: int, *, affine: bool = True) -> nn.GroupNorm:
-    """``nn.GroupNorm``, with an error that names numbers of groups that fit.
+    """Return ``nn.GroupNorm``, with an error that names numbers of groups that fit.
 
     Raises:
         ValueError: the channels do not divide into the groups.

@@ -29,15 +29,15 @@ class Cell(nn.Module, ABC):
 
     @abstractmethod
     def read(self, x: Tensor) -> Tensor:
-        """What the inputs alone give, for all times: (B, T, ...) of symbols (B, T) or vectors (B, T, inputs)."""
+        """Return what the inputs alone give, for all times: (B, T, ...) of symbols (B, T) or vectors (B, T, inputs)."""
 
     @abstractmethod
     def start(self, like: Tensor) -> State:
-        """The state before the first input, zeros, for as many sequences as ``like`` has, on its device."""
+        """Return the state before the first input, zeros, for as many sequences as ``like`` has, on its device."""
 
     @abstractmethod
     def forward(self, read: Tensor, state: State, mask: Tensor | None = None) -> State:
-        """One step.
+        """Take one step.
 
         Args:
             read: (B, ...), one time of what `read` gave.
@@ -73,7 +73,7 @@ class Gates(nn.Module):
         self.cell_norm = nn.LayerNorm(width) if normalise else nn.Identity()
 
     def forward(self, a: Tensor, c: Tensor, mask: Tensor | None = None) -> State:
-        """``h'`` and ``c'`` (B, H) from pre-activations (B, 4, H) and the cell (B, H)."""
+        """Return ``h'`` and ``c'`` (B, H) from pre-activations (B, 4, H) and the cell (B, H)."""
         if self.gain is not None:
             a = F.layer_norm(a, (self.width,)) * self.gain
         i, g, f, o = (a + self.shift).unbind(1)
@@ -112,14 +112,14 @@ class LSTMCell(Cell):
 
 
 def reader(inputs: int, width: int, symbols: bool) -> nn.Module:
-    """``W_x`` (4 H): a table of rows for symbols, which equals a product with one-hot vectors, or a linear layer."""
+    """Make ``W_x`` (4 H): a table for symbols, which equals a product with one-hot vectors, or a linear layer."""
     made = nn.Embedding(inputs, 4 * width) if symbols else nn.Linear(inputs, 4 * width, bias=False)
     nn.init.xavier_uniform_(made.weight)
     return made
 
 
 def orthogonal_gates(width: int, inputs: int | None = None) -> Tensor:
-    """``W_h`` for ``h @ W_h``, (H, 4 H): each gate's part orthogonal."""
+    """Return ``W_h`` for ``h @ W_h``, (H, 4 H): each gate's part orthogonal."""
     return torch.cat([nn.init.orthogonal_(torch.empty(inputs or width, width)) for _ in range(4)], 1)
 
 
@@ -166,7 +166,7 @@ class RecurrentLM(LanguageHead, nn.Module):
         self.output = nn.Linear(width, vocab_size)
 
     def forward(self, tokens: Tensor, memory: Any = None) -> tuple[Tensor, Any]:
-        """Logits (B, T, V) of what follows tokens (B, T), and the cells' states after the last of them."""
+        """Return logits (B, T, V) of what follows tokens (B, T), and the cells' states after the last of them."""
         tokens = check_tokens(tokens, self.vocab_size)
         x = tokens if self.embed is None else self._drop(self.embed(tokens))
         states = []

@@ -49,13 +49,13 @@ class Events(NamedTuple):
     place: Tensor
 
     def at_asked(self, states: list[Tensor]) -> Tensor:
-        """From E states (B, H), those at the asked times, (B, Q, H)."""
+        """Return those of E states (B, H) at the asked times, (B, Q, H)."""
         stacked = torch.stack(states, 1)
         return stacked.gather(1, self.place[..., None].expand(-1, -1, stacked.shape[-1]))
 
 
 def events(times: Tensor, values: Tensor, mask: Tensor, query: Tensor | None = None) -> Events:
-    """The events of checked series, see `check_series`."""
+    """Return the events of checked series, see `check_series`."""
     seen = mask.any(-1)
     weight = mask.to(values.dtype)
     values = torch.where(mask, values, 0.0)
@@ -76,7 +76,7 @@ def events(times: Tensor, values: Tensor, mask: Tensor, query: Tensor | None = N
 
 
 def gaps(times: Tensor) -> Tensor:
-    """(B, T) of each time from the one before; 0 for the first."""
+    """Return the time from the row before, (B, T); 0 for the first."""
     return torch.cat([torch.zeros_like(times[:, :1]), times[:, 1:] - times[:, :-1]], 1)
 
 
@@ -138,5 +138,5 @@ def check_sizes(name: str, features: int, num_classes: int, **sizes: int) -> Non
 
 
 def readout(width: int, hidden: int, out: int) -> nn.Sequential:
-    """A network of one hidden layer from a state to numbers."""
+    """Return a network of one hidden layer from a state to numbers."""
     return nn.Sequential(nn.Linear(width, hidden), nn.Tanh(), nn.Linear(hidden, out))

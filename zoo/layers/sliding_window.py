@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def whole(model: Callable[[Tensor], Tensor], images: Tensor, unit: int) -> Tensor:
-    """Scores (B, K, H, W) of images (B, C, H, W), padded below and beside by edge pixels to multiples of ``unit``."""
+    """Score images (B, C, H, W), (B, K, H, W), padded below and beside by edge pixels to multiples of ``unit``."""
     height, width = images.shape[-2:]
     below, beside = -height % unit, -width % unit
     scores = model(F.pad(images, (0, beside, 0, below), mode="replicate") if below or beside else images)
@@ -17,7 +17,7 @@ def whole(model: Callable[[Tensor], Tensor], images: Tensor, unit: int) -> Tenso
 
 
 def sliding(model: Callable[[Tensor], Tensor], images: Tensor, window: int, overlap: float = 0.5) -> Tensor:
-    """Scores (B, K, H, W): the mean over the square windows that see a pixel.
+    """Return scores (B, K, H, W): the mean over the square windows that see a pixel.
 
     The windows lie at most ``(1 - overlap) * window`` apart and cover the image; the last of a row or column ends at
     its edge. An image smaller than a window is padded to it. Memory is that of one window, whatever the image's size.

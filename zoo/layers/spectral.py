@@ -36,7 +36,7 @@ class SpectralBound(nn.Module):
         self._kept: tuple[Tensor, Tensor, Tensor] | None = None
 
     def forward(self, weight: Tensor) -> Tensor:
-        """The bounded weight, of the same shape. The gradient is exact, that through ``s`` included."""
+        """Return the bounded weight, of the same shape. The gradient is exact, that through ``s`` included."""
         u, v = self._vectors(weight)
         matrix = weight.flatten(1)
         sigma = torch.dot(u, matrix.mv(v))
@@ -66,7 +66,7 @@ def _same(kept: Tensor, weight: Tensor) -> bool:
 
 @torch.no_grad()
 def singular_vectors(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """The left and right singular vectors (m,), (n,) of the largest singular value of a matrix (m, n).
+    """Return the left and right singular vectors (m,), (n,) of the largest singular value of a matrix (m, n).
 
     Exact where the smaller side is at most 512; else by power iteration from a start that is always the same.
     """
@@ -118,7 +118,7 @@ def _again(module: nn.Module, name: str, bound: float) -> None:
 
 
 def spectral_norm_all(module: M, bound: float = 1.0) -> M:
-    """`spectral_norm` of every linear and convolution layer within a module, such as a map of your own."""
+    """Apply `spectral_norm` to every linear and convolution layer within a module, such as a map of your own."""
     kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
     for layer in [m for m in module.modules() if isinstance(m, kinds)]:
         spectral_norm(layer, bound)

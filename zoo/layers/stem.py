@@ -8,7 +8,7 @@ from zoo.layers.norm import group_norm
 
 
 def stem(in_chans: int, channels: int, downsample: int, groups: int) -> nn.Sequential:
-    """A normalized 3x3 convolution, then ``downsample`` times a rectifier and one that halves the image.
+    """Return a normalized 3x3 convolution, then ``downsample`` times a rectifier and one that halves the image.
 
     Raises:
         ValueError: fewer than one channel, or a negative ``downsample``.

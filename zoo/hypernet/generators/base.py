@@ -113,11 +113,11 @@ class Generator(nn.Module):
             self.base[_key(name)] = nn.Parameter(kept) if isinstance(self.base, nn.ParameterDict) else kept
 
     def forward(self, code: Tensor | None = None) -> dict[str, Tensor]:
-        """Weights by name, each of shape (..., *slot.shape), from a code (..., C); no code where C is 0."""
+        """Return weights by name, each of shape (..., *slot.shape), from a code (..., C); no code where C is 0."""
         return self.delta(self.features(code), {s.name: self._base(s) for s in self.slots})
 
     def features(self, code: Tensor | None = None) -> Tensor:
-        """What the delta reads: the code in its encoding."""
+        """Return what the delta reads: the code in its encoding."""
         if code is None:
             if self.code_size:
                 raise ValueError(f"This generator reads codes of {self.code_size} numbers; got none.")

@@ -34,7 +34,7 @@ FLOOR = 0.02  # of a deviation: a slot that starts constant (a bias of zeros, a 
 
 
 def deviations(slots: Sequence[Slot], initial: Mapping[str, Tensor], law: str, gain: float = 2.0) -> dict[str, float]:
-    """The standard deviation that each slot's generated values start with, when nothing else is added to them.
+    """Return the standard deviation that each slot's generated values start with, when nothing else is added to them.
 
     Args:
         slots: of the target.
@@ -63,12 +63,12 @@ def deviations(slots: Sequence[Slot], initial: Mapping[str, Tensor], law: str, g
 
 
 def head(rows: int, width: int, std: float = 1.0) -> nn.Parameter:
-    """A matrix (rows, width) whose product with features of mean square 1 has deviation ``std``: the hyperfan rule."""
+    """Draw a matrix (rows, width) whose product with features of mean square 1 has deviation ``std`` (hyperfan)."""
     return nn.Parameter(torch.randn(rows, width) * (std / math.sqrt(width)))
 
 
 def trunk(width: int, hidden: Sequence[int]) -> nn.Sequential:
-    """Hidden layers that keep mean 0: SELU after LeCun's initialization; their output has mean square 1 exactly.
+    """Return hidden layers that keep mean 0: SELU after LeCun's initialization; their output has mean square 1 exactly.
 
     Rectified features would have a common positive part, and weights made of them would resemble one another. Without
     the normalization a mean square of 1.2, as chance has it, would be 9 after twelve layers of the target.
@@ -107,19 +107,19 @@ class SlotEmbedding(nn.Module):
             nn.init.normal_(self.code.weight, std=code_size**-0.5)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(..., C) to (..., count, size)."""
+        """Return features (..., count, size) of codes (..., C)."""
         if self.code is None:
             return self.embedding
         return F.rms_norm(self.embedding * (1 + self.code(features)).unsqueeze(-2), self.embedding.shape[-1:])
 
 
 def encoded_size(code_size: int, encoding: str) -> int:
-    """How many features `encode` makes of a code."""
+    """Return how many features `encode` makes of a code."""
     return 2 * code_size if encoding == "cos_sin" else code_size
 
 
 def encode(code: Tensor, encoding: str) -> Tensor:
-    """Features of a code (..., C), of mean square 1 unless ``plain``.
+    """Return features of a code (..., C), of mean square 1 unless ``plain``.
 
     ``unit``: the code's direction times the root of C. A code whose root mean square is at most 1e-4 has no direction:
     it is taken as it is, so that a code of zeros gives zeros, with a gradient of ordinary size.
