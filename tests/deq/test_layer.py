@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -47,3 +49,25 @@ def test_it_stands_in_a_sequence_and_loads():
 def test_it_needs_an_input_or_a_start():
     with pytest.raises(ValueError, match="z0"):
         DEQ(Cell())()
+
+
+class Dropped(Cell):
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, z, x):
+        return self.norm(torch.relu(self.drop(self.linear(z))) + x)
+
+
+def test_dropout_in_a_cell_is_named_where_the_solve_fails():
+    torch.manual_seed(0)
+    layer, x = DEQ(Dropped()), torch.randn(16, 8)
+    with pytest.warns(UserWarning, match=r"draws dropout anew at every evaluation \(drop\).*dropout_mask"):
+        layer(x)
+    assert not layer.last.result.success
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        layer.eval()(x)  # nothing is drawn
+        assert layer.last.result is zoo.Result.converged
+        DEQ(Cell(), {"name": "picard", "max_steps": 1}).train()(x)  # fails for another reason

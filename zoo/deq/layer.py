@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -26,9 +27,10 @@ class DEQ(ImplicitMixin, nn.Module):
         torch.Size([4, 8])
 
     ``layer.last`` says how the newest solve went; ``layer.configure_implicit(...)`` changes solver and adjoint, in any
-    state of training. For the cell to have a fixed point: normalise its output (group or layer normalisation), keep
-    its weights small (weight or spectral normalisation, the Jacobian penalty of `zoo.penalties`), and draw dropout
-    masks outside of it.
+    state of training. For the cell to have a fixed point: normalize its output (group or layer normalization), keep
+    its weights small (weight or spectral normalization, the Jacobian penalty of `zoo.penalties`), and draw dropout
+    masks outside of it (`zoo.layers.dropout.dropout_mask`): ``nn.Dropout`` in a cell draws anew at every evaluation,
+    and a solve that fails in training warns of it.
 
     Every sample of a batch is solved by itself, and leaves the batch once it has converged. A cell that knows more of
     the batch (an edge list, a mask for each sample, the drop pattern of another package) is noticed where a part of the
@@ -62,10 +64,10 @@ class DEQ(ImplicitMixin, nn.Module):
         self.configure_implicit(solver, adjoint, eval_solver=eval_solver)
 
     def forward(self, *inputs: Tensor, z0: Tensors | None = None) -> Any:
-        """The equilibrium for inputs that are batch first.
+        """Return the equilibrium for inputs that are batch first.
 
         Args:
-            *inputs: what the cell takes behind its state.
+            *inputs: what the cell takes after its state.
             z0: where to start, and what the state is shaped like; by default zeros like the first input. Given the
                 equilibrium of a similar input (the frame before, say), the solve takes fewer steps.
         """
@@ -77,6 +79,16 @@ class DEQ(ImplicitMixin, nn.Module):
                 "shape, z0=torch.zeros(...), or embed the input first."
             )
         start = torch.zeros_like(inputs[0]) if z0 is None else z0
+        out = self._equilibrium(inputs, start)
+        if self.last is not None and not self.last.result.success and (names := _dropout(self.cell)):
+            warnings.warn(
+                f"The cell draws dropout anew at every evaluation ({', '.join(names[:3])}), so that it has no fixed "
+                "point. Draw the mask before the solve and hand it in as an input: zoo.layers.dropout.dropout_mask.",
+                stacklevel=2,
+            )
+        return out
+
+    def _equilibrium(self, inputs: tuple[Tensor, ...], start: Tensors) -> Any:
         if self.whole_batch or self.coupled:
             return self.solve(bind(self.cell, inputs), start, coupled=self.coupled)
         if _normalizes_batches(self.cell):
@@ -84,6 +96,12 @@ class DEQ(ImplicitMixin, nn.Module):
         out = self.solve(self.cell, start, args=inputs)
         self.whole_batch = self.last is not None and self.last.stats.whole
         return out
+
+
+def _dropout(cell: nn.Module) -> list[str]:
+    """The names of what drops entries of a cell's states at random now."""
+    kinds = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+    return [name or "itself" for name, m in cell.named_modules() if isinstance(m, kinds) and m.training and m.p > 0]
 
 
 def _normalizes_batches(cell: nn.Module) -> bool:
