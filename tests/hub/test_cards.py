@@ -204,6 +204,7 @@ def test_weights_lie_below_the_folder_of_weights(write):
         ({"class": "zoo.deq.mdeq.MDEQ"}, "class must be 'package.module:Class'"),
         ({"aliases": {"toy": "toy_smal"}}, "aliases.toy: No variant named 'toy_smal'. Did you mean 'toy_small'"),
         ({"variants": {"toy.small": {}}}, "a name has no dot"),
+        ({"variants": {"toy:small": {}}}, "a name has no dot and no colon"),
         ({"variants": {"toy_small": {"modle": {}}}}, "variants.toy_small.modle: No key named 'modle'"),
         ({"solver": {"max_steps": 3}}, "solver of 'toy_small' needs a 'name'"),
         ({"weights": {"toy_smal": {}}}, "weights.toy_smal: No variant named 'toy_smal'"),
@@ -292,3 +293,38 @@ def test_the_tests_own_models_are_hidden_and_nothing_is_hinted_twice():
         cards.card("test_mdeqq")
     with pytest.raises(UnknownName, match=r"Did you mean 'digits'\? Known: cifar10, digits, fashion_mnist"):
         zoo.load("mdeq_tiny.digit")
+
+
+OWN = """
+import torch
+from zoo.deq import DEQ
+
+
+class Cell(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(64, 64)
+
+    def forward(self, z, x):
+        return torch.tanh(0.3 * self.linear(z) + x)
+
+
+class Net(torch.nn.Module):
+    def __init__(self, num_classes: int = 10, in_chans: int = 1):
+        super().__init__()
+        self.deq, self.classifier = DEQ(Cell()), torch.nn.Linear(64, num_classes)
+
+    def forward(self, x):
+        return self.classifier(self.deq(x.flatten(1)))
+"""
+
+
+def test_a_model_around_a_layer_takes_solvers_though_it_is_no_mixin_itself(write, tmp_path, monkeypatch):
+    (tmp_path / "own_net.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    cards.register_card(write(**{"class": "own_net:Net", "variants": {"own_net": {}}, "aliases": {}, "recipes": {}}))
+    model = zoo.create_model("own_net", solver="anderson", throw=True)
+    assert (type(model.deq.solver).__name__, model.deq.solver.max_steps, model.deq.throw) == ("Anderson", 7, True)
+    assert model(torch.randn(2, 1, 8, 8)).shape == (2, 10)
+    with pytest.raises(ValueError, match="is an explicit model: it takes no solver. .*zoo.ImplicitMixin"):
+        zoo.create_model("test_cnn", solver="anderson")
