@@ -30,7 +30,7 @@ def quiet(monkeypatch):
 
 def refused(name: str, root: Path, match: str = "", **options) -> str:
     """The one sentence or two that a data set is refused with."""
-    with pytest.raises(DataError, match=match) as caught:
+    with pytest.raises(DataError, match=match or None) as caught:
         DATA[name](root=str(root), **options).setup()
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 1500
     return str(caught.value)
@@ -69,12 +69,21 @@ def test_a_sparse_terabyte(tmp_path, name):
     refused(name, tmp_path)
 
 
+JUNK = {
+    "nothing": b"",
+    "text": b"junk" * 5,
+    "noise": np.random.default_rng(0).bytes(3000),
+    "bad text": b"\xff\xfe" * 4000,
+    "gzip": gzip.compress(b"\0" * 9),
+}
+
+
 @pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("data", [b"", b"junk" * 5, os.urandom(3000), b"\xff\xfe" * 4000, gzip.compress(b"\0" * 9)])
-def test_junk(tmp_path, name, data):
-    put(tmp_path / FILES[name], data)
-    if name == "tiny_shakespeare" and data == b"junk" * 5:
-        return  # a text
+@pytest.mark.parametrize("kind", JUNK)
+def test_junk(tmp_path, name, kind):
+    put(tmp_path / FILES[name], JUNK[kind])
+    if name == "tiny_shakespeare" and kind == "text":
+        return  # a text it is
     refused(name, tmp_path)
 
 
@@ -109,7 +118,7 @@ def test_mnist_bombs(tmp_path, monkeypatch):
     monkeypatch.setattr(MNIST, "published", {"train": 40, "t10k": 20})
     packer = zlib.compressobj(9, zlib.DEFLATED, 31)
     bomb = packer.compress(idx((40, 28, 28), b""))
-    bomb += b"".join(packer.compress(b"\0" * (1 << 20)) for _ in range(500)) + packer.flush()
+    bomb += b"".join(packer.compress(b"\0" * (1 << 20)) for _ in range(60)) + packer.flush()
     path = put(tmp_path / "MNIST/raw/train-images-idx3-ubyte.gz", bomb)
     assert "more than 31,376 bytes are packed" in refused("mnist", tmp_path)
     path.write_bytes(gzip.compress(idx((40, 28, 28), b"\0" * 40 * 28 * 28 + b"\0")))

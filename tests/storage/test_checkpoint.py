@@ -13,6 +13,7 @@ import torch
 from zoo.storage import checkpoint
 from zoo.storage.checkpoint import check_progress, read_checkpoint, read_pickle
 from zoo.storage.model_folder import WeightsError
+from zoo.storage.text_preprocessing import TextPreprocessing
 
 GOOD = {
     "state_dict": {"model.weight": torch.ones(2)},
@@ -45,7 +46,7 @@ def test_a_checkpoint_comes_back(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"junk", os.urandom(2000), pickle.dumps([1, 2])[:-3], b"PK\x03\x04" + b"\0" * 40]
+    "data", [b"", b"junk", bytes(range(256)) * 8, pickle.dumps([1, 2])[:-3], b"PK\x03\x04" + b"\0" * 40]
 )
 def test_what_is_no_checkpoint(tmp_path, data):
     (tmp_path / "a.ckpt").write_bytes(data)
@@ -156,3 +157,9 @@ def test_a_payload_does_not_run(tmp_path, monkeypatch, whole):
     monkeypatch.setenv(checkpoint.FORCED, "1")
     refused(tmp_path / "a.ckpt", "unset it")
     assert not (tmp_path / "marker").exists()
+
+
+@pytest.mark.parametrize("given", [None, [], "x", {}, {"kind": "image"}])
+def test_a_checkpoint_without_a_tokenizer(tmp_path, given):
+    torch.save({**GOOD, "preprocessing": given}, tmp_path / "a.ckpt")
+    refused(tmp_path / "a.ckpt", "has no tokenizer", TextPreprocessing.of)

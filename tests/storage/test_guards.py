@@ -96,7 +96,7 @@ def test_what_is_packed_comes_out_up_to_the_limit(tmp_path, pack):
 
 def test_a_bomb_is_not_unpacked(tmp_path):
     packer = zlib.compressobj(9, zlib.DEFLATED, 31)
-    bomb = b"".join(packer.compress(b"\0" * MiB) for _ in range(2000)) + packer.flush()
+    bomb = b"".join(packer.compress(b"\0" * MiB) for _ in range(60)) + packer.flush()
     (tmp_path / "bomb.gz").write_bytes(bomb)
     with pytest.raises(Refused, match="more than 1,000 bytes"):
         unpack(tmp_path / "bomb.gz", 1000)

@@ -97,3 +97,31 @@ def test_numbers_out_of_range_are_refused():
         Characters(["ab"])
     with pytest.raises(ValueError, match="each there once"):
         Words(["<eos>", "<unk>", "a", "a"])
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"level": []},
+        {"level": "characters"},
+        {"level": "characters", "alphabet": 5},
+        {"level": "characters", "alphabet": ""},
+        {"level": "characters", "alphabet": ["a", 1]},
+        {"level": "characters", "alphabet": ["ab"]},
+        {"level": "characters", "alphabet": {"a": 1}},
+        {"level": "words", "words": [1, 2]},
+        {"level": "words", "words": "a b"},
+        {"level": "words", "words": None},
+        {"level": "bpe", "json": "junk"},
+        {"level": "bpe", "json": "{}"},
+        {"level": "bpe", "json": ["x"]},
+        {"level": "bpe", 1: 2},
+    ],
+)
+def test_what_is_no_tokenizer_is_one_sentence(given):
+    if given.get("level") == "bpe":
+        pytest.importorskip("tokenizers")
+    with pytest.raises(ValueError) as caught:
+        tokenizer(given)
+    assert "\n" not in str(caught.value)

@@ -7,7 +7,7 @@ DATA: Registry = Registry(
     Entry("digits", "zoo.data.vision:Digits", "1,797 handwritten digits 8x8, part of scikit-learn", "classification"),
     Entry("mnist", "zoo.data.vision:MNIST", "70,000 handwritten digits 28x28", "classification"),
     Entry("fashion_mnist", "zoo.data.vision:FashionMNIST", "70,000 pieces of clothing 28x28", "classification"),
-    Entry("cifar10", "zoo.data.vision:CIFAR10", "60,000 colour photographs 32x32", "classification"),
+    Entry("cifar10", "zoo.data.vision:CIFAR10", "60,000 color photographs 32x32", "classification"),
     Entry(
         "python_docs", "zoo.data.corpora:PythonDocs", "370,000 characters of prose that ship with Python", "language"
     ),

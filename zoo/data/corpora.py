@@ -228,7 +228,7 @@ class PennTreebank(Benchmark):
 
 
 def without_gutenberg(text: str) -> str:
-    """What stands between Project Gutenberg's header and footer; all of it where there are none."""
+    """Return what stands between Project Gutenberg's header and footer; all of it where there are none."""
     start = re.search(r"^\*\*\* ?START OF TH[^\n]*\n", text, re.M)
     stop = re.search(r"^(?:End of (?:the )?Project Gutenberg|\*\*\* ?END OF TH)", text, re.M)
     return text[start.end() if start else 0 : stop.start() if stop else len(text)].strip() + "\n"

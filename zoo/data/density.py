@@ -48,10 +48,10 @@ class Plane(TensorData):
 
     @abstractmethod
     def draw(self, n: int, random: Random) -> np.ndarray:
-        """Samples (n, 2)."""
+        """Draw samples (n, 2)."""
 
     def log_density(self, x: np.ndarray) -> np.ndarray | None:
-        """``log p(x)`` in nats, (n,), of points (n, 2); None where it is not known in closed form."""
+        """Return ``log p(x)`` in nats, (n,), of points (n, 2); None where it is not known in closed form."""
         return None
 
     def read(self) -> dict[str, Split]:
@@ -64,12 +64,12 @@ class Plane(TensorData):
         return splits
 
     def optimum(self) -> float | None:
-        """The true density's negative log-likelihood of the test set, in nats; None where it is not known."""
+        """Return the true density's negative log-likelihood of the test set, in nats; None where it is not known."""
         found = self.log_density(self.split("test")[0].double().numpy())
         return None if found is None else -float(found.mean())
 
     def entropy(self, side: int = 800, reach: float = 8.0) -> float | None:
-        """``-int p log p`` in nats, by the midpoint rule on a grid; None where the density is not known."""
+        """Return ``-int p log p`` in nats, by the midpoint rule on a grid; None where the density is not known."""
         ticks = (np.arange(side) + 0.5) * (2 * reach / side) - reach
         log_p = self.log_density(np.stack(np.meshgrid(ticks, ticks), -1).reshape(-1, 2))
         if log_p is None:
@@ -83,15 +83,15 @@ class EightGaussians(Plane):
 
     radius, scale = 4 / math.sqrt(2), 0.5 / math.sqrt(2)
 
-    def _centres(self) -> np.ndarray:
+    def _centers(self) -> np.ndarray:
         angle = np.arange(8) * math.pi / 4
         return self.radius * np.stack([np.cos(angle), np.sin(angle)], 1)
 
     def draw(self, n: int, random: Random) -> np.ndarray:
-        return self._centres()[random.integers(8, size=n)] + self.scale * random.standard_normal((n, 2))
+        return self._centers()[random.integers(8, size=n)] + self.scale * random.standard_normal((n, 2))
 
     def log_density(self, x: np.ndarray) -> np.ndarray:
-        square = ((x[:, None] - self._centres()) ** 2).sum(2) / (2 * self.scale**2)
+        square = ((x[:, None] - self._centers()) ** 2).sum(2) / (2 * self.scale**2)
         return np.logaddexp.reduce(-square, axis=1) - math.log(8 * 2 * math.pi * self.scale**2)
 
 
@@ -121,7 +121,7 @@ class Rings(Plane):
         return on + self.noise * random.standard_normal((n, 2))
 
     def log_density(self, x: np.ndarray) -> np.ndarray:
-        """A circle's is ``exp(-(r^2 + R^2) / 2 s^2) I_0(r R / s^2) / (2 pi s^2)`` at the distance r."""
+        """Sum circles: each is ``exp(-(r^2 + R^2) / 2 s^2) I_0(r R / s^2) / (2 pi s^2)`` at the distance r."""
         r, s = np.sqrt((x**2).sum(1))[:, None], self.noise
         log_each = -((r - self.radii) ** 2) / (2 * s**2) + np.log(i0e(r * self.radii / s**2))
         return np.logaddexp.reduce(log_each, axis=1) - math.log(len(self.radii) * 2 * math.pi * s**2)
@@ -165,7 +165,7 @@ class Pinwheel(Plane):
 
 
 def grid(side: int, reach: float = 4.5) -> Tensor:
-    """Points (side^2, 2) of a square of the plane, row by row from the bottom: where figures show a density."""
+    """Return points (side^2, 2) of a square of the plane, row by row from the bottom: where figures show a density."""
     ticks = torch.linspace(-reach, reach, side)
     y, x = torch.meshgrid(ticks, ticks, indexing="ij")
     return torch.stack([x.reshape(-1), y.reshape(-1)], 1)

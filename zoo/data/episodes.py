@@ -47,14 +47,14 @@ class Sampler:
     transform: ImageTransform
 
     def __call__(self, ids: Tensor, _: Tensor, random: torch.Generator | None) -> Episode:
-        """Episodes: as many as ``ids``, by the generator; without one, those of these numbers, always the same."""
+        """Return as many episodes as ``ids``, by the generator; without one, those of these numbers."""
         if random is not None:
             return self.draw(len(ids), random)
         parts = [self.draw(1, generator(FIXED, int(i))) for i in ids]
-        return tuple(torch.cat(p) for p in zip(*parts, strict=True))  # type: ignore[return-value]
+        return tuple(torch.cat(p) for p in zip(*parts, strict=True))  # type: ignore[return-value]  # a tuple of four
 
     def draw(self, count: int, random: torch.Generator) -> Episode:
-        """New episodes."""
+        """Draw new episodes."""
         pool, most = len(self.counts) * (4 if self.rotations else 1), self.members.shape[1]
         kind = torch.rand(count, pool, generator=random).topk(self.ways).indices  # (M, N), none twice
         turn, kind = kind // len(self.counts), kind % len(self.counts)
@@ -71,7 +71,7 @@ class Sampler:
 
 
 def by_class(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows of each class (classes, most), padded with 0, and how many are none of padding; labels in any order."""
+    """Return the rows of each class (classes, most), padded with 0, and how many are no padding."""
     rows = [torch.nonzero(labels == kind)[:, 0] for kind in labels.unique()]
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor([len(r) for r in rows])
 
@@ -142,7 +142,7 @@ class Episodes(ImageData):
         return dict(self.episodes)
 
     def sampler(self, split: str) -> Sampler:
-        """What draws the episodes of one split."""
+        """Return what draws the episodes of one split."""
         x, y = self.split(split)
         ways = self.train_ways if split == "train" else self.ways
         members, counts = by_class(y)

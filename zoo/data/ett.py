@@ -19,7 +19,7 @@ class ETT(SeriesData):
     """Windows of seven hourly series: ``lookback`` hours are seen, the ``horizon`` hours after them are predicted.
 
     The published split is by time: twelve months of 30 days to train, four to validate, four to test; what is asked of
-    a window lies within its split, what is seen may reach back into the one before. Channels are standardised by the
+    a window lies within its split, what is seen may reach back into the one before. Channels are standardized by the
     training months, and errors are in that unit, as is usual for this set. A time of 1 is the whole lookback.
 
     Args:
@@ -83,7 +83,7 @@ class ETT(SeriesData):
         return out
 
     def windows(self, table: np.ndarray, begins: np.ndarray, key: int) -> Series:
-        """The windows whose asked hours begin there."""
+        """Return the windows whose asked hours begin there."""
         seen = begins[:, None] + np.arange(-self.lookback, 0)
         asked = begins[:, None] + np.arange(self.horizon)
         random = np.random.Generator(np.random.PCG64(key))
@@ -93,7 +93,7 @@ class ETT(SeriesData):
         return as_series(times, table[seen], mask, query, table[asked], np.ones(asked.shape, dtype=bool))
 
     def table(self) -> np.ndarray:
-        """The hours (n, 7) of the file, as many as the split needs at least."""
+        """Return the hours (n, 7) of the file, as many as the split needs at least."""
         file = self.root / "ETT" / f"ETT{self.which}.csv"
         if not is_file(file):
             raise missing("ETT", [file], "ETT/", "It is not downloaded: see github.com/zhouhaoyi/ETDataset.")

@@ -101,7 +101,7 @@ class ImageData(InMemoryDataModule[Pair]):
 
     @abstractmethod
     def read(self) -> Arrays:
-        """The arrays as published; raises DataError where a file is missing, or is not what was published."""
+        """Return the arrays as published; raises DataError where a file is missing, or is not what was published."""
 
     def prepare_data(self) -> None:
         self.fetch()
@@ -117,7 +117,7 @@ class ImageData(InMemoryDataModule[Pair]):
         return splits, digest(arrays)
 
     def held_out(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of the published training part to train on, and to validate on."""
+        """Return the rows of the published training part to train on, and to validate on."""
         return stratified(labels, self.val_fraction, seed=0)
 
     @property
@@ -149,6 +149,6 @@ class ImageData(InMemoryDataModule[Pair]):
 
 
 def _tensors(images: np.ndarray, labels: np.ndarray) -> Pair:
-    """A copy only where torch needs one: what was read straight from a file's bytes cannot be written."""
+    """Return tensors; a copy only where torch needs one: what was read straight from a file cannot be written."""
     images, labels = (np.require(a, requirements=["C", "W"]) for a in (images, labels))
     return torch.from_numpy(images), torch.from_numpy(labels)

@@ -25,7 +25,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 def generator(*key: int) -> torch.Generator:
-    """A random generator that depends on the numbers of ``key`` (each >= 0), and in all their bits."""
+    """Return a random generator that depends on the numbers of ``key`` (each >= 0), and in all their bits."""
     seed = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(seed) >> 1)
 
@@ -41,12 +41,14 @@ class BatchDataset(Dataset[Batch]):
         self._order: tuple[int, Tensor | None] = (-1, None)  # of one epoch; not state, only not computed twice
 
     def order(self, epoch: int) -> Tensor:
-        """The samples in the order of one epoch, (n,)."""
+        """Return the samples in the order of one epoch, (n,)."""
         if not self.shuffle:
             return torch.arange(len(self.y))
-        if self._order[0] != epoch or self._order[1] is None:
-            self._order = epoch, torch.randperm(len(self.y), generator=generator(self.seed, epoch))
-        return self._order[1]  # type: ignore[return-value]
+        known, order = self._order
+        if known != epoch or order is None:
+            order = torch.randperm(len(self.y), generator=generator(self.seed, epoch))
+            self._order = epoch, order
+        return order
 
     def __getitem__(self, key: tuple[int, int, int]) -> Batch:
         epoch, part, parts = key
@@ -143,7 +145,7 @@ class ResumableLoader(ResumableIterable):
         return self._cut()[0]
 
     def _cut(self) -> tuple[int, int, int]:
-        """Batches of this rank, samples of one pass, ranks."""
+        """Return batches of this rank, samples of one pass, ranks."""
         n, ranks = len(self.y), self.ranks()[1]
         if n < ranks:
             raise ValueError(f"{n} samples cannot be shared by {ranks} processes; use at most {n} devices.")
@@ -154,7 +156,7 @@ class ResumableLoader(ResumableIterable):
         return count, min(n, count * whole), ranks
 
     def __iter__(self) -> Iterator[Batch]:
-        """A generator: nothing is decided before its first ``next``, as Lightning makes the iterator of a resumed
+        """Yield the batches; nothing is decided before its first ``next``, as Lightning makes the iterator of a resumed
         run before it knows the epoch."""
         epoch, first = self.start()
         count, keep, ranks = self._cut()
@@ -206,14 +208,14 @@ class _Keys:
 
 
 def distributed() -> tuple[int, int]:
-    """Rank and number of processes of torch.distributed, (0, 1) where it does not run."""
+    """Return rank and number of processes of torch.distributed, (0, 1) where it does not run."""
     if not (dist.is_available() and dist.is_initialized()):
         return 0, 1
     return dist.get_rank(), dist.get_world_size()
 
 
 def other_step(was: Sequence[int] | None, now: Sequence[int] | None) -> str:
-    """Where a resumed run takes its steps on another number of samples than before: a sentence that says so.
+    """Return a sentence where a resumed run takes its steps on another number of samples than before.
 
     Args:
         was, now: samples a batch, processes, batches accumulated a step; None where they are not known.

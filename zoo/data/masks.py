@@ -43,7 +43,7 @@ class SceneTransform:
     def __call__(
         self, images: Sequence[Tensor] | Tensor, masks: Sequence[Tensor] | Tensor, random: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Images uint8 (C, H, W) and masks (H, W), any number, to float32 (B, C, h, w) and int64 (B, h, w).
+        """Turn images uint8 (C, H, W) and masks (H, W), any number, into float32 (B, C, h, w) and int64 (B, h, w).
 
         Raises:
             ValueError: a mask has another size than its image; evaluation meets an image larger than ``frame``.
@@ -55,7 +55,7 @@ class SceneTransform:
             if images[i].shape[1:] != masks[i].shape:
                 raise ValueError(
                     f"Mask {i} of this batch is {tuple(masks[i].shape)}, its image {tuple(images[i].shape)}; a mask "
-                    "(H, W) has one label for each pixel of its image (C, H, W). Resize the mask (nearest neighbour) "
+                    "(H, W) has one label for each pixel of its image (C, H, W). Resize the mask (nearest neighbor) "
                     "or the image."
                 )
             x, y = (images[i].float() / 255 - mean) / std, masks[i].float()
@@ -150,7 +150,7 @@ class MaskData(ImageData):
         )
 
     def held_out(self, labels: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Images have no class of their own: a fixed random part is held out."""
+        """Hold out a fixed random part, as images have no class of their own."""
         order = np.random.Generator(np.random.PCG64(0)).permutation(len(labels))
         count = round(self.val_fraction * len(labels))
         return np.sort(order[count:]), np.sort(order[:count])

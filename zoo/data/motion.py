@@ -44,19 +44,19 @@ class Motion(TensorData):
 
     @abstractmethod
     def start(self, n: int, random: torch.Generator) -> Tensor:
-        """States (n, D) to start from, in float64."""
+        """Return states (n, D) to start from, in float64."""
 
     @abstractmethod
     def energy(self, y: Tensor) -> Tensor:
-        """``H(y)``, (...), of states (..., D)."""
+        """Return ``H(y)``, (...), of states (..., D)."""
 
     @abstractmethod
     def field(self, t: Tensor, y: Tensor) -> Tensor:
-        """``[dH/dp, -dH/dq]``, (n, D)."""
+        """Return ``[dH/dp, -dH/dq]``, (n, D)."""
 
     @torch.no_grad()
     def paths(self, n: int, rows: int, random: torch.Generator) -> Split:
-        """Paths and times, in float32; solved in float64."""
+        """Return paths and times, in float32; solved in float64."""
         ts = torch.arange(rows, dtype=torch.float64) * self.spacing
         tight = {"name": "dopri8", "rtol": 1e-12, "atol": 1e-12, "max_steps": 100_000}
         y = odeint(self.field, self.start(n, random), ts, tight, throw=True).value
@@ -76,7 +76,7 @@ class IdealPendulum(Motion):
     features, spacing = 2, 0.25
 
     def start(self, n: int, random: torch.Generator) -> Tensor:
-        """Energies uniform in (0.1, 1.8), released at rest a random part of a swing ago: nearly."""
+        """Return energies uniform in (0.1, 1.8), released at rest a random part of a swing ago: nearly."""
         h = 0.1 + 1.7 * torch.rand(n, generator=random, dtype=torch.float64)
         share = 2 * torch.rand(n, generator=random, dtype=torch.float64) - 1  # of the greatest angle
         q = share * torch.acos(1 - h)
@@ -96,7 +96,7 @@ class TwoBody(Motion):
     """Two bodies of unit mass in a plane, ``H = |p|^2/2 - 1/|q_1 - q_2|``, on nearly circular orbits.
 
     ``y = [q_1, q_2, p_1, p_2]``, two numbers each. The bodies are half their distance ``r`` in (0.5, 1.5) from the
-    centre that rests; their speeds are within a tenth of those of a circle.
+    center that rests; their speeds are within a tenth of those of a circle.
     """
 
     features, spacing, test_rows = 8, 0.25, 121

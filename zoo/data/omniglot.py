@@ -72,11 +72,11 @@ class Omniglot(Episodes):
         return Arrays(flat[:rows], labels[:rows], flat[rows:], labels[rows:])
 
     def held_out(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Whole characters: those of validation are not trained on."""
+        """Hold out whole characters: those of validation are not trained on."""
         return np.flatnonzero(labels < self.parts[0]), np.flatnonzero(labels >= self.parts[0])
 
     def _part(self, part: str) -> np.ndarray:
-        """uint8 (characters, 20, 28, 28) of one published part, the characters sorted by name."""
+        """Return uint8 (characters, 20, 28, 28) of one published part, the characters sorted by name."""
         path = next((p for p in self._candidates(part) if is_file(p)), None)
         if path is None:
             raise files.missing("Omniglot", self._candidates(part), "Omniglot/compact or omniglot-py",

@@ -35,7 +35,7 @@ class PhysioNet(SeriesData):
     """8,000 records of the first 48 hours in intensive care: 41 channels, each measured when somebody measured it.
 
     Rows are times rounded up to a multiple of ``step``, at which several values of a channel are averaged. A time is
-    divided by 48 h, a channel standardised by mean and deviation of the training records and cut at 5 deviations
+    divided by 48 h, a channel standardized by mean and deviation of the training records and cut at 5 deviations
     (``scale=deviation``), or mapped to [0, 1] by their least and greatest value (``range``, the unit of Rubanova's
     errors). Impossible values (-1 for unknown, 0 for height, weight, temperature and pH) count as not measured.
 
@@ -108,7 +108,7 @@ class PhysioNet(SeriesData):
         return out
 
     def units(self, values: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Shift and unit of each channel, by what was measured in training."""
+        """Return shift and unit of each channel, by what was measured in training."""
         if self.scale == "range":
             low = np.where(mask, values, np.inf).min((0, 1))
             high = np.where(mask, values, -np.inf).max((0, 1))
@@ -119,7 +119,7 @@ class PhysioNet(SeriesData):
         return mean, np.where(spread > 0, spread, 1.0)
 
     def split_by_aim(self, times: np.ndarray, values: np.ndarray, mask: np.ndarray, died: np.ndarray) -> Series:
-        """What is seen and what is asked; records without any of either are left out."""
+        """Return what is seen and what is asked; records without any of either are left out."""
         if self.aim == "extrapolation":
             early = mask & (times <= 0.5)[..., None]
             late = mask & ~early
@@ -138,7 +138,7 @@ class PhysioNet(SeriesData):
     def grid(
         self, record: np.ndarray, hour: np.ndarray, channel: np.ndarray, value: np.ndarray, count: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Times (n, T), values and mask (n, T, D) of single measurements, on multiples of the step."""
+        """Return times (n, T), values and mask (n, T, D) of single measurements, on multiples of the step."""
         rows = round(HOURS / self.step) + 1
         row = np.minimum(np.ceil(hour / self.step - 1e-6).astype(np.int64), rows - 1)
         place = (record * rows + row) * self.features + channel
@@ -149,7 +149,7 @@ class PhysioNet(SeriesData):
         return compact(np.broadcast_to(np.arange(rows) * self.step, (count, rows)), total / np.maximum(number, 1), mask)
 
     def raw(self) -> dict[str, np.ndarray]:
-        """All single measurements: parsed once, then kept beside the files where the folder can be written."""
+        """Return all single measurements: parsed once, then kept beside the files where the folder can be written."""
         folder = self.root / "PhysioNet2012"
         kept = folder / "measurements.npz"
         if is_file(kept):
@@ -157,7 +157,7 @@ class PhysioNet(SeriesData):
         found = parse(folder, self.published)
         try:
             part = kept.with_suffix(".part.npz")
-            np.savez_compressed(part, **found)  # type: ignore[arg-type]
+            np.savez_compressed(part, **found)  # type: ignore[arg-type]  # its stub takes allow_pickle only
             part.replace(kept)
         except OSError as error:
             warnings.warn(
@@ -187,7 +187,7 @@ def measurements(path: Path, published: int) -> dict[str, np.ndarray]:
 
 
 def compact(times: np.ndarray, values: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The rows in which something was measured, first; behind them the last one's time, and a mask of False."""
+    """Move the rows in which something was measured to the front; the last one's time and a mask of False follow."""
     used = mask.any(2)
     long = max(1, int(used.sum(1).max(initial=0)))
     order = np.argsort(~used, 1, kind="stable")[:, :long]
@@ -199,7 +199,7 @@ def compact(times: np.ndarray, values: np.ndarray, mask: np.ndarray) -> tuple[np
 
 
 def parse(folder: Path, published: int) -> dict[str, np.ndarray]:
-    """Single measurements of both sets: number of the record, hour, channel and value; and who died."""
+    """Parse single measurements of both sets: number of the record, hour, channel and value; and who died."""
     index = {name: k for k, name in enumerate(CHANNELS)}
     out: dict[str, np.ndarray] = {}
     rows: dict[str, list[tuple[int, float, int, float]]] = {"a": [], "b": []}
@@ -250,7 +250,7 @@ def parse(folder: Path, published: int) -> dict[str, np.ndarray]:
 
 
 def measured(parameter: str, value: float) -> bool:
-    """Whether a value can be one: -1 stands for unknown, and some channels are never 0."""
+    """Return whether a value can be one: -1 stands for unknown, and some channels are never 0."""
     positive = parameter in ("Height", "Weight", "Temp", "pH")
     return value > 0 if positive else value >= 0
 

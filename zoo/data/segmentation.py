@@ -37,7 +37,7 @@ class Pictures:
         return len(self.paths)
 
     def part(self, rows: np.ndarray) -> Pictures:
-        """Only these rows."""
+        """Return these rows alone."""
         return Pictures([self.paths[i] for i in rows], self.most)
 
     def __getitem__(self, rows: Tensor) -> list[Tensor]:
@@ -61,7 +61,7 @@ class Masks:
         return len(self.paths)
 
     def part(self, rows: np.ndarray) -> Masks:
-        """Only these rows."""
+        """Return these rows alone."""
         return Masks([self.paths[i] for i in rows], self.table, self.most)
 
     def __getitem__(self, rows: Tensor) -> list[Tensor]:
@@ -83,17 +83,17 @@ class FileScenes(MaskData):
 
     @abstractmethod
     def published(self, split: str) -> tuple[list[Path], list[Path]]:
-        """Images and masks of ``train`` or ``val``, by torchvision; raises RuntimeError or OSError where they lack."""
+        """Return images and masks of ``train`` or ``val``; raises RuntimeError or OSError without them."""
 
     @abstractmethod
     def table(self) -> np.ndarray:
-        """uint8 (256,): from a mask's numbers to classes."""
+        """Return uint8 (256,): from a mask's numbers to classes."""
 
     def fetch(self) -> None:
         self.setup()  # sizes are compared here, before a run begins
 
     def read(self) -> Arrays:
-        """The lists of files: `Pictures` and `Masks` stand for arrays, and read what is asked of them."""
+        """Return the lists of files: `Pictures` and `Masks` stand for arrays, and read what is asked of them."""
         table = self.table()
         (images, masks), (test_images, test_masks) = self.listed("train"), self.listed("val")
         lists: Any = (
@@ -105,7 +105,7 @@ class FileScenes(MaskData):
         return Arrays(*lists)
 
     def listed(self, split: str) -> tuple[list[Path], list[Path]]:
-        """The files of a split, in order, each there, and each mask as large as its image.
+        """Return the files of a split, in order, each there, and each mask as large as its image.
 
         Raises:
             DataError: a file is missing, or a mask has another size than its image.

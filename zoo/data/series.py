@@ -21,7 +21,7 @@ from zoo.registry import unknown
 
 
 class Series(NamedTuple):
-    """A padded batch: rows and asked times behind a series' end repeat its last time, with a mask of False.
+    """A padded batch: rows and asked times after a series' end repeat its last time, with a mask of False.
 
     Attributes:
         times: (B, T), values (B, T, D) and mask (B, T, D) bool: what the model sees.
@@ -39,7 +39,7 @@ class Series(NamedTuple):
     label: Tensor
 
     def rows(self, rows: Tensor) -> Series:
-        """Some of the series, cut to the longest of them."""
+        """Return some of the series, cut to the longest of them."""
         part = Series(*(x[rows] for x in self))
         long = longest(part.mask)
         wide = longest(part.target_mask) if part.query.shape[1] else 0
@@ -67,12 +67,12 @@ class SeriesDataset:
 
 
 def _batch(series: Series, labels: Tensor, random: torch.Generator | None) -> Series:
-    """A batch is complete as it lies in memory."""
+    """Return a batch as it is: it is complete as it lies in memory."""
     return series
 
 
 def longest(mask: Tensor) -> int:
-    """Rows of the longest series: behind them nothing was seen in any."""
+    """Return the rows of the longest series: after them nothing was seen in any."""
     used = mask.any(-1).any(0).nonzero()
     return int(used[-1]) + 1 if len(used) else 1
 
@@ -97,7 +97,7 @@ class SeriesData(InMemoryDataModule[Series]):
 
     @abstractmethod
     def read(self) -> dict[str, Series]:
-        """The splits ``train``, ``val`` and ``test``; raises DataError where a file is missing or no complete one."""
+        """Return the splits ``train``, ``val`` and ``test``; raises DataError where a file is missing or broken."""
 
     def load(self) -> tuple[dict[str, Series], str]:
         splits = self.read()
@@ -168,7 +168,7 @@ class Spirals(SeriesData):
         return {name: self.make(n, key, noisy=name != "test") for key, (name, n) in enumerate(sizes.items())}
 
     def make(self, count: int, key: int, noisy: bool, asked: tuple[float, float] | None = None) -> Series:
-        """So many series, by a key.
+        """Make so many series, by a key.
 
         Args:
             noisy: whether what is asked for is noisy too.
@@ -186,7 +186,7 @@ class Spirals(SeriesData):
         return as_series(times, values, mask, query, target, target_mask, turns if self.num_classes else None)
 
     def truth(self, count: int, key: int, times: np.ndarray) -> np.ndarray:
-        """The true curves (count, N, 2) of the series of a key, at times (N,)."""
+        """Return the true curves (count, N, 2) of the series of a key, at times (N,)."""
         curve, _ = self._curves(np.random.Generator(np.random.PCG64(key)), count)
         return curve(np.broadcast_to(times, (count, len(times))))
 
@@ -207,7 +207,7 @@ class Spirals(SeriesData):
 def ragged(
     random: np.random.Generator, count: int, low: float, high: float, least: int = 15, most: int = 30
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Sorted random times (count, most), of which each series has its own number, the last one repeated behind them."""
+    """Return sorted random times (count, most); each series has its own number of them, the last one repeated."""
     apart = 1e-5  # at least, as a share of the span: two of them must not become one in float32
     share = np.sort(random.uniform(0, 1 - apart * most, (count, most)), 1) + apart * np.arange(most)
     times = low + (high - low) * share
@@ -225,7 +225,7 @@ def as_series(
     target_mask: np.ndarray,
     label: np.ndarray | None = None,
 ) -> Series:
-    """Arrays as tensors: float32, zeros where nothing was seen; masks (n, T) stand for all channels."""
+    """Turn arrays into tensors: float32, zeros where nothing was seen; masks (n, T) stand for all channels."""
     full = [
         np.broadcast_to(m[..., None], v.shape) if m.ndim == 2 else m for m, v in ((mask, values), (target_mask, target))
     ]

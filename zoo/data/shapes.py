@@ -1,6 +1,6 @@
 """Shapes on textured ground: a segmentation task that is made, not downloaded, and that takes a look at whole shapes.
 
-The ground is darker and waved, a shape brighter and plain, both of a random colour: neither says the class, only the
+The ground is darker and waved, a shape brighter and plain, both of a random color: neither says the class, only the
 outline does.
 """
 
@@ -38,7 +38,7 @@ class Shapes(MaskData):
 
 
 def scenes(count: int, seed: int, size: int = SIZE) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 (count, 3, size, size) and masks uint8 (count, size, size), by the seed alone."""
+    """Return images uint8 (count, 3, size, size) and masks uint8 (count, size, size), by the seed alone."""
     random = np.random.Generator(np.random.PCG64(seed))
     row, column = np.mgrid[0:size, 0:size].astype(np.float64)
     images = np.empty((count, 3, size, size), np.uint8)
@@ -61,15 +61,15 @@ def scenes(count: int, seed: int, size: int = SIZE) -> tuple[np.ndarray, np.ndar
 
 
 def texture(random: np.random.Generator, row: np.ndarray, column: np.ndarray) -> np.ndarray:
-    """A random colour with random waves over it, (3, size, size)."""
-    colour = random.uniform(0.1, 0.5, (3, 1, 1))
+    """Return a random color with random waves over it, (3, size, size)."""
+    color = random.uniform(0.1, 0.5, (3, 1, 1))
     angle, period, phase = random.uniform(0, np.pi), random.uniform(3, 14), random.uniform(0, 2 * np.pi)
     wave = np.sin(2 * np.pi * (np.cos(angle) * column + np.sin(angle) * row) / period + phase)
-    return colour + random.uniform(-0.12, 0.12, (3, 1, 1)) * wave
+    return color + random.uniform(-0.12, 0.12, (3, 1, 1)) * wave
 
 
 def outline(kind: int, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Where a shape of radius 1 is, in coordinates of its own."""
+    """Return where a shape of radius 1 is, in coordinates of its own."""
     r = np.hypot(u, v)
     if kind == 1:
         return r < 0.85

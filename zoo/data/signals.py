@@ -36,7 +36,7 @@ class Photograph(TensorData):
         self.side = side
 
     def image(self) -> Tensor:
-        """The photograph (3, side, side), in [0, 1]."""
+        """Return the photograph (3, side, side), in [0, 1]."""
         from sklearn.datasets import load_sample_image
 
         pixels = torch.from_numpy(np.array(load_sample_image("china.jpg"))).permute(2, 0, 1).float() / 255
@@ -48,11 +48,11 @@ class Photograph(TensorData):
         image = self.image()
         axis = (torch.arange(self.side) + 0.5) / self.side
         places = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1).flatten(0, 1)
-        colours = image.flatten(1).T
+        colors = image.flatten(1).T
         index = torch.arange(self.side)
         even = ((index[:, None] % 2 == 0) & (index[None] % 2 == 0)).flatten()
         order = np.random.Generator(np.random.PCG64(0)).permutation(int((~even).sum()))
         others = torch.nonzero(~even)[:, 0][torch.from_numpy(order)]
         held = len(others) // 10
         rows = {"train": torch.nonzero(even)[:, 0], "val": others[:held], "test": others[held:]}
-        return {name: (places[r], colours[r]) for name, r in rows.items()}
+        return {name: (places[r], colors[r]) for name, r in rows.items()}

@@ -76,8 +76,8 @@ class Segments(ResumableIterable):
         return self._train_steps() if self.train else -(-self._longest() // self.length)
 
     def __iter__(self) -> Iterator[Segment]:
-        """A generator: nothing is decided before its first ``next``, as Lightning makes the iterator of a resumed
-        run before it knows the epoch."""
+        """Yield the segments; nothing is decided before its first ``next``, as Lightning makes the iterator of a
+        resumed run before it knows the epoch."""
         epoch, first = self.start()
         yield from self._training(epoch, first) if self.train else self._evaluation(first)
 
@@ -124,7 +124,7 @@ class Segments(ResumableIterable):
         return ranks * min(self.batch_size, total // ranks)
 
     def _longest(self) -> int:
-        """Predictions of the longest stream: the same for every rank, which so make equally many steps."""
+        """Return the predictions of the longest stream: the same for every rank, so that steps are equally many."""
         return -(-(len(self.tokens) - 1) // self._streams())
 
     def state_dict(self) -> dict[str, Any]:

@@ -45,7 +45,7 @@ class Pendulums(SeriesData):
         return {name: self.make(n, key, noisy=name != "test") for key, (name, n) in enumerate(sizes.items())}
 
     def make(self, count: int, key: int, noisy: bool) -> Series:
-        """So many series, by a key."""
+        """Make so many series, by a key."""
         random = np.random.Generator(np.random.PCG64(key))
         k, d = random.uniform(2, 12, count), random.uniform(0, 0.6, count)
         start = np.stack([random.uniform(-2.5, 2.5, count), random.uniform(-2, 2, count)], -1)
@@ -59,7 +59,7 @@ class Pendulums(SeriesData):
 
 
 def pendulum(start: np.ndarray, times: np.ndarray, k: np.ndarray, d: np.ndarray) -> np.ndarray:
-    """Angle and velocity (n, T, 2) at the times, from the first of them, by the classical Runge-Kutta method."""
+    """Return angle and velocity (n, T, 2) at the times, from the first of them, by the classical Runge-Kutta method."""
 
     def slope(y: np.ndarray) -> np.ndarray:
         return np.stack([y[:, 1], -k * np.sin(y[:, 0]) - d * y[:, 1]], -1)

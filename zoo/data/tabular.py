@@ -41,14 +41,14 @@ class Parts(NamedTuple):
 
 
 def tail_split(data: np.ndarray) -> Parts:
-    """The last tenth tests, the last tenth of the others validates."""
+    """Split: the last tenth tests, the last tenth of the others validates."""
     test = len(data) - int(0.1 * len(data))
     val = test - int(0.1 * test)
     return Parts(data[:val], data[val:test], data[test:])
 
 
 def normalized(parts: Parts, by: np.ndarray) -> Parts:
-    """Mean 0 and deviation 1 of what is given as ``by``."""
+    """Return the parts with mean 0 and deviation 1 of what is given as ``by``."""
     mean, deviation = by.mean(0), by.std(0)
     return Parts(*((x - mean) / deviation for x in parts))
 
@@ -73,7 +73,7 @@ class Tabular(TensorData):
 
     @abstractmethod
     def prepare(self, *paths: Path) -> Parts:
-        """The samples as they were published for density estimation."""
+        """Return the samples as they were published for density estimation."""
 
     @property
     def features(self) -> int:
@@ -204,7 +204,7 @@ class Gas(Tabular):
 
 
 class BSDS300(Tabular):
-    """Patches of 8x8 grey pixels of photographs, the mean taken off and the last pixel left out: 63 dimensions. Needs
+    """Patches of 8x8 gray pixels of photographs, the mean taken off and the last pixel left out: 63 dimensions. Needs
     h5py."""
 
     files, published = ("BSDS300/BSDS300.hdf5",), 63
@@ -222,7 +222,7 @@ class BSDS300(Tabular):
 
     @staticmethod
     def _part(file: Any, name: str, path: Path) -> np.ndarray:
-        """One array of the file itself: no link to another file, and no more values than are stored."""
+        """Return one array of the file itself: no link to another file, and no more values than are stored."""
         link = file.get(name, getlink=True)
         if link is not None and type(link).__name__ != "HardLink":
             raise corrupt(path, f"its array {name} is a link")

@@ -122,7 +122,7 @@ class TextData(InMemoryDataModule[Tensor]):
 
     @abstractmethod
     def read(self) -> Corpus:
-        """The three parts; raises DataError where a file is missing or no text."""
+        """Return the three parts; raises DataError where a file is missing or no text."""
 
     def places(self, source: Source) -> list[Path]:
         """Return the paths where a published file may lie; the first is that of a download."""
@@ -179,7 +179,8 @@ class TextData(InMemoryDataModule[Tensor]):
     def tokenizer(self) -> Tokenizer:
         """From text to the numbers of this data set, and back; ``as_dict()`` of it is plain data."""
         self.setup()
-        return self._tokenizer  # type: ignore[return-value]
+        assert self._tokenizer is not None, "load() made it"
+        return self._tokenizer
 
     @property
     def vocab_size(self) -> int:
@@ -210,7 +211,7 @@ class TextData(InMemoryDataModule[Tensor]):
 
 
 def cut(text: str, val: float, test: float) -> Corpus:
-    """One text in three parts, in order: the last are for validation and test. Cuts fall on ends of lines.
+    """Cut one text in three parts, in order: the last are for validation and test. Cuts fall on ends of lines.
 
     Raises:
         ValueError: shares that leave nothing for a part.
@@ -225,5 +226,5 @@ def cut(text: str, val: float, test: float) -> Corpus:
 
 
 def _line_end(text: str, near: int) -> int:
-    """Behind the first end of a line from ``near`` on, if there is one in sight; else ``near`` itself."""
+    """Return the place after the first end of a line from ``near`` on, if one is in sight; else ``near`` itself."""
     return text.find("\n", near, near + 1000) + 1 or near

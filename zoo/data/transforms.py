@@ -1,4 +1,4 @@
-"""Augmentation and normalisation of a whole batch of images at once, on tensors, by a random generator it is given.
+"""Augment and normalize a whole batch of images at once, on tensors, by a random generator it is given.
 
 On two cores a batch costs what one image costs when each is transformed by itself.
 """
@@ -43,7 +43,7 @@ class ImageTransform:
     mirrored: bool = False
 
     def __call__(self, x: Tensor, random: torch.Generator | None = None) -> Tensor:
-        """(B, C, H, W) uint8 to float32; without ``random`` the images are only normalised."""
+        """Turn (B, C, H, W) uint8 into float32; without ``random`` the images are only normalized."""
         if random is not None and self.padding:
             x = shift(x, self.padding, random)
         if random is not None and self.mirrored:

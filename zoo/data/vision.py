@@ -19,7 +19,7 @@ from zoo.storage.guards import MiB, is_file, is_folder, read_tar
 
 
 class Digits(ImageData):
-    """1,797 handwritten digits, 8x8 grey pixels of 17 levels, part of scikit-learn: no download.
+    """1,797 handwritten digits, 8x8 gray pixels of 17 levels, part of scikit-learn: no download.
 
     No test set was published with this half of the data, so a fifth of every class is held out, the same for all
     seeds: 1,438 and 359 images. Both hold digits of the same 13 writers.
@@ -51,7 +51,7 @@ class Digits(ImageData):
 
 
 class MNIST(ImageData):
-    """60,000 and 10,000 handwritten digits, 28x28 grey.
+    """60,000 and 10,000 handwritten digits, 28x28 gray.
 
     Reference: LeCun, Bottou, Bengio, Haffner, "Gradient-based learning applied to document recognition", 1998.
     """
@@ -70,11 +70,11 @@ class MNIST(ImageData):
         return self.root / type(self).__name__ / "raw"
 
     def _candidates(self, archive: str) -> list[Path]:
-        """The archive, whose checksum was published, goes before what was unpacked from it."""
+        """Return the archive, whose checksum was published, before what was unpacked from it."""
         return [self.folder / archive, self.folder / archive.removesuffix(".gz")]
 
     def _source(self) -> tuple[tuple[str, ...], dict[str, str]]:
-        """Mirrors, and the archives with their checksums, as torchvision knows them."""
+        """Return mirrors, and the archives with their checksums, as torchvision knows them."""
         from torchvision import datasets
 
         source = getattr(datasets, type(self).__name__)
@@ -125,7 +125,7 @@ class MNIST(ImageData):
 
 
 class FashionMNIST(MNIST):
-    """60,000 and 10,000 pieces of clothing, 28x28 grey.
+    """60,000 and 10,000 pieces of clothing, 28x28 gray.
 
     Reference: Xiao, Rasul, Vollgraf, "Fashion-MNIST: a novel image dataset for benchmarking", 2017, arXiv:1708.07747.
     """
@@ -149,7 +149,7 @@ class FashionMNIST(MNIST):
 
 
 class CIFAR10(ImageData):
-    """50,000 and 10,000 colour photographs, 32x32.
+    """50,000 and 10,000 color photographs, 32x32.
 
     Read from the folder ``cifar-10-batches-py`` in the root or in ``CIFAR10/`` there, else from the published
     ``cifar-10-python.tar.gz``. A complete set of other checksums is read, with a warning.
@@ -172,7 +172,7 @@ class CIFAR10(ImageData):
         return [self.root, self.root / "CIFAR10"]
 
     def _found(self) -> Path | None:
-        """The folder of the batches, else the archive; None where there is neither."""
+        """Return the folder of the batches, else the archive; None where there is neither."""
         batches = [f / "cifar-10-batches-py" for f in self._folders()]
         archives = [f / "cifar-10-python.tar.gz" for f in self._folders()]
         return next((p for p in batches if is_folder(p)), None) or next((p for p in archives if is_file(p)), None)
@@ -215,7 +215,7 @@ class CIFAR10(ImageData):
         )
 
     def _members(self, place: Path, names: list[str]) -> dict[str, tuple[Path, bytes]]:
-        """The files by name, from the folder or out of the archive."""
+        """Return the files by name, from the folder or out of the archive."""
         if place.is_dir():
             for name in names:
                 if not is_file(place / name):

@@ -40,7 +40,7 @@ def write_yaml(file: Path, content: Mapping[str, Any]) -> None:
 
 
 def dump_yaml(content: Mapping[str, Any]) -> str:
-    """YAML in the given order, with short lists on one line."""
+    """Return YAML in the given order, with short lists on one line."""
     return yaml.dump(dict(content), Dumper=_Dumper, sort_keys=False, default_flow_style=False, width=110)
 
 

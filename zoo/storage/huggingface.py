@@ -12,7 +12,7 @@ _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 
 
 def download(repository: str) -> Path:
-    """The folder of a repository, ``organisation/name`` or ``organisation/name@revision``.
+    """Return the folder of a repository, ``organisation/name`` or ``organisation/name@revision``.
 
     An interrupted download is resumed, what is in the cache is not fetched again, and nothing but the three known files
     is fetched. With HF_HUB_OFFLINE=1 only the cache is looked at.

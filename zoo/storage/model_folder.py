@@ -66,7 +66,7 @@ class Config:
 
 
 def read(place: Path) -> Config:
-    """The configuration of a model folder, checked key by key.
+    """Return the configuration of a model folder, checked key by key.
 
     Raises:
         WeightsError: it is missing, no JSON, of a newer format, lacks a key, has one too many, or one of a wrong type.
@@ -113,7 +113,7 @@ def read(place: Path) -> Config:
 
 
 def read_weights(place: Path, config: Config, sha256: str = "") -> dict[str, Tensor]:
-    """The weights of a folder, read only if they are what was published.
+    """Return the weights of a folder, read only if they are what was published.
 
     Args:
         place: the folder.

@@ -117,7 +117,7 @@ class Preprocessing:
 
         Args:
             images: a path, a PIL image, or an array or tensor (H, W), (H, W, C), (C, H, W) or (B, C, H, W), whole
-                numbers from 0 to ``white`` or floats in [0, 1]; or a list of these. Colour becomes grey, and grey is
+                numbers from 0 to ``white`` or floats in [0, 1]; or a list of these. Color becomes gray, and gray is
                 repeated, where the model's channels ask for it.
 
         Raises:
@@ -157,7 +157,7 @@ class Preprocessing:
         if not (low >= 0 and high <= white):  # NaN is neither
             raise ValueError(
                 f"Pixels must lie between 0 and {white}; got {low:g} to {high:g}. Give floats in [0, 1] that are not "
-                f"normalised yet, or whole numbers up to {self.white}."
+                f"normalized yet, or whole numbers up to {self.white}."
             )
         return x / white
 

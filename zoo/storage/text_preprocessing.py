@@ -29,7 +29,7 @@ class TextPreprocessing:
 
     @classmethod
     def read(cls, given: Mapping[str, Any]) -> TextPreprocessing:
-        """From the mapping in a ``config.json``.
+        """Return that of the mapping in a ``config.json``.
 
         Raises:
             ValueError: a key is unknown, missing or of a wrong kind.
@@ -47,7 +47,7 @@ class TextPreprocessing:
 
     @classmethod
     def of(cls, source: str | Path) -> TextPreprocessing:
-        """That of trained weights: of a model folder, a run folder, or a ``.ckpt`` in one.
+        """Return that of trained weights: of a model folder, a run folder, or a ``.ckpt`` in one.
 
         Raises:
             WeightsError: the source is missing or damaged, or its weights read no text.
@@ -58,14 +58,14 @@ class TextPreprocessing:
         else:
             file = place if place.suffix == ".ckpt" else place / "checkpoints" / "best.ckpt"
             given = read_checkpoint(file).get("preprocessing", {})
-        if given.get("kind") != "text":
+        if not isinstance(given, Mapping) or given.get("kind") != "text":
             raise WeightsError(f"{source} has no tokenizer: it is no language model, or was saved without one.")
         return cls.read(given)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for ``config.json``."""
+        """Return plain values for ``config.json``."""
         return {"kind": self.kind, "tokenizer": dict(self.tokenizer)}
 
     def symbols(self) -> Tokenizer:
-        """The tokenizer itself."""
+        """Return the tokenizer itself."""
         return tokenizer(self.tokenizer)

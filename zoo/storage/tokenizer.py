@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from zoo.registry import unknown
+from zoo.registry import sentence, unknown
 
 LEVELS = ("characters", "words", "bpe")
 UNKNOWN = "<unk>"  # as the published word-level corpora write it
@@ -32,18 +32,18 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def encode(self, text: str) -> np.ndarray:
-        """The token numbers of a text, int32 (n,)."""
+        """Return the token numbers of a text, int32 (n,)."""
 
     @abstractmethod
     def decode(self, numbers: Iterable[int]) -> str:
-        """The text of token numbers."""
+        """Return the text of token numbers."""
 
     @abstractmethod
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, from which `tokenizer` makes it again."""
+        """Return plain values, from which `tokenizer` makes it again."""
 
     def strange(self, text: str) -> list[str]:
-        """The symbols of a text that the vocabulary lacks, each once."""
+        """Return the symbols of a text that the vocabulary lacks, each once."""
         return []
 
 
@@ -110,7 +110,7 @@ class Words(Tokenizer):
 
     @classmethod
     def learn(cls, text: str, min_count: int = 1) -> Words:
-        """The words that occur at least ``min_count`` times; with ``<unk>`` for the others, if the text has none."""
+        """Keep the words that occur at least ``min_count`` times; with ``<unk>`` for the others, where it lacks."""
         counts = Counter(w for line in _lines(text) for w in line.split())
         words = [END, *(w for w, n in counts.most_common() if (n >= min_count and w != END) or w == UNKNOWN)]
         return cls(words if UNKNOWN in counts else [*words, UNKNOWN])
@@ -156,7 +156,12 @@ class BytePairs(Tokenizer):
 
     def __init__(self, json: str) -> None:
         self.json = json
-        self._inner = _tokenizers().Tokenizer.from_str(json)
+        try:
+            self._inner = _tokenizers().Tokenizer.from_str(json)
+        except ImportError:
+            raise
+        except Exception as error:  # the package raises bare ones
+            raise ValueError(f"The byte pairs of a tokenizer cannot be read ({sentence(error)}).") from error
 
     @classmethod
     def learn(cls, text: str, vocab_size: int) -> BytePairs:
@@ -186,7 +191,7 @@ class BytePairs(Tokenizer):
 
 
 def tokenizer(given: Mapping[str, Any]) -> Tokenizer:
-    """The tokenizer that ``as_dict`` described.
+    """Return the tokenizer that ``as_dict`` described.
 
     Raises:
         ValueError: no level, or an unknown one, or what belongs to it is missing.
@@ -198,7 +203,9 @@ def tokenizer(given: Mapping[str, Any]) -> Tokenizer:
         raise ValueError(f"A tokenizer says its level: {unknown('level', level, LEVELS)}")
     value = given.get(keys[level])
     if not isinstance(value, (str, list, tuple)):
-        raise ValueError(f"A tokenizer of {level} needs {keys[level]!r}; got {sorted(given)}.")
+        raise ValueError(f"A tokenizer of {level} needs {keys[level]!r}; got {', '.join(map(str, given))}.")
+    if not all(isinstance(symbol, str) for symbol in value):
+        raise ValueError(f"A tokenizer of {level} is made of texts; one of its {keys[level]} is none.")
     if level == "bpe":
         return BytePairs(str(value))
     if level == "characters":
@@ -207,7 +214,7 @@ def tokenizer(given: Mapping[str, Any]) -> Tokenizer:
 
 
 def learn(text: str, level: str, *, min_count: int = 1, vocab_size: int = 8192) -> Tokenizer:
-    """A tokenizer out of the training part of a text.
+    """Learn a tokenizer from the training part of a text.
 
     Args:
         text: the training part.
@@ -233,7 +240,7 @@ def learn(text: str, level: str, *, min_count: int = 1, vocab_size: int = 8192) 
 
 
 def _lines(text: str) -> Iterable[str]:
-    """Lines with their ends, cut at ``\\n`` alone; ``str.splitlines`` would cut at rarer signs, too."""
+    """Yield lines with their ends, cut at ``\\n`` alone; ``str.splitlines`` would cut at rarer signs, too."""
     start = 0
     while start < len(text):
         stop = text.find("\n", start) + 1 or len(text)
