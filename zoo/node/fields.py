@@ -57,7 +57,7 @@ class TimeLayer(nn.Module, ABC):
     def extra_repr(self) -> str:
         return f"{self.c_in}, {self.c_out}" + (f", kernel={self.kernel}" if self.kernel else "")
 
-    def _base(self, c_in: int, c_out: int, bias: bool = True) -> nn.Module:
+    def _base(self, c_in: int, c_out: int, bias: bool = True) -> nn.Linear | nn.Conv2d:
         if not self.kernel:
             return nn.Linear(c_in, c_out, bias)
         return nn.Conv2d(c_in, c_out, self.kernel, padding=self.kernel // 2, bias=bias)
@@ -93,6 +93,7 @@ class Concat(TimeLayer):
         area = max(kernel, 1) ** 2
         self.weight_t = nn.Parameter(torch.empty(c_out, 1, kernel, kernel) if kernel else torch.empty(c_out))
         bound = 1 / math.sqrt((c_in + 1) * area)  # as a layer of c_in + 1 inputs would draw it
+        assert self.base.bias is not None
         for p in (self.base.weight, self.base.bias, self.weight_t):
             nn.init.uniform_(p, -bound, bound)
 
@@ -102,6 +103,7 @@ class Concat(TimeLayer):
             return torch.addcmul(self.base(h), t, seen)
         if t.dim():
             return torch.addcmul(self.base(h), t, self.weight_t)
+        assert self.base.bias is not None
         return F.linear(h, self.base.weight, torch.addcmul(self.base.bias, t, self.weight_t))
 
 
@@ -138,7 +140,8 @@ class Hyper(TimeLayer):
         self.coefficients = nn.Sequential(nn.Linear(1, hidden), nn.Tanh(), nn.Linear(hidden, basis), nn.Tanh())
         layers = [self._base(c_in, c_out) for _ in range(basis)]
         self.weights = nn.Parameter(torch.stack([x.weight.detach() for x in layers]) / math.sqrt(basis))
-        self.biases = nn.Parameter(torch.stack([x.bias.detach() for x in layers]) / math.sqrt(basis))
+        biases = [x.bias.detach() for x in layers if x.bias is not None]
+        self.biases = nn.Parameter(torch.stack(biases) / math.sqrt(basis))
 
     def generate(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Weight and bias at the times ``t``, each with the times (1 or B) first."""
@@ -279,9 +282,14 @@ class ConvField(nn.Module):
         return self.norm3(h)
 
 
+def fitting(groups: int, channels: int) -> int:
+    """Return the largest number of groups, ``groups`` at most, that divides the channels; 1 where there are none."""
+    return next((g for g in range(min(groups, channels), 0, -1) if channels % g == 0), 1)
+
+
 def norm(groups: int, channels: int) -> nn.GroupNorm:
-    """Group normalisation of at most ``groups`` groups: the largest number that divides the channels."""
-    return group_norm(next(g for g in range(min(groups, channels), 0, -1) if channels % g == 0), channels)
+    """Group normalization of at most ``groups`` groups: the largest number that divides the channels."""
+    return group_norm(fitting(groups, channels), channels)
 
 
 class SecondOrder(nn.Module):

@@ -27,12 +27,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.adjoints.backsolve import Backsolve
+from zoo.adjoints.base import Adjoint
 from zoo.adjoints.unroll import Unroll
 from zoo.implicit import DelegatesImplicit, ImplicitMixin, SolveRecord, serves
 from zoo.layers.head import ImageClassifier, check_images
-from zoo.node.fields import activation, norm
+from zoo.layers.stem import stem
+from zoo.node.fields import activation, fitting, norm
+from zoo.node.piecewise import sum_stats
 from zoo.penalties import observe
-from zoo.solve import fixed_point
+from zoo.solve import fixed_point, odeint
 from zoo.solvers.base import Result, Solution
 from zoo.solvers.ode.base import ODESolver
 
@@ -119,56 +122,58 @@ class Equilibrium(ImplicitMixin, nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        """The equilibrium (B, C, H, W) of an injection of the same shape."""
-        solver = self.solver if self.training or self.eval_solver is None else self.eval_solver
+        """Return the equilibrium (B, C, H, W) of an injection of the same shape."""
+        solver = self._present_solver("anderson", "implicit")
         z0 = torch.zeros_like(x)
         if not isinstance(solver, ODESolver):
             return self.solve(self.flow.cell, z0, args=(x,))
         if "ode" in serves(self.adjoint):
-            return self._follow(solver, z0, x)
-        path, self.adjoint = self.adjoint, Unroll()
-        try:
-            with torch.no_grad():
-                z = self._follow(solver, z0, x)
-        finally:
-            self.adjoint = path
+            z, found, parts = self._follow(solver, self.adjoint, z0, x)
+            self._finish(z, found, parts)
+            return z
+        with torch.no_grad():
+            z, found, parts = self._follow(solver, Unroll(), z0, x)
         # one step at the equilibrium, across which the adjoint takes the gradient of the fixed point
         touch = {"name": "picard", "max_steps": 1, "rtol": solver.rtol, "atol": solver.atol}
         solution = fixed_point(self.flow.cell, z, touch, self.adjoint, args=(x,))
-        found = self.last
-        assert found is not None
         nfe = found.stats.nfe + solution.stats.nfe
-        self.record(replace(found, stats=replace(found.stats, nfe=nfe, backward=solution.stats.backward)), [found])
+        stats = replace(found.stats, nfe=nfe, backward=solution.stats.backward)
+        self._finish(solution.value, replace(found, stats=stats), parts)
         observe(self, self.flow.cell, solution.value, (x,))
         return solution.value
 
-    def _follow(self, solver: ODESolver, z: Tensor, x: Tensor) -> Tensor:
-        """Along the flow to its rest."""
-        t, span, parts = 0.0, min(4.0, self.horizon), []
+    def _follow(
+        self, solver: ODESolver, adjoint: Adjoint, z: Tensor, x: Tensor
+    ) -> tuple[Tensor, SolveRecord, list[SolveRecord]]:
+        """Go along the flow to its rest: the state there, the record of the whole way, and those of its parts."""
+        t, span = 0.0, min(4.0, self.horizon)
+        parts: list[SolveRecord] = []
         while True:
-            z = self.integrate(self.flow, z, (0.0, span), args=(x,))[-1]  # the flow is the same at all times
-            assert self.last is not None
-            parts.append(self.last)
+            solution = odeint(self.flow, z, (0.0, span), solver, adjoint, args=(x,))  # the same flow at all times
+            z = solution.value[-1]
+            parts.append(SolveRecord(solution.result, solution.stats))
             t += span
             norm, scale = _residual(self.flow.cell, z, x)
             rests = norm <= solver.atol * z[0].numel() ** 0.5 + solver.rtol * scale
-            if rests.all() or t >= self.horizon or not self.last.result.success:
+            if rests.all() or t >= self.horizon or not solution.result.success:
                 break
             span = min(t, self.horizon - t)
-        added = {k: sum(getattr(p.stats, k) for p in parts) for k in ("steps", "accepted", "rejected", "sample_nfe")}
         stats = replace(
-            parts[-1].stats,
+            sum_stats([p.stats for p in parts]),
             nfe=sum(p.stats.nfe + 1 for p in parts),
             converged=rests,
             residual=norm / scale.clamp_min(torch.finfo(scale.dtype).tiny),
-            **added,
+            trace=parts[-1].stats.trace,
+            backward=parts[-1].stats.backward,
         )
         result = parts[-1].result
         if result.success:  # whatever the steps, the rest was measured
             result = Result.converged if rests.all() else Result.max_steps
-        self.record(SolveRecord(result, stats), parts)
-        self._refuse_unfinished(Solution(z, result, stats))
-        return z
+        return z, SolveRecord(result, stats), parts
+
+    def _finish(self, z: Tensor, found: SolveRecord, parts: list[SolveRecord]) -> None:
+        self.record(found, parts)
+        self._refuse_unfinished(Solution(z, found.result, found.stats))
 
 
 @torch.no_grad()
@@ -206,16 +211,8 @@ class SteadyNet(DelegatesImplicit, ImageClassifier):
         global_pool: str = "avg",
     ) -> None:
         super().__init__()
-        if channels < 1 or in_chans < 1 or downsample < 0:
-            raise ValueError(
-                "A SteadyNet needs at least one channel, in_chans of at least 1 and downsample of at least 0; got "
-                f"channels={channels}, in_chans={in_chans}, downsample={downsample}."
-            )
+        self.stem = stem(in_chans, channels, downsample, fitting(groups, channels))
         self.in_chans, self.num_features = in_chans, channels
-        self.stem = nn.Sequential(nn.Conv2d(in_chans, channels, 3, padding=1), norm(groups, channels))
-        for _ in range(downsample):
-            down = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
-            self.stem.extend([nn.ReLU(), down, norm(groups, channels)])
         self.equilibrium = Equilibrium(Contraction(channels, contraction, act), horizon)
         self.norm = norm(groups, channels)
         self.feature_info = [{"num_chs": channels, "reduction": 2**downsample, "module": "norm"}]
