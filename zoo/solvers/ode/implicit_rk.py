@@ -72,9 +72,12 @@ class ImplicitRungeKutta(OneStep):
             def equation(z: Tensor) -> Tensor:
                 return torch.add(base, f(time, z.view_as(y)), alpha=scale).reshape(len(y), -1)
 
-            with torch.no_grad():
-                solution = iterate(equation, base.detach().reshape(len(y), -1), self.solver, floor=floor)
-            z = solution.value
+            with torch.no_grad():  # a state that is lost has no finite start; from zero its equation says so
+                start = torch.nan_to_num(base.detach().reshape(len(y), -1), 0.0, 0.0, 0.0)
+                solution = iterate(equation, start, self.solver, floor=floor)
+            z, lost = solution.value, solution.stats.lost
+            if lost is not None and bool(lost.any()):
+                z = torch.where(lost.to(z.device)[:, None], torch.nan, z)
             if torch.is_grad_enabled():
                 z = self._attach(equation, z, floor)
             z = z.view_as(y)
