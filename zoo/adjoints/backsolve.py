@@ -84,7 +84,7 @@ class Backsolve(Adjoint):
         if not solver.adaptive and solver.step_size is None:
             size = abs(times[-1] - times[0]) / (solver.steps or 32)
             solver = dataclasses.replace(solver, steps=None, step_size=size)
-        plain = {"per_sample": False, "norm": "max", "first_step": None, "compile": False}
+        plain: dict[str, Any] = {"per_sample": False, "norm": "max", "first_step": None, "compile": False}
         known = {field.name for field in dataclasses.fields(solver)}
         return dataclasses.replace(solver, **{k: v for k, v in plain.items() if k in known})
 
@@ -102,7 +102,7 @@ class _Backward:
     result: Result
     autocast: Callable[[], Any]
 
-    def __call__(self, value: Tensor, grads: Tensor, y0: Tensor, inputs: Sequence[Tensor]) -> list[Tensor]:
+    def __call__(self, value: Tensor, grads: Tensor, y0: Tensor, inputs: Sequence[Tensor]) -> list[Tensor | None]:
         """The gradients to ``y0`` and to the inputs (args, then params) that want one."""
         if not self.result.success:
             raise RuntimeError(
@@ -178,9 +178,9 @@ class _Solve(torch.autograd.Function):
 
 def _parameters(f: Map) -> tuple[Tensor, ...]:
     """The parameters of a field that is a module; none are known of another callable."""
-    f = f.f if isinstance(f, Packed) else f
-    f = getattr(f, "__self__", f)
-    return tuple(p for p in f.parameters() if p.requires_grad) if isinstance(f, nn.Module) else ()
+    own = f.f if isinstance(f, Packed) else f
+    module = getattr(own, "__self__", own)
+    return tuple(p for p in module.parameters() if p.requires_grad) if isinstance(module, nn.Module) else ()
 
 
 def _check(f: Map, y0: Tensor, t: float, args: Sequence[Tensor], params: Sequence[Tensor]) -> None:

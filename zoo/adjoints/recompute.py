@@ -43,7 +43,7 @@ class Recomputation:
 
     def make_room(self, step: RecomputedStep) -> None:
         """Let go of the tensors of the step that was computed again last."""
-        last = self._latest and self._latest()
+        last = None if self._latest is None else self._latest()
         if last is not None:
             last.saved.clear()
         self._latest = weakref.ref(step)

@@ -47,8 +47,9 @@ class Reversible(Adjoint):
         floor = resolution(f, z0)
         solution = iterate(undo.call, z0.double(), undo.watch(solver), select="last", floor=floor, keep_state=True)
         undo.end = solution.state.y.detach(), solution.state.z.detach()
-        if solution.stats.lost.any():
-            undo.lost = solution.stats.lost.to(z0.device)[:, None]
+        lost = solution.stats.lost
+        if lost is not None and lost.any():
+            undo.lost = lost.to(z0.device)[:, None]
         return dataclasses.replace(solution, value=solution.value.to(z0.dtype), state=None)
 
 

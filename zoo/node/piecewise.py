@@ -87,8 +87,8 @@ def reduce_copies(record: SolveRecord, copies: int) -> SolveRecord:
     """The record of (copies * B) rows as one of B samples: of a sample's copies, the worst counts; calls stay."""
     stats = record.stats
 
-    def worst(x: Tensor | None) -> Tensor | None:
-        return None if x is None else x.reshape(copies, -1).amax(0)
+    def worst(x: Tensor) -> Tensor:
+        return x.reshape(copies, -1).amax(0)
 
     return SolveRecord(
         record.result,
@@ -98,8 +98,8 @@ def reduce_copies(record: SolveRecord, copies: int) -> SolveRecord:
             residual=worst(stats.residual),
             converged=stats.converged.reshape(copies, -1).all(0),
             trace=stats.trace.reshape(-1, copies, len(stats.steps) // copies).amax(1),
-            accepted=worst(stats.accepted),
-            rejected=worst(stats.rejected),
+            accepted=None if stats.accepted is None else worst(stats.accepted),
+            rejected=None if stats.rejected is None else worst(stats.rejected),
         ),
     )
 

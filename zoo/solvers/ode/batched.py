@@ -36,9 +36,10 @@ class _Batched:
         self.solver, self.p, self.field, self.y = solver, p, p.field, p.y0
         self.norm = p.norm or sample_norm(p.y0)
         self.step, self.slope = step_functions(solver, p, self.norm)
-        start, end = float(p.ts[0]), float(p.ts[-1])
-        self.start, *self.route = waypoints(p.ts.tolist(), solver.jump_ts, jump_gap(p.ts, p.y0.dtype))
-        self.t, self.end = self.start.leave, end
+        ts = p.ts.tolist()
+        start, end = ts[0], ts[-1]
+        out, *self.route = waypoints(ts, solver.jump_ts, jump_gap(p.ts, p.y0.dtype) if solver.jump_ts else 0.0)
+        self.t, self.end = out.leave, end
         self.tiny = 16 * np.finfo(np.float64).eps * max(abs(start), abs(end))
         self.pace = AdaptivePace(solver) if solver.adaptive else FixedPace(solver, abs(end - start))
         self.between = p.dense or p.event is not None  # whether states between the steps are asked for
@@ -66,7 +67,7 @@ class _Batched:
             log.residual[:] = self.pace.ratio.double().cpu().numpy()
         if log.short.any() and self.accepted >= self.pace.enough_to_judge:
             log.stiff |= log.short & stiff(field, self.clock(self.t), self.y, self.last)
-        log.trace = self.pace.trace
+        log.trace = [*self.pace.trace]
         field.active_mask = None
         return log.solution(torch.stack(values), field, self.p.ts, self.segments, events=self.events is not None)
 

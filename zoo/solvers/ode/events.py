@@ -71,7 +71,7 @@ class Crossing(NamedTuple):
 
     share: Tensor  # (B,) of the step, without a graph
     y: Tensor  # (B, ...) the state there
-    index: Tensor  # (B,) which event
+    which: Tensor  # (B,) the event, by its number
     shift: Tensor | None  # (B,) zero, with the derivative of the event's time
 
 

@@ -23,7 +23,7 @@ def integrate(
     f: VectorField,
     y0: Tensor,
     ts: Tensor | Sequence[float],
-    solver: OneStep | WholeSolver,
+    solver: ODESolver,
     *,
     args: tuple[Tensor, ...] | None = None,
     event: Event | Sequence[Event] | Events | None = None,
@@ -84,6 +84,7 @@ def integrate(
     problem = Problem(field, y0, times, Events.of(event), dense, norm, step_wrapper, compact=args is not None)
     if isinstance(solver, OneStep):
         return (integrate_per_sample if solver.per_sample else integrate_batched)(solver, problem)
+    assert isinstance(solver, WholeSolver)
     return solver.run(problem)
 
 

@@ -126,4 +126,10 @@ def step_functions(solver: OneStep, p: Problem, norm: Norm) -> tuple[Step, Calla
     if p.step_wrapper is None:
         return step, p.field
     evaluate = p.step_wrapper(lambda t, dt, y, k, dense: Attempt(y, p.field(t, y), None), p.field, False)
-    return p.step_wrapper(step, p.field, solver.first_slope == "own"), lambda t, y: evaluate(t, 0.0, y, None, False).k
+
+    def slope(t: Tensor, y: Tensor) -> Tensor:
+        k = evaluate(t, 0.0, y, None, False).k
+        assert k is not None
+        return k
+
+    return p.step_wrapper(step, p.field, solver.first_slope == "own"), slope

@@ -13,6 +13,8 @@ from zoo.solvers.ode.base import Field, ODESolution, ODEStats
 from zoo.solvers.ode.dense import Interpolant, Segment
 from zoo.solvers.ode.events import Crossing
 
+FAILURES = (Result.max_steps, Result.unsolved, Result.stiff, Result.stalled, Result.nonfinite)
+
 
 class IntegrationProgress:
     """What is known of every sample of the whole batch; becomes the `ODEStats`.
@@ -25,32 +27,28 @@ class IntegrationProgress:
 
     def __init__(self, batch: int, start: np.ndarray | float, fixed: bool) -> None:
         self.fixed = fixed
-        self.reached = np.full(batch, start, dtype=np.float64) if np.isscalar(start) else np.array(start, np.float64)
-        self.accepted, self.rejected = np.zeros(batch, dtype=np.int64), np.zeros(batch, dtype=np.int64)
-        self.last_dt, self.residual, self.event_time = (np.full(batch, np.nan) for _ in range(3))
-        self.event_index = np.full(batch, -1, dtype=np.int64)
-        self.short, self.stiff, self.dead, self.stalled, self.unsolved = np.zeros((5, batch), dtype=bool)
+        self.reached, self.last_dt, self.residual, self.event_time = np.full((4, batch), np.nan)
+        self.reached[:] = start
+        self.accepted, self.rejected, self.event_index = np.zeros((3, batch), dtype=np.int64)
+        self.event_index[:] = -1
+        self.failures = np.zeros((5, batch), dtype=bool)  # in the order of `FAILURES`
+        self.short, self.unsolved, self.stiff, self.stalled, self.dead = self.failures
         self.trace: list[np.ndarray | float] = []
         self.shifts: list[tuple[np.ndarray, Tensor]] = []  # rows, and the derivative of their events' times
 
     @property
     def result(self) -> Result:
         """The worst that happened to a sample."""
-        met = {
-            Result.fixed_steps if self.fixed else Result.converged: True,
-            Result.terminated: not np.isnan(self.event_time).all(),
-            Result.max_steps: self.short.any(),
-            Result.unsolved: self.unsolved.any(),
-            Result.stiff: self.stiff.any(),
-            Result.stalled: self.stalled.any(),
-            Result.nonfinite: self.dead.any(),
-        }
-        return Result.worst(result for result, happened in met.items() if happened)
+        if self.failures.any():
+            return Result.worst(r for r, who in zip(FAILURES, self.failures, strict=True) if who.any())
+        if self.shifts or (self.event_index >= 0).any():
+            return Result.terminated
+        return Result.fixed_steps if self.fixed else Result.converged
 
     def end(self, rows: np.ndarray, who: np.ndarray, times: np.ndarray, crossing: Crossing) -> None:
         """Note the event at which the samples ``rows`` (of the whole batch; ``who`` of those present) have ended."""
         self.event_time[rows] = times
-        self.event_index[rows] = crossing.index.cpu().numpy()[who]
+        self.event_index[rows] = crossing.which.cpu().numpy()[who]
         if crossing.shift is not None:
             kept = torch.from_numpy(np.flatnonzero(who)).to(crossing.shift.device)
             self.shifts.append((rows, crossing.shift.index_select(0, kept)))
@@ -66,16 +64,14 @@ class IntegrationProgress:
             events: whether terminal events were looked for.
         """
         value = self._finite(value, times)
-        batch = len(self.reached)
-        trace = np.zeros((len(self.trace), batch))
+        trace = np.zeros((len(self.trace), len(self.reached)))
         for row, ratio in zip(trace, self.trace, strict=True):  # one ratio for the batch, or one for each sample
             row[:] = ratio
-        failed = self.short | self.dead | self.stalled | self.unsolved
         stats = ODEStats(
             nfe=field.calls,
             steps=torch.from_numpy(self.accepted + self.rejected),
             residual=torch.from_numpy(self.residual),
-            converged=torch.from_numpy(~failed & np.isnan(self.event_time)),
+            converged=torch.from_numpy(~self.failures.any(0) & (self.event_index < 0)),
             trace=torch.from_numpy(trace),
             sample_nfe=field.samples,
             accepted=torch.from_numpy(self.accepted),

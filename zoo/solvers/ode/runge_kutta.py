@@ -18,7 +18,7 @@ from torch import Tensor
 from zoo.solvers.ode.base import Attempt, Norm, Problem, Step, VectorField, tolerance
 from zoo.solvers.ode.compiled import compiled_stepper
 from zoo.solvers.ode.one_step import OneStep
-from zoo.solvers.ode.stages import attempt, combine, weighted
+from zoo.solvers.ode.stages import ErrorControl, attempt, combine, weighted
 from zoo.solvers.ode.tableaus import BOSH3, DOPRI5, DOPRI8, EULER, HEUN, MIDPOINT, RK4, TSIT5, Tableau
 
 
@@ -47,7 +47,8 @@ class RungeKutta(OneStep):
     def stepper(self, problem: Problem, norm: Norm) -> Step:
         f, y0 = problem.field, problem.y0
         rtol, atol = tolerance(self, f.f, y0)
-        tableau, adaptive = self.tableau, self.adaptive
+        tableau = self.tableau
+        control = ErrorControl(rtol, atol, norm) if self.adaptive else None
         shares = torch.tensor(tableau.c, dtype=y0.dtype, device=y0.device)
 
         def step(t: float | Tensor, dt: float | Tensor, y: Tensor, k: Tensor, dense: bool) -> Attempt:
@@ -55,11 +56,11 @@ class RungeKutta(OneStep):
                 times = (shares * dt).add_(t).unbind() if tableau.c else ()
             else:
                 times = tuple(torch.add(t, dt, alpha=c) for c in tableau.c)
-            return attempt(tableau, adaptive, rtol, atol, norm, f, times, dt, y, k, dense)
+            return attempt(tableau, control, f, times, dt, y, k, dense)
 
         if not self.compile:
             return step
-        return compiled_stepper(tableau, adaptive, rtol, atol, problem, step)
+        return compiled_stepper(tableau, (rtol, atol) if self.adaptive else None, problem, step)
 
 
 def local_error(solver: RungeKutta, f: VectorField, t: float, dt: float, y: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ sum saves nothing for the backward pass, so that a discrete gradient keeps what 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -35,12 +37,17 @@ def weighted(dt: float | Tensor, terms: Terms, ks: list[Tensor]) -> Tensor:
     return out
 
 
+class ErrorControl(NamedTuple):
+    """What the error of a step is measured by."""
+
+    rtol: float
+    atol: float
+    norm: Norm
+
+
 def attempt(
     tableau: Tableau,
-    adaptive: bool,
-    rtol: float,
-    atol: float,
-    norm: Norm,
+    control: ErrorControl | None,
     f: Field | VectorField,
     times: tuple[Tensor, ...],
     dt: float | Tensor,
@@ -48,7 +55,7 @@ def attempt(
     k: Tensor,
     dense: bool,
 ) -> Attempt:
-    """One step of a tableau, with its error over tolerance."""
+    """One step of a tableau, with its error over tolerance unless ``control`` is None."""
     ks = [k]
     z = y
     for time, terms in zip(times, tableau.stages, strict=True):
@@ -56,8 +63,9 @@ def attempt(
         ks.append(f(time, z))
     y1 = z if tableau.fsal else combine(y, dt, tableau.solution, ks)
     ratio = None
-    if adaptive:
+    if control is not None:
         with torch.no_grad():
-            ratio = norm(scaled(weighted(dt, tableau.error, ks), y, y1, rtol, atol))
+            error = weighted(dt, tableau.error, ks)
+            ratio = control.norm(scaled(error, y, y1, control.rtol, control.atol))
     quartic = weighted(dt, tableau.quartic, ks) if dense and tableau.dense_coeff else None
     return Attempt(y1, ks[-1] if tableau.fsal else None, ratio, quartic)

@@ -29,8 +29,10 @@ def jump_gap(ts: np.ndarray, dtype: torch.dtype) -> float:
 
 def waypoints(ts: Sequence[float], jumps: Sequence[float], gap: float) -> list[Waypoint]:
     """The times in their order, the start first; jumps outside of them do not matter."""
-    sign = 1.0 if ts[-1] > ts[0] else -1.0
     marks = [Waypoint(t, t, True) for t in ts]
+    if not jumps:
+        return marks
+    sign = 1.0 if ts[-1] > ts[0] else -1.0
     for jump in jumps:
         around = Waypoint(jump - sign * gap, jump + sign * gap, False)
         near = [i for i, m in enumerate(marks) if abs(m.land - jump) <= 4 * gap]
