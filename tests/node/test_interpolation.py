@@ -143,3 +143,14 @@ def test_a_scalar_cde_along_a_line_is_an_exponential():
 def test_an_unknown_path_names_the_nearest():
     with pytest.raises(ValueError, match="'linear'"):
         NeuralCDE(2, 2, path="linaer")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_series_of_one_row_has_a_path(kind):
+    times, values = torch.tensor([[0.5]]), torch.tensor([[[1.0, 2.0]]])
+    path = control(kind, times, values, torch.ones(1, 1, 2, dtype=torch.bool))
+    assert path.evaluate(torch.tensor([0.5])).tolist() == [[0.0, 1.0, 2.0]]
+    assert path.evaluate(torch.tensor([2.0])).tolist() == [[1.5, 1.0, 2.0]]  # beyond it the time alone moves
+    model = NeuralCDE(features=2, path=kind)
+    answer = model(times, values, torch.ones(1, 1, 2, dtype=torch.bool), torch.tensor([[0.5, 1.0]]))
+    assert answer.values.shape == (1, 2, 2) and answer.values.isfinite().all()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import pytest
 import torch
 from torch import nn
@@ -118,3 +120,22 @@ def test_a_packed_trajectory_keeps_its_times():
     y = torch.randn(5, 2, 4)
     a, b = packing.unpack(y)
     assert a.shape == (5, 2, 3) and b.shape == (5, 2)
+
+
+class Motion(NamedTuple):
+    place: torch.Tensor
+    speed: torch.Tensor
+
+
+@pytest.mark.parametrize("adjoint", ["unroll", "checkpoint"])
+def test_a_named_tuple_reaches_the_field_as_one(adjoint):
+    start = Motion(torch.ones(2, 3, dtype=torch.float64), torch.zeros(2, 3, dtype=torch.float64))
+    spec = {"name": "dopri5", "rtol": 1e-8, "atol": 1e-10}
+    event = lambda t, y: y.place[:, 0] - 0.5  # noqa: E731
+    solution = zoo.odeint(lambda t, y: Motion(y.speed, -y.place), start, [0.0, 1.0], spec, adjoint, dense=True)
+    assert isinstance(solution.value, Motion) and isinstance(solution.evaluate(0.5), Motion)
+    assert torch.allclose(solution.value.place[-1], torch.ones(2, 3).double().cos(), atol=1e-7)
+    solution = zoo.odeint(lambda t, y: Motion(y.speed, -y.place), start, [0.0, 2.0], spec, adjoint, event=event)
+    assert solution.event_time.tolist() == pytest.approx([1.0471975512] * 2, abs=1e-6)
+    found = zoo.fixed_point(lambda z: Motion(0.5 * z.place + 1, 0.5 * z.speed), start)
+    assert isinstance(found.value, Motion)

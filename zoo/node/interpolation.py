@@ -53,7 +53,7 @@ class Path(NamedTuple):
 
         Beyond the ends, and along pieces without length, the time alone moves.
         """
-        length = torch.zeros_like(self.b[:, 0])
+        length = torch.zeros_like(self.knots[:, 0])
         length[:, 0] = t1 - t0
         if self.b.shape[1] == 0:
             return length, torch.zeros_like(length), torch.zeros_like(length)

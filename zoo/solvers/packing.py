@@ -29,6 +29,7 @@ class Packing:
     dtype: torch.dtype  # of the user's state
     work: torch.dtype  # of the solver's
     whole: bool = False  # whether the state is one sample as it stands, so that `shapes` are its own
+    named: type[Any] | None = None  # the class of a state that is a named tuple
 
     @classmethod
     def of(cls, z: Tensors, what: str = "z0", coupled: bool = False) -> Packing:
@@ -56,7 +57,9 @@ class Packing:
             if (p.dtype, p.device) != (first.dtype, first.device) or (not whole and len(p) != len(first)):
                 raise ValueError(f"All tensors of {what} must share batch size, dtype and device; got {_describe(z)}.")
         work = torch.promote_types(first.real.dtype if first.is_complex() else first.dtype, torch.float32)
-        return cls(single, tuple(tuple(p.shape if whole else p.shape[1:]) for p in parts), first.dtype, work, whole)
+        named = type(z) if hasattr(z, "_make") else None
+        shapes = tuple(tuple(p.shape if whole else p.shape[1:]) for p in parts)
+        return cls(single, shapes, first.dtype, work, whole, named)
 
     @property
     def real(self) -> torch.dtype:
@@ -112,7 +115,9 @@ class Packing:
         out = [p.reshape((*lead, *s, *pair)) for p, s in zip(parts, self.shapes, strict=True)]
         if pair:
             out = [torch.view_as_complex(p.contiguous()) for p in out]
-        return out[0] if self.single else tuple(out)
+        if self.single:
+            return out[0]
+        return tuple(out) if self.named is None else self.named._make(out)
 
     def wrap(self, f: Callable[..., Tensors]) -> Packed:
         """The same map on (B, N); arguments behind the state are passed through."""
