@@ -13,7 +13,7 @@ from zoo.deq.mdeq import Multiscale
 from zoo.hub import cards
 
 SHIPPED = [n for n in cards.list_models(pretrained=True) if f"zoo_{n.partition('.')[0]}" in registered.names]
-LARGE = ("imagenet", "large", "odenet_resnet", "wrn_40")  # seconds each
+LARGE = ("imagenet", "large", "odenet_resnet")  # seconds each
 EVERY = [pytest.param(n, marks=[pytest.mark.slow] * any(k in n for k in LARGE)) for n in registered.names]
 
 
