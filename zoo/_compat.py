@@ -396,4 +396,4 @@ def opaque(f: F) -> F:
     """
     import torch
 
-    return torch._disable_dynamo(f)  # type: ignore[no-any-return] (it wraps f, and says Any)
+    return torch._disable_dynamo(f)  # type: ignore[return-value]  # it wraps f, and says Any

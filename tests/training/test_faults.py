@@ -179,6 +179,18 @@ def test_a_restart_by_the_same_command_begins_or_goes_on(straight, tmp_path):
         resolve(["--model", "test_mdeq", "--resume", "auto"])
 
 
+def test_two_runs_do_not_share_a_folder(tmp_path, capsys):
+    code = []
+
+    def second():  # while the first one trains
+        code.append(fit.main(["--model", "test_cnn", "--resume", "auto", "--out", str(tmp_path / "run")]))
+
+    quick(tmp_path / "run", 1, second)
+    assert code == [2] and "another run is writing to" in capsys.readouterr().err
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["model"] == "test_mdeq"
+    assert not (tmp_path / "run" / ".lock").exists()
+
+
 class Crashing:
     def __call__(self, *arguments):
         os._exit(3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 import time
 import warnings
 from pathlib import Path
@@ -13,7 +14,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from zoo import _compat
 from zoo.data.loader import other_step
-from zoo.tasks.base import NonFiniteError, Task
+from zoo.tasks.base import NonFiniteError, Task, any_rank
 
 BATCH = "zoo_step_batch"  # of a checkpoint: what makes up the batch of one step
 
@@ -155,8 +156,7 @@ class BestAndLastCheckpoint(Checkpoint):
         mine = self._signal
         if trainer.world_size == 1:
             return mine
-        some = trainer.strategy.reduce_boolean_decision(bool(mine), all=False)
-        return (mine or 2) if some else 0
+        return (mine or signal.SIGINT) if any_rank(trainer, bool(mine)) else 0
 
 
 def step_batch(trainer: Trainer) -> list[int] | None:

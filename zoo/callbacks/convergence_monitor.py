@@ -16,7 +16,7 @@ from zoo.callbacks.telemetry import measures
 from zoo.implicit import implicit_modules
 from zoo.solvers import SOLVERS
 from zoo.solvers.ode.base import ODESolver
-from zoo.tasks.base import Task
+from zoo.tasks.base import Task, any_rank
 
 
 class SolverWarning(UserWarning):
@@ -89,11 +89,11 @@ class ConvergenceMonitor(Callback):
     def _judge(self, trainer: Trainer, modules: dict[str, Any]) -> None:
         """Open and close incidents, and act. Ranks agree on each: an incident of one is one of all."""
         bad = {(name, way): self._bad((name, way)) for name in modules for way in ("forward", "backward")}
-        if not _any(trainer, any(bad.values())):
+        if not any_rank(trainer, any(bad.values())):
             self._open.clear()
             return
         for key, mine in bad.items():
-            if not _any(trainer, mine):
+            if not any_rank(trainer, mine):
                 self._open.discard(key)
             elif key not in self._open:
                 self._act(trainer, key, modules[key[0]])
@@ -170,8 +170,3 @@ class ConvergenceMonitor(Callback):
             f"{what} Try --solver.max_steps {2 * steps} (now {steps}), another --solver, a lower --optim.lr, or "
             f"--task.jacobian_weight {'0.1' if residual < 10 else '1'}, which keeps the map contractive."
         )
-
-
-def _any(trainer: Trainer, mine: bool) -> bool:
-    """Whether any rank says so. Between several of them a small reduction, at the same place in each."""
-    return mine if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(mine, all=False)

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import Any, NamedTuple, cast, final
 
 import torch
-from lightning import LightningModule
+from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor, nn
@@ -64,6 +64,11 @@ def model_size(model: nn.Module, name: str) -> int:
     if size is None:
         raise ValueError(f"The task must know {name} of its model; {type(model).__name__} has none. Set model.{name}.")
     return int(size)
+
+
+def any_rank(trainer: Trainer, mine: bool) -> bool:
+    """Return whether any rank says so; between several of them one small reduction, at the same place in each."""
+    return mine if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(mine, all=False)
 
 
 class Task(LightningModule, ABC):
@@ -144,7 +149,9 @@ class Task(LightningModule, ABC):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         stability = self.stability
         weight = stability.penalty(self.global_step, self._steps_in_all()) if stability.enabled_options() else 0.0
-        if stability.nonfinite == "skip" and self.describe(batch):
+        skips = stability.nonfinite == "skip"
+        # all ranks leave a step out together: what one of them logs for the epoch, all must log
+        if skips and any_rank(self.trainer, bool(self.describe(batch))):
             return self._void()
         self._refuse_nan_input(batch)
         early = self._early(batch) if stability.correction_weight > 0 else None
@@ -154,14 +161,17 @@ class Task(LightningModule, ABC):
         loss = scored.loss
         if "jacobian" in terms:
             loss = loss + weight * terms["jacobian"]
-            self.log("train/jacobian", terms["jacobian"].detach(), batch_size=scored.size)
         if early is not None:
             loss = loss + stability.correction_weight * early
-            self.log("train/loss_early", early.detach(), batch_size=scored.size)
-        if not torch.isfinite(loss):
-            if stability.nonfinite == "skip":
-                return self._void()
+        finite = bool(torch.isfinite(loss))
+        if skips and any_rank(self.trainer, not finite):
+            return self._void()
+        if not finite:
             raise NonFiniteError(self._sentence(f"The training loss became {loss.item()}", batch))
+        if "jacobian" in terms:
+            self.log("train/jacobian", terms["jacobian"].detach(), batch_size=scored.size)
+        if early is not None:
+            self.log("train/loss_early", early.detach(), batch_size=scored.size)
         self.log("train/loss", scored.loss.detach(), on_step=True, on_epoch=False, batch_size=scored.size)
         self.log("loss", scored.loss.detach(), prog_bar=True, logger=False, batch_size=scored.size)
         self._log_epoch("train", scored)
@@ -235,7 +245,8 @@ class Task(LightningModule, ABC):
         norm = whole(nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None]))
         skips = self.stability.nonfinite == "skip"
         if skips:
-            self.log("train/skipped", float(not torch.isfinite(norm)), on_step=False, on_epoch=True, batch_size=1)
+            skipped = float(not torch.isfinite(norm))
+            self.log("train/skipped", skipped, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
         if not torch.isfinite(norm):
             if skips:  # without gradients an optimizer leaves weights and momenta as they are
                 optimizer.zero_grad(set_to_none=True)

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from zoo.callbacks.checkpointing import BestAndLastCheckpoint
@@ -18,10 +18,14 @@ from zoo.training.run_folder import rank
 
 
 @contextlib.contextmanager
-def signals(keeper: BestAndLastCheckpoint) -> Iterator[None]:
-    """Ctrl-C and SIGTERM stop the run after the running step; a second Ctrl-C stops it now."""
+def signals(keeper: BestAndLastCheckpoint) -> Iterator[Callable[[], None]]:
+    """Ctrl-C and SIGTERM stop the run after the running step; a second Ctrl-C stops it now.
+
+    Lightning sets a handler of its own for SIGTERM when it starts, which talks to the other processes from within
+    whatever this one is in the midst of, a collective too, and then all of them hang. What is yielded sets ours again.
+    """
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield lambda: None
         return
     asked: list[int] = []
 
@@ -33,9 +37,14 @@ def signals(keeper: BestAndLastCheckpoint) -> Iterator[None]:
         if rank() == 0:
             print("\nStopping after this step; press Ctrl-C again to stop now.", file=sys.stderr, flush=True)
 
-    old = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
+    def install() -> None:
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signum, stop)
+
+    old = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    install()
     try:
-        yield
+        yield install
     finally:
         for s, handler in old.items():
             signal.signal(s, handler)
@@ -96,6 +105,7 @@ def quiet(prog: str) -> Iterator[None]:
             ".*number of training batches.*",
             ".*across ranks is zero.*",
             ".*IProgress not found.*",
+            ".*functional.all_gather is deprecated.*",
         ):
             warnings.filterwarnings("ignore", message=text)
         warnings.filterwarnings("always", category=SolverWarning)

@@ -36,7 +36,7 @@ from zoo.training.options_help import options_help
 from zoo.training.request import PROG, Request
 from zoo.training.results import Session, metrics, write_results
 from zoo.training.resume import Checkpoint, check_loops, check_resume
-from zoo.training.run_folder import RUNS, new_folder, rank
+from zoo.training.run_folder import RUNS, locked, new_folder, rank
 from zoo.training.summary import closing, interrupted, opening
 from zoo.training.trainer import make_trainer
 
@@ -115,9 +115,10 @@ def _train(run: Session, before: Checkpoint | None, saved: dict[str, Any]) -> Ru
         begin()
     else:  # nothing of the run is replaced before its state has been taken up
         check_loops(before.content["loops"].get("fit_loop", {}), trainer.fit_loop.state_dict())
-        trainer.callbacks.insert(0, _WhenTrainingBegins(begin))  # type: ignore[attr-defined]
     try:
-        with signals(keeper):
+        with signals(keeper) as install:
+            started = _WhenTrainingBegins(install, begin)
+            trainer.callbacks.insert(0, started)  # type: ignore[attr-defined]  # Lightning's class sets it elsewhere
             trainer.fit(run.task, datamodule=run.data, ckpt_path=before.file if before else None, weights_only=True)
             run.training = metrics(trainer)
             if has_test(run.data) and trainer.strategy.broadcast(keeper.best.is_file()):
@@ -177,16 +178,18 @@ def flatten(tree: dict[str, Any], above: str = "") -> dict[str, Any]:
 
 
 class _WhenTrainingBegins(Callback):
-    """Call a function once the state of a resumed run has been taken up, before anything is trained or validated."""
+    """Call functions once the state of a resumed run has been taken up, before anything is trained or validated."""
 
-    def __init__(self, begin: Callable[[], None]) -> None:
-        self._begin = begin
+    def __init__(self, *calls: Callable[[], None]) -> None:
+        self._calls = calls
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._begin()
+        for call in self._calls:
+            call()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._begin()
+        for call in self._calls:
+            call()
 
 
 def _log(folder: Path, before: Checkpoint | None, keeper: BestAndLastCheckpoint) -> MetricsLog:
@@ -227,7 +230,8 @@ def _run_folder(request: Request, options: Options) -> Iterator[Path]:
         raise UsageError(f"cannot write the run to {folder}: {error.strerror}; choose another --out") from error
     os.environ[FOLDER] = str(folder)
     try:
-        yield folder
+        with locked(folder) if rank() == 0 else contextlib.nullcontext():
+            yield folder
     finally:
         os.environ.pop(FOLDER, None)
         for place in made:

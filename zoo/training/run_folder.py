@@ -5,12 +5,18 @@ Imports no torch.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 
 from zoo.training.errors import UsageError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]  # mypy knows the platform that it runs on
 
 RUNS = Path("runs")
 AUTO = "auto"
@@ -62,6 +68,30 @@ def check_out(out: Path, resuming: bool) -> None:
         raise UsageError(f"cannot write the run to {out}: no permission in {there}; choose another --out")
     if not resuming and (out / "config.yaml").exists():
         raise UsageError(f"{out} holds a run already; continue it with --resume {out}, or choose another --out")
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep a run folder for this process; the system takes the lock away when the process ends, however it does.
+
+    Raises:
+        UsageError: another process trains there.
+    """
+    if fcntl is None:
+        yield
+        return
+    file = folder / ".lock"
+    with file.open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(f"another run is writing to {folder}; wait for its end, or choose another --out") from None
+        except OSError:  # a file system without locks
+            pass
+        try:
+            yield
+        finally:
+            file.unlink(missing_ok=True)
 
 
 def rank() -> int:
