@@ -6,7 +6,7 @@ import os
 import pickletools
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,6 @@ from zoo.storage.guards import MiB, Refused, free_memory, is_file, opened, reaso
 from zoo.storage.model_folder import WeightsError
 
 EXPANDED = 64 * MiB  # bytes that a tensor may declare beyond what it holds, as views of one number do
-PROGRESS = {  # what Lightning reads when a training is resumed
-    "epoch": int,
-    "global_step": int,
-    "pytorch-lightning_version": str,
-    "loops": dict,
-    "callbacks": dict,
-    "optimizer_states": list,
-    "lr_schedulers": list,
-}
 _PLAIN = re.compile(  # the names that weights are made of
     r"collections\.OrderedDict|torch\.(_utils\..*|storage\..*|\w*Storage|Size|device|bool|u?int\d+|b?float\d+)"
 )
@@ -52,25 +43,6 @@ def read_checkpoint(file: str | Path) -> dict[str, Any]:
             f"{file} is no whole checkpoint: its 'state_dict' holds more than names and tensors ({more[0]})."
         )
     return saved
-
-
-def check_progress(saved: Mapping[str, Any], file: str | Path) -> None:
-    """Refuse a checkpoint from which a training cannot be resumed: what Lightning reads must be there and of its type.
-
-    Raises:
-        WeightsError: a key is missing, or holds something else; it is named.
-    """
-    for key, kind in PROGRESS.items():
-        value = saved.get(key)
-        if not isinstance(value, kind) or isinstance(value, bool):
-            got = f"a {type(value).__name__}" if key in saved else "nothing"
-            raise WeightsError(f"{file} cannot be resumed: it holds {got} as {key!r}, not a {kind.__name__}.")
-    for key in ("loops", "callbacks"):
-        for name, value in saved[key].items():
-            if not isinstance(name, str) or not isinstance(value, dict):
-                raise WeightsError(
-                    f"{file} cannot be resumed: {key}[{name!r}] is a {type(value).__name__}, no mapping."
-                )
 
 
 def read_pickle(file: str | Path) -> Any:
