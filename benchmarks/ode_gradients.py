@@ -28,7 +28,6 @@ from benchmarks.record import ROOT, write_record
 from zoo.adjoints import ADJOINTS
 from zoo.solve import odeint
 from zoo.solvers import SOLVERS
-from zoo.solvers.base import Result
 from zoo.solvers.ode.implicit_rk import ImplicitRungeKutta
 
 SEED, TIMES = 0, [0.0, 0.6, 1.2, 1.8, 2.4, 3.0]
@@ -67,8 +66,8 @@ def settings(name: str) -> list[dict[str, Any]]:
 def gradients(field: Field, y0: Tensor, weights: Tensor, solver: Any, adjoint: str) -> tuple[list[Tensor], Any]:
     """The gradients (to the start, to the weights in one vector), and the solution."""
     solution = odeint(field, y0, TIMES, solver, adjoint)
-    if solution.result is not Result.converged:
-        raise RuntimeError(solution.result.value)
+    if not solution.result.success:
+        raise RuntimeError(solution.message)
     found = torch.autograd.grad((solution.value[1:] * weights).sum(), (y0, *field.parameters()))
     return [found[0].flatten(), torch.cat([g.flatten() for g in found[1:]])], solution
 

@@ -4,7 +4,7 @@
 
 The trace is exact, or Hutchinson's estimate ``e . (df/dz e)`` with one random ``e`` a sample, fixed over the solve.
 Both are Jacobian-vector products in forward mode, taken along with f itself: nothing is stored for a backward pass of
-their own, so that every adjoint can differentiate them. Two integrals that regularise the path come along on request:
+their own, so that every adjoint can differentiate them. Two integrals that regularize the path come along on request:
 the kinetic energy ``int |f|^2 dt`` and the Jacobian's norm ``int |df/dz e|^2 dt``; and an estimate of the error that
 the solver makes along the path, taken at one random time (`zoo.solvers.ode.runge_kutta.local_error`).
 
@@ -144,7 +144,7 @@ class CNF(ImplicitMixin, nn.Module):
         solver = self._present_solver("dopri5", "unroll")
         if not isinstance(solver, RungeKutta) or not solver.embedded:
             raise ValueError(
-                f"The solver {type(solver).__name__} estimates no error that could be penalised; use one that does, "
+                f"The solver {type(solver).__name__} estimates no error that could be penalized; use one that does, "
                 "such as dopri5, tsit5, bosh3 or heun, or leave the error out."
             )
         when = end * float(torch.rand(()).clamp(0.01, 0.99))

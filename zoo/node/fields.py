@@ -256,9 +256,9 @@ class ConvField(nn.Module):
     Args:
         channels: of the state, in and out.
         hidden: channels between the convolutions; None: as many as the state has.
-        groups: of group normalisation, at most; the largest number below that divides the channels.
+        groups: of group normalization, at most; the largest number below that divides the channels.
         time: how the convolutions know the time.
-        act: behind the first two normalisations.
+        act: after the first two normalizations.
     """
 
     def __init__(

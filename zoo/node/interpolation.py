@@ -5,7 +5,7 @@ Between the knots ``t_i`` and ``t_{i+1}`` a path is one polynomial of the share 
     X(u) = a + b u + c u^2 + d u^3,   u = (t - t_i) / (t_{i+1} - t_i)
 
 and at the knots it equals the observations, exactly. A channel that was not seen at a knot is interpolated linearly
-between the nearest times at which it was, and constant before the first and behind the last of them.
+between the nearest times at which it was, and constant before the first and after the last of them.
 
     linear       the straight line: its slope jumps at the knots
     hermite      a cubic whose slope at a knot is that of the line that led there (backward differences): continuously
@@ -36,7 +36,7 @@ class Path(NamedTuple):
 
     Attributes:
         times: (B, T) of the knots.
-        knots: (B, T, C) values at the knots, behind their jumps; the ``a`` of each piece is its left one.
+        knots: (B, T, C) values at the knots, after their jumps; the ``a`` of each piece is its left one.
         b, c, d: (B, T - 1, C) coefficients of each piece.
         jump: (B, T, C) by which the curve jumps at each knot, in no time; zero but for rectilinear paths.
     """
@@ -75,7 +75,7 @@ class Path(NamedTuple):
         )
 
     def evaluate(self, t: Tensor) -> Tensor:
-        """``X(t)`` (B, C) at t (B,); at a knot that jumps, the value behind it; beyond the ends the time moves on."""
+        """``X(t)`` (B, C) at t (B,); at a knot that jumps, the value after it; beyond the ends the time moves on."""
         at = (torch.searchsorted(self.times, t[:, None].contiguous(), right=True) - 1).clamp_min(0)
         b, c, d = self.between(self.times.gather(1, at)[:, 0], t)
         return self.knots.gather(1, at[..., None].expand(-1, -1, self.knots.shape[2]))[:, 0] + b + c + d
@@ -84,7 +84,7 @@ class Path(NamedTuple):
 def fill(times: Tensor, values: Tensor, mask: Tensor, forward: bool = False) -> Tensor:
     """Values (B, T, D) with every gap filled: along the line between its neighbours, or ``forward`` by the last one.
 
-    Constant before the first observation of a channel (0 for ``forward``, which may not look ahead) and behind the
+    Constant before the first observation of a channel (0 for ``forward``, which may not look ahead) and after the
     last; 0 where a channel was never seen.
     """
     count = times.shape[1]
@@ -110,7 +110,7 @@ def control(kind: Kind, times: Tensor, values: Tensor, mask: Tensor, extra: Tens
     Args:
         times: (B, T), not decreasing; rows of padding repeat the last.
         values, mask: (B, T, D) and what was seen of them.
-        extra: (B, T, K) channels known at every knot, behind the values.
+        extra: (B, T, K) channels known at every knot, after the values.
     """
     times = times.contiguous()
     clock = (times - times[:, :1])[..., None]

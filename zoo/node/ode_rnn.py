@@ -3,7 +3,7 @@
     dh/dt = f(h)  from one observation to the next,      h <- GRU([m x, m], h)  at each
 
 ``x`` are the channels observed and ``m`` says which were. Asked for a time, it answers with ``g(h(t))`` before it sees
-what is observed then; behind the last observation ``h`` goes on by the ODE alone. Classes are read from the last state.
+what is observed then; after the last observation ``h`` goes on by the ODE alone. Classes are read from the last state.
 
 Reference: Rubanova, Chen and Duvenaud, "Latent Ordinary Differential Equations for Irregularly-Sampled Time Series",
 2019, https://arxiv.org/abs/1907.03907

@@ -2,7 +2,7 @@
 
     y(0) = stem(x),    dy/dt = f(t, y),    logits = W pool(relu(GN y(1)))
 
-``f`` is two 3x3 convolutions that know the time, with group normalisation (`zoo.node.fields.ConvField`). Three
+``f`` is two 3x3 convolutions that know the time, with group normalization (`zoo.node.fields.ConvField`). Three
 extensions are options of the same model: *augmented* channels that start at 0 and give the trajectories room to pass
 one another, a *second-order* or *heavy-ball* equation for position and velocity, and several *stages*, each an ODE on
 a map half as large as the one before, which make it an ODE-ResNet.
@@ -79,7 +79,7 @@ class ODENet(DelegatesImplicit, ImageClassifier):
         hidden: channels between the two convolutions of a field, as a multiple of those of its state.
         downsample: how often the stem halves the image before the first ODE.
         padding: of the stem's first convolution; 1 keeps the border of small images, where it counts.
-        groups: of group normalisation, at most.
+        groups: of group normalization, at most.
         time: how the fields know the time: ``plain``, ``concat``, ``concat_squash`` or ``hyper``.
         augment: channels of zeros added to the state of each stage; 0 for the plain ODE-Net, 5 or 10 for ANODE.
         dynamics: ``first`` order; ``second``: the field is an acceleration; ``heavy_ball``: and damped, as learned.
@@ -156,7 +156,7 @@ class ODENet(DelegatesImplicit, ImageClassifier):
         return {"stem": r"^stem", "blocks": [(r"^(?:blocks|down)\.(\d+)", None)]}
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """The last state, normalised, (B, num_features, H, W), of images (B, in_chans, H, W).
+        """The last state, normalized, (B, num_features, H, W), of images (B, in_chans, H, W).
 
         Raises:
             ValueError: other channels than ``in_chans``, or images too small for the halvings.
@@ -165,7 +165,7 @@ class ODENet(DelegatesImplicit, ImageClassifier):
         halvings = self.downsample + len(self.channels) - 1
         if (min(images.shape[-2:]) + 2 * self.padding - 2) >> halvings < 1:
             raise ValueError(
-                f"Images of {images.shape[-2]}x{images.shape[-1]} leave nothing behind a 3x3 convolution and "
+                f"Images of {images.shape[-2]}x{images.shape[-1]} leave nothing after a 3x3 convolution and "
                 f"{halvings} halvings; create the model with fewer (downsample, now {self.downsample})."
             )
         y = self.stem(images)

@@ -192,7 +192,7 @@ class SteadyNet(DelegatesImplicit, ImageClassifier):
         in_chans: channels of the images.
         channels: of the state.
         downsample: how often the stem halves the image.
-        groups: of group normalisation, at most.
+        groups: of group normalization, at most.
         contraction, act: of the map, see `Contraction`.
         horizon: time after which an ODE solver gives up, see `Equilibrium`.
         global_pool: ``avg`` or ``max``; or empty for none, with ``num_classes=0``.
@@ -223,6 +223,6 @@ class SteadyNet(DelegatesImplicit, ImageClassifier):
         return {"stem": r"^stem", "blocks": [(r"^equilibrium", None)]}
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """The equilibrium, normalised, (B, channels, H', W'), of images (B, in_chans, H, W)."""
+        """The equilibrium, normalized, (B, channels, H', W'), of images (B, in_chans, H, W)."""
         check_images(images, self.in_chans)
         return self.norm(self.equilibrium(self.stem(images)))
