@@ -328,3 +328,17 @@ def test_a_model_around_a_layer_takes_solvers_though_it_is_no_mixin_itself(write
     assert model(torch.randn(2, 1, 8, 8)).shape == (2, 10)
     with pytest.raises(ValueError, match="is an explicit model: it takes no solver. .*zoo.ImplicitMixin"):
         zoo.create_model("test_cnn", solver="anderson")
+
+
+def test_a_run_of_a_timm_model_is_asked_for_and_found_again_by_its_name(tmp_path, monkeypatch):
+    from zoo.training.request import resolve
+
+    request = resolve(["--model", "timm:test_convnext"])
+    assert request.config["model"] == {"name": "timm:test_convnext", "arch": "test_convnext"}
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "runs" / "timm_test_convnext_digits" / "1"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "checkpoints" / "last.ckpt").touch()
+    (run / "config.yaml").write_text("model: {name: 'timm:test_convnext'}\ndata: {name: digits}\n")
+    found = resolve(["--model", "timm:test_convnext", "--data", "digits", "--resume", "last"])
+    assert found.resume.resolve() == run / "checkpoints" / "last.ckpt"

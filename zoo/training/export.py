@@ -116,7 +116,7 @@ def export(
         licence=card.licence,
         paper=dict(card.paper),
     )
-    place = Path(to) if to is not None else Path("exports") / saved.name
+    place = Path(to) if to is not None else Path("exports") / saved.name.replace(":", "_")
     text = _card_text(model, config, source_of(place, config))
     config = write(place, config, plain, text, half=half)
     curve = _curve(folder / "metrics.csv")

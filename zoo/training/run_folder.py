@@ -41,7 +41,7 @@ def find_checkpoint(
             raise UsageError(f"nothing to resume: {file} does not exist; leave --resume out to start there")
         return file, out
     if word == "last":
-        stem = f"{names.get('model', {}).get('name', '*')}_{names.get('data', {}).get('name', '*')}"
+        stem = f"{names.get('model', {}).get('name', '*')}_{names.get('data', {}).get('name', '*')}".replace(":", "_")
         found = sorted(RUNS.glob(f"{stem}/*/checkpoints/last.ckpt"), key=lambda p: p.stat().st_mtime)
         if not found:
             raise UsageError(
