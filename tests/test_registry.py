@@ -7,7 +7,10 @@ from decimal import Decimal
 from fractions import Fraction
 
 import pytest
+import torch
 
+import zoo
+import zoo.deq
 from zoo.registry import Entry, Registry, UnknownName, check_options, option_names, unknown
 
 
@@ -89,3 +92,48 @@ def test_options_are_those_of_the_signature():
     check_options("option", factory, {"a": 1, "b": 2})
     with pytest.raises(UnknownName):
         check_options("option", factory, {"c": 2})
+
+
+@pytest.mark.parametrize("thing", [3, None, object(), "class"])
+def test_what_is_no_solver_and_no_adjoint_is_refused_in_words(thing):
+    from zoo.solvers.anderson import Anderson
+
+    thing = Anderson if thing == "class" else thing
+    f, z = (lambda z: 0.5 * z + 1), torch.zeros(2, 3)
+    with pytest.raises(TypeError, match="A solver is a name such as 'picard'"):
+        zoo.fixed_point(f, z, thing)
+    with pytest.raises(TypeError, match="An? adjoint is a name such as 'implicit'"):
+        zoo.fixed_point(f, z, "picard", thing)
+    layer = zoo.deq.DEQ(torch.nn.Identity())
+    if thing is not None:
+        with pytest.raises(TypeError, match="A solver is a name"):
+            layer.solver = thing
+    layer.solver = "broyden"
+    assert type(layer.solver).__name__ == "Broyden"
+
+
+def test_a_tighter_rtol_alone_takes_atol_along():
+    from zoo.solve import make_solver
+
+    assert make_solver({"name": "anderson", "rtol": 1e-8}).atol == pytest.approx(1e-11)
+    assert make_solver({"name": "anderson", "rtol": 1e-1}).atol == 1e-6
+    assert make_solver({"name": "anderson", "rtol": 1e-8, "atol": 1e-3}).atol == 1e-3
+    layer = zoo.deq.DEQ(torch.nn.Identity(), {"name": "anderson", "rtol": 1e-2, "atol": 1e-4, "max_steps": 7})
+    layer.configure_implicit({"name": "broyden", "rtol": 1e-7})
+    assert layer.solver.atol == pytest.approx(1e-10) and layer.solver.max_steps == 7
+    layer.configure_implicit("picard")
+    assert layer.solver.atol == pytest.approx(1e-10)
+    solution = zoo.fixed_point(
+        lambda z: 0.5 * z + 1e-6,
+        torch.zeros(1, 1, dtype=torch.float64),
+        {"name": "picard", "rtol": 1e-8, "max_steps": 60},
+    )
+    assert abs(solution.value.item() - 2e-6) < 1e-10
+
+
+def test_a_solver_is_replaced_by_one_with_other_options():
+    from zoo.solve import make_solver
+
+    solver = make_solver({"name": "anderson", "window": 3})
+    assert solver.replace(max_steps=2).max_steps == 2 and solver.replace(max_steps=2).window == 3
+    assert solver.max_steps == 30

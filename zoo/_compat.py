@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -396,4 +396,4 @@ def opaque(f: F) -> F:
     """
     import torch
 
-    return torch._disable_dynamo(f)  # type: ignore[return-value]  # it wraps f, and says Any
+    return cast(F, torch._disable_dynamo(f))

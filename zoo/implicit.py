@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -15,7 +14,7 @@ from zoo import penalties
 from zoo._compat import opaque
 from zoo.adjoints.base import Adjoint
 from zoo.solve import Spec, fixed_point, make_adjoint, make_solver, odeint
-from zoo.solvers import SOLVERS
+from zoo.solvers import CARRIED, SOLVERS
 from zoo.solvers.base import Result, Solution, SolveError, Stats
 from zoo.solvers.ode.base import ODESolver
 from zoo.solvers.packing import Tensors
@@ -46,8 +45,7 @@ class SolverBudget:
         """A solver of a smaller budget, and the adjoint to use."""
         steps = min(solver.max_steps, self.most or solver.max_steps) - self.less
         if steps != solver.max_steps:
-            solver = copy.copy(solver)  # a learned solver, too, keeps its parameters
-            object.__setattr__(solver, "max_steps", max(1, steps))
+            solver = solver.replace(max_steps=max(1, steps))
         return solver, self.adjoint or adjoint
 
 
@@ -152,11 +150,12 @@ class ImplicitMixin:
     last: SolveRecord | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """A solver that is a module (a learned one) stays outside of the model: its weights are not the model's."""
-        if name in ("solver", "eval_solver"):
-            object.__setattr__(self, name, value)
-        else:
-            super().__setattr__(name, value)
+        """Make a solver or an adjoint of what it is given as; refuse what is neither."""
+        if value is not None and name in ("solver", "eval_solver"):
+            value = make_solver(value)
+        elif value is not None and name == "adjoint":
+            value = make_adjoint(value)
+        super().__setattr__(name, value)
 
     def configure_implicit(
         self,
@@ -290,8 +289,10 @@ def _carry_over(spec: Spec | Any, present: Any) -> Spec | Any:
     kinds = {e.name: e.kind for e in SOLVERS.entries()}
     if (kinds.get(str(spec.get("name"))) == "ode") != isinstance(present, ODESolver):
         return spec  # steps in time and iterations are different budgets
-    have = {f.name for f in fields(present)} if hasattr(present, "__dataclass_fields__") else set()
-    kept = {k: getattr(present, k) for k in ("rtol", "atol", "max_steps") if k in have}
+    have = {f.name for f in fields(present)}
+    kept: dict[str, Any] = {k: getattr(present, k) for k in CARRIED if k in have}
+    if "rtol" in spec and not isinstance(present, ODESolver):
+        kept.pop("atol", None)  # it goes with the rtol that is replaced
     return {**kept, **spec}
 
 

@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class UnknownName(KeyError):
@@ -58,20 +59,23 @@ class Entry:
 class Registry(Generic[T]):
     """A read-mostly table of names. Registering a name twice is an error: nothing is overwritten silently.
 
+    ``T`` is what a registered class or function makes.
+
     Args:
         noun: what the names stand for, for the error messages ("solver").
         *entries: the built-in ones, as import paths.
+        bases: import paths of the classes that an instance must be of; none: anything goes.
     """
 
-    def __init__(self, noun: str, *entries: Entry) -> None:
-        self.noun = noun
+    def __init__(self, noun: str, *entries: Entry, bases: tuple[str, ...] = ()) -> None:
+        self.noun, self._bases = noun, bases
         self._entries = {e.name: e for e in entries}
-        self._objects: dict[str, T] = {}
+        self._objects: dict[str, Callable[..., T]] = {}
 
-    def register(self, name: str, *, summary: str = "", kind: str = "") -> Callable[[T], T]:
+    def register(self, name: str, *, summary: str = "", kind: str = "") -> Callable[[F], F]:
         """Decorator: put an object under a name. Raises ValueError where the name is taken."""
 
-        def put(thing: T) -> T:
+        def put(thing: F) -> F:
             if name in self._entries:
                 taken = self._entries[name].path
                 raise ValueError(f"The {self.noun} name {name!r} is taken by {taken}; register under another name.")
@@ -88,11 +92,10 @@ class Registry(Generic[T]):
             raise UnknownName(unknown(self.noun, name, self._entries))
         return self._entries[name]
 
-    def __getitem__(self, name: str) -> T:
+    def __getitem__(self, name: str) -> Callable[..., T]:
         entry = self.entry(name)
         if name not in self._objects:
-            module, _, attribute = entry.path.partition(":")
-            self._objects[name] = getattr(import_module(module), attribute)
+            self._objects[name] = _import(entry.path)
         return self._objects[name]
 
     def __contains__(self, name: object) -> bool:
@@ -115,17 +118,30 @@ class Registry(Generic[T]):
 
         Raises:
             UnknownName: the name, or an option's name, is not known; the nearest is named.
+            TypeError: neither a name, nor a mapping, nor an instance of what this registry holds.
         """
         if isinstance(spec, str):
             spec = {"name": spec}
         if not isinstance(spec, Mapping):
+            if self._bases and not isinstance(spec, tuple(_import(path) for path in self._bases)):
+                hint = f"; make an instance, {spec.__name__}(...)" if isinstance(spec, type) else ""
+                raise TypeError(
+                    f"A {self.noun} is a name such as {next(iter(self._entries))!r}, a mapping {{'name': ..., option: "
+                    f"value}} or an instance; got {spec!r}{hint}."
+                )
             return spec
         options = {**defaults, **{k: v for k, v in spec.items() if k != "name"}}
         if "name" not in spec:
             raise UnknownName(f"A {self.noun} given as a mapping needs a 'name'; got the keys {sorted(spec)}.")
         factory = self[spec["name"]]
         check_options(f"option of {self.noun} {spec['name']!r}", factory, options)
-        return factory(**options)  # type: ignore[operator]
+        return factory(**options)
+
+
+def _import(path: str) -> Any:
+    """Import what ``package.module:attribute`` names."""
+    module, _, attribute = path.partition(":")
+    return getattr(import_module(module), attribute)
 
 
 @functools.cache

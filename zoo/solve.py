@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -22,12 +23,31 @@ from zoo.solvers.profiler import profile_scope
 Spec = str | Mapping[str, Any]
 
 
-def make_solver(spec: Spec | Any) -> Any:
-    """A solver from a name, a mapping ``{"name": ..., option: value}``, or an instance. Nested specs are built too."""
-    return SOLVERS.build(_nested(spec))
+def make_solver(spec: Spec | Solver | ODESolver) -> Any:
+    """Make a solver of a name, a mapping ``{"name": ..., option: value}``, or an instance. Nested specs are built too.
+
+    A mapping that gives a fixed-point solver an ``rtol`` alone, tighter than its default, takes ``atol`` along.
+
+    Raises:
+        UnknownName: no such solver or option; the nearest is named.
+        TypeError: something that is no solver.
+    """
+    return SOLVERS.build(_tightened(_nested(spec)))
 
 
-def make_adjoint(spec: Spec | Any) -> Any:
+def _tightened(spec: Any) -> Any:
+    """The options with ``atol`` in the proportion of its default to ``rtol``, where a tighter ``rtol`` stands alone."""
+    if not isinstance(spec, Mapping) or "rtol" not in spec or "atol" in spec or spec.get("name") not in SOLVERS:
+        return spec
+    usual = {p.name: p.default for p in inspect.signature(SOLVERS[spec["name"]]).parameters.values()}
+    rtol, relative, absolute = spec["rtol"], usual.get("rtol"), usual.get("atol")
+    ode = SOLVERS.entry(spec["name"]).kind == "ode"
+    if ode or not isinstance(rtol, float) or not relative or not absolute or not 0 < rtol < relative:
+        return spec
+    return {**spec, "atol": absolute * rtol / relative}
+
+
+def make_adjoint(spec: Spec | Adjoint) -> Adjoint:
     """An adjoint from a name, a mapping, or an instance; its own ``solver`` may be given as a name or a mapping."""
     return ADJOINTS.build(_nested(spec))
 
@@ -85,14 +105,14 @@ def fixed_point(
         f, args = bind(f, _arguments(args)), None  # of one sample nothing is ever cut
     elif args is not None:
         args = _arguments(args, len(flat))
-    solver, adjoint = make_solver(solver), make_adjoint(adjoint)
-    if isinstance(solver, ODESolver):
+    method, across = make_solver(solver), make_adjoint(adjoint)
+    if isinstance(method, ODESolver):
         raise TypeError(
-            f"The solver {type(solver).__name__} integrates ODEs, not fixed points (adjoint {type(adjoint).__name__}); "
+            f"The solver {type(method).__name__} integrates ODEs, not fixed points (adjoint {type(across).__name__}); "
             "use a fixed-point solver, such as anderson, or call odeint."
         )
-    with profile_scope(f"solve by {type(solver).__name__}"), _said_of_transforms():
-        solution = adjoint.solve(packing.wrap(f), flat, solver, args)
+    with profile_scope(f"solve by {type(method).__name__}"), _said_of_transforms():
+        solution = across.solve(packing.wrap(f), flat, method, args)
     solution = dataclasses.replace(solution, value=packing.unpack(solution.value))
     if throw and solution.result is not Result.converged:
         raise SolveError(solution)
@@ -194,21 +214,21 @@ def odeint(
         SolveError: with ``throw``, holding the solution that was reached.
     """
     packing = Packing.of(y0, "y0")
-    solver, adjoint = make_solver(solver), make_adjoint(adjoint)
-    if not isinstance(solver, ODESolver):
+    method, across = make_solver(solver), make_adjoint(adjoint)
+    if not isinstance(method, ODESolver):
         raise TypeError(
-            f"The solver {type(solver).__name__} solves fixed points, not ODEs (adjoint {type(adjoint).__name__}); "
+            f"The solver {type(method).__name__} solves fixed points, not ODEs (adjoint {type(across).__name__}); "
             "use an ODE solver, such as dopri5, or call fixed_point."
         )
     plain = isinstance(y0, Tensor) and packing.work == y0.dtype and not packing.whole
-    field = f if plain else PackedField(f, packing)
+    field: Callable[..., Any] = f if plain else PackedField(f, packing)
     events = Events.of(event)
     if events is not None and not plain:
         events = Events(tuple(PackedEvent(e, packing) for e in events.functions))
-    start = y0 if plain else packing.pack(y0)
+    start = y0 if plain and isinstance(y0, Tensor) else packing.pack(y0)
     params = None if params is None else tuple(params)
-    with profile_scope(f"integrate by {type(solver).__name__}"), _said_of_transforms():
-        solution = adjoint.integrate(field, start, ts, solver, args, params, event=events, dense=dense)
+    with profile_scope(f"integrate by {type(method).__name__}"), _said_of_transforms():
+        solution = across.integrate(field, start, ts, method, args, params, event=events, dense=dense)
     if not plain:
         solution = dataclasses.replace(solution, value=packing.unpack(solution.value), unpack=packing.unpack)
     if throw and not solution.result.success:

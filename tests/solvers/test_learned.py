@@ -161,7 +161,7 @@ def test_a_warm_start_is_left_alone():
 def test_weights_are_saved_and_found_again(trained, tmp_path):
     layer, network, _ = trained
     network.save(tmp_path / "solver.safetensors")
-    spec = {"name": "learned", "weights": str(tmp_path / "solver.safetensors"), "rtol": 1e-4}
+    spec = {"name": "learned", "weights": str(tmp_path / "solver.safetensors"), "rtol": 1e-4, "atol": 1e-6}
     assert make_solver(spec) == make_solver(spec)
     x, answers = inputs(5), []
     for solver in (spec, Learned(network=network, rtol=1e-4)):

@@ -11,10 +11,10 @@ from typing import Any
 import yaml
 
 from zoo.registry import unknown
+from zoo.solvers import CARRIED as CARRIED
 from zoo.solvers import SOLVERS
 
 SECTIONS = ("model", "solver", "adjoint", "data", "optim", "task", "trainer")  # what a recipe may set
-CARRIED = ("rtol", "atol", "max_steps")  # of a solver that is replaced by another one
 
 _REQUIRED = {"family": str, "class": str, "task": str, "summary": str, "data": list, "variants": dict}
 _OPTIONAL = {

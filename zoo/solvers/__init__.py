@@ -1,7 +1,17 @@
 """Contents page of the solvers: a name, where it lives, and what it is. Imports no torch."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from zoo._compat import torchdiffeq_methods
 from zoo.registry import Entry, Registry
+
+if TYPE_CHECKING:
+    from zoo.solvers.base import Solver
+    from zoo.solvers.ode.base import ODESolver
+
+CARRIED = ("rtol", "atol", "max_steps")  # what a solver hands on to the one that takes its place
 
 
 def _torchdiffeq() -> list[Entry]:
@@ -11,7 +21,7 @@ def _torchdiffeq() -> list[Entry]:
     ]
 
 
-SOLVERS: Registry = Registry(
+SOLVERS: Registry[Solver | ODESolver] = Registry(
     "solver",
     Entry("picard", "zoo.solvers.picard:Picard", "damped fixed-point iteration", "fixed_point"),
     Entry("anderson", "zoo.solvers.anderson:Anderson", "Anderson acceleration, type II, windowed", "fixed_point"),
@@ -41,6 +51,7 @@ SOLVERS: Registry = Registry(
     Entry("leapfrog", "zoo.solvers.ode.symplectic:Leapfrog", "Stoermer-Verlet, order 2, separable [q, p]", "ode"),
     Entry("yoshida4", "zoo.solvers.ode.symplectic:Yoshida4", "Yoshida's order 4, separable [q, p], symplectic", "ode"),
     *_torchdiffeq(),
+    bases=("zoo.solvers.base:Solver", "zoo.solvers.ode.base:ODESolver"),
 )
 
-__all__ = ["SOLVERS"]
+__all__ = ["CARRIED", "SOLVERS"]

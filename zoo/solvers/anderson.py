@@ -91,9 +91,13 @@ class Anderson(FixedPointSolver):
         diagonal = (square * (1 + ridge)).clamp_min(max(torch.finfo(z.dtype).tiny, 1e-200))
         gram = write_cross(state.gram, g.slot, row, diagonal=diagonal)
         ones = state.ones
-        if g.count > g.size:  # the place just taken may have been a forgotten one
+        if g.pushed > g.size:  # the place just taken may have been a forgotten one
             ones = write(ones, (slice(None), g.slot), 1.0)
         return State(z, square.detach().sqrt(), f, g, gram, ones)
+
+    @property
+    def forgets_at(self) -> float:
+        return self.restart
 
     def residual(self, state: State) -> Tensor:
         return state.g.newest

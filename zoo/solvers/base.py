@@ -11,7 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -194,7 +194,8 @@ class Solver(ABC):
         rtol: a sample has converged when ``|f(z) - z| <= atol * sqrt(N) + rtol * |z|`` (euclidean norms over one
             sample). In a linear system ``|b|`` stands for ``|z|``: with a gradient as ``b``, the answer's relative
             error does not depend on the scale of the loss. Never below the resolution of the map's own dtype.
-        atol: absolute part, a root mean square.
+        atol: absolute part, a root mean square. A name with options that give a tighter ``rtol`` alone, as in
+            ``{"name": "anderson", "rtol": 1e-8}``, takes ``atol`` in the same proportion: 1e-3 of it.
         max_steps: steps at most. Every returned iterate was measured, so a solve costs at most one evaluation more.
 
     Raises:
@@ -210,7 +211,6 @@ class Solver(ABC):
     monotone: ClassVar[bool] = False  # its residual never grows: the last iterate is the best
     unrollable: ClassVar[bool] = True  # its steps can be backpropagated through
     holds: ClassVar[bool] = False  # a settled sample stays at its answer, and every step measures it again there
-    restart: ClassVar[float] = math.inf  # growth of the residual at which a sample's history is forgotten
 
     def __post_init__(self) -> None:
         for name in ("rtol", "atol"):
@@ -221,6 +221,15 @@ class Solver(ABC):
             raise ValueError(f"{type(self).__name__}: rtol and atol are both 0, which nothing meets; set one above 0.")
         if self.max_steps < 1:
             raise ValueError(f"{type(self).__name__}: max_steps must be at least 1; got {self.max_steps}.")
+
+    def replace(self, **changes: Any) -> Self:
+        """Return the same solver with other options; a network that it holds is shared."""
+        return dataclasses.replace(self, **changes)
+
+    @property
+    def forgets_at(self) -> float:
+        """The growth of the residual at which a sample's history is forgotten."""
+        return math.inf
 
     @abstractmethod
     def init(self, f: Map, z: Tensor) -> Any:
@@ -234,6 +243,10 @@ class Solver(ABC):
     def value(self, state: Any) -> Tensor:
         """Return the iterate that a state stands for, (B, N)."""
         return state.z
+
+    def propose(self, state: Any) -> tuple[Tensor, Any]:
+        """Return the next iterate, (B, N), without an evaluation, and the state that knows of it; not all can."""
+        raise TypeError(f"The solver {type(self).__name__} cannot tell its next iterate without an evaluation.")
 
     def residual(self, state: Any) -> Tensor | None:
         """Return ``f(z) - z``, (B, N), where the state has it, for norms that leave the range of the dtype."""

@@ -70,7 +70,7 @@ class Broyden(FixedPointSolver):
     def propose(self, state: State) -> tuple[Tensor, State]:
         n = state.steps.used
         if n == 0 or n == state.steps.size:
-            steps = state.steps._replace(count=0)
+            steps = state.steps._replace(pushed=0)
             if torch.is_grad_enabled():
                 steps = History.empty(state.z, steps.size)
             fresh = state._replace(steps=steps, kept=torch.ones_like(state.kept), step=state.g, scale=None, row=None)
@@ -104,6 +104,10 @@ class Broyden(FixedPointSolver):
         g = fz - z
         norm = torch.linalg.vector_norm(g.detach(), dim=1)
         return State(z, norm, g, steps, gram, system, state.kept, None, None, None)
+
+    @property
+    def forgets_at(self) -> float:
+        return self.restart
 
     def residual(self, state: State) -> Tensor:
         return state.g

@@ -22,9 +22,9 @@ class History(NamedTuple):
     A vector's place in the ring is its step modulo ``size``; the order does not matter to the methods that use it.
     """
 
-    buffer: Tensor  # (B, size, N), or (B, count, N) while a gradient is recorded
+    buffer: Tensor  # (B, size, N), or (B, pushed, N) while a gradient is recorded
     size: int
-    count: int  # pushed so far
+    pushed: int  # how many vectors, ever
 
     @classmethod
     def empty(cls, like: Tensor, size: int) -> History:
@@ -40,17 +40,17 @@ class History(NamedTuple):
 
     @property
     def used(self) -> int:
-        return min(self.count, self.size)
+        return min(self.pushed, self.size)
 
     @property
     def slot(self) -> int:
         """Where the newest vector lies."""
-        return (self.count - 1) % self.size
+        return (self.pushed - 1) % self.size
 
     @property
     def rows(self) -> Tensor:
         """(B, used, N), without a copy."""
-        return self.buffer if self.count >= self.size else self.buffer[:, : self.count]
+        return self.buffer if self.pushed >= self.size else self.buffer[:, : self.pushed]
 
     @property
     def newest(self) -> Tensor:
@@ -59,7 +59,7 @@ class History(NamedTuple):
 
     def push(self, vector: Tensor, minus: Tensor | None = None, times: Tensor | None = None) -> History:
         """Keep ``vector``, or ``vector - minus``, or ``vector * times``, written straight to its place."""
-        slot = self.count % self.size
+        slot = self.pushed % self.size
         if not torch.is_grad_enabled():
             place = self.buffer[:, slot]
             if minus is not None:
@@ -68,12 +68,12 @@ class History(NamedTuple):
                 torch.mul(vector, times, out=place)
             else:
                 place.copy_(vector)
-            return History(self.buffer, self.size, self.count + 1)
+            return History(self.buffer, self.size, self.pushed + 1)
         vector = vector if minus is None else vector - minus
         vector = vector if times is None else vector * times
         old = self.rows
         parts = (old[:, :slot], vector[:, None], old[:, slot + 1 :])
-        return History(torch.cat(parts, dim=1), self.size, self.count + 1)
+        return History(torch.cat(parts, dim=1), self.size, self.pushed + 1)
 
     def dot(self, vector: Tensor) -> Tensor:
         """(B, used): the inner product of every kept vector with one (B, N)."""

@@ -261,12 +261,12 @@ class _Loop:
     def _look_ahead(self, state: Any, better: np.ndarray) -> None:
         """Take the iterate that follows, unmeasured, for the samples that it may serve."""
         further = self.progress.active if self.newest else self.progress.active & better
-        proposed = self.solver.propose(state)[0]  # type: ignore[attr-defined] (methods of one evaluation a step)
+        proposed = self.solver.propose(state)[0]
         finite = torch.isfinite(proposed.detach().sum(dim=1)).cpu().numpy()
         if not finite[further].all():
             self.progress.lose(further & ~finite)
             further = further & finite
-            proposed = self.solver.propose(freeze(state, _to(further, proposed)))[0]  # type: ignore[attr-defined]
+            proposed = self.solver.propose(freeze(state, _to(further, proposed)))[0]
         self.best = _keep(self.best, proposed, further)
 
     def _finish(self, state: Any) -> Solution[Tensor]:
@@ -355,9 +355,10 @@ def _read(norm: Tensor, scale: Tensor | np.ndarray) -> tuple[np.ndarray, np.ndar
     norm = norm.detach()
     if not isinstance(scale, Tensor):
         return norm.cpu().numpy().astype(np.float64), scale
+    both = norm, scale
     if norm.device.type != "cpu":
-        norm, scale = torch.stack((norm, scale)).cpu()
-    return norm.numpy().astype(np.float64), scale.numpy().astype(np.float64)
+        both = tuple(torch.stack(both).cpu())
+    return both[0].numpy().astype(np.float64), both[1].numpy().astype(np.float64)
 
 
 def _to(array: np.ndarray, like: Tensor) -> Tensor:

@@ -35,6 +35,13 @@ def _norm(r: Tensor) -> Tensor:
     return torch.linalg.vector_norm(r, dim=1)
 
 
+def _affine(f: Map) -> Affine:
+    """The map as one that offers its products."""
+    if not isinstance(f, Affine):
+        raise TypeError("A linear solver needs an affine map; view one as such by zoo.solvers.base.Affine.of(f, z).")
+    return f
+
+
 @dataclass(frozen=True, kw_only=True)
 class LinearSolver(Solver):
     """A method for affine maps. Given another map, the answer is wrong where the map is not affine."""
@@ -69,9 +76,9 @@ class Neumann(LinearSolver):
         """The sum with its next term, which is the residual: no product."""
         return state.z + state.r, state
 
-    def step(self, f: Affine, state: NeumannState, active: Tensor | None) -> NeumannState:
+    def step(self, f: Map, state: NeumannState, active: Tensor | None) -> NeumannState:
         z, _ = self.propose(state)
-        r = f.linear(state.r)
+        r = _affine(f).linear(state.r)
         return NeumannState(z, _norm(r), r)
 
 
@@ -117,8 +124,8 @@ class GMRES(LinearSolver):
         if self.window < 1:
             raise ValueError(f"GMRES: window must be at least 1; got {self.window}.")
 
-    def init(self, f: Affine, z: Tensor) -> GMRESState:
-        return self._cycle(z, f.residual(z))
+    def init(self, f: Map, z: Tensor) -> GMRESState:
+        return self._cycle(z, _affine(f).residual(z))
 
     def _cycle(self, z: Tensor, r: Tensor) -> GMRESState:
         m, norm = min(self.window, self.max_steps), _norm(r)
@@ -127,13 +134,13 @@ class GMRES(LinearSolver):
         loss = torch.full_like(inverse[:, :, 0], 4 * torch.finfo(norm.dtype).eps)
         return GMRESState(z, norm, History.empty(z, m + 1).push(r), inverse, (), inverse.clone(), loss)
 
-    def step(self, f: Affine, state: GMRESState, active: Tensor | None) -> GMRESState:
-        if state.basis.count == state.basis.size:
+    def step(self, f: Map, state: GMRESState, active: Tensor | None) -> GMRESState:
+        if state.basis.pushed == state.basis.size:
             state = self._cycle(self.value(state), state.basis.mix((self._rest(state) * state.inverse)[:, 0]))
         z, _, basis, inverse, columns, left, loss = state
-        n = basis.count
+        n = basis.pushed
         scale = inverse[:, :, :n]
-        w = f.linear(basis.newest)
+        w = _affine(f).linear(basis.newest)
         eps, dtype = torch.finfo(w.dtype).eps, w.dtype
         basis = basis.push(w, times=inverse[:, :, n - 1].to(dtype))  # L v
         rows = basis.rows
@@ -178,7 +185,7 @@ class GMRES(LinearSolver):
     @staticmethod
     def _rest(state: GMRESState) -> Tensor:
         """(B, 1, k + 1): the residual in the basis ``V``."""
-        c = state.left[:, :, : state.basis.count]
+        c = state.left[:, :, : state.basis.pushed]
         return c / c.square().sum(2, keepdim=True)
 
 
@@ -200,11 +207,13 @@ class BiCGStab(LinearSolver):
 
     krylov: ClassVar[bool] = True
 
-    def init(self, f: Affine, z: Tensor) -> BiCGStabState:
+    def init(self, f: Map, z: Tensor) -> BiCGStabState:
+        f = _affine(f)
         r = f.residual(z)
         return BiCGStabState(z, _norm(r), r, r, r, _dot(r, r))
 
-    def step(self, f: Affine, state: BiCGStabState, active: Tensor | None) -> BiCGStabState:
+    def step(self, f: Map, state: BiCGStabState, active: Tensor | None) -> BiCGStabState:
+        f = _affine(f)
         z, _, r, shadow, p, rho = state
         v = p - f.linear(p)
         alpha = _still(_over(rho, _dot(shadow, v)), active)
@@ -259,12 +268,14 @@ class CG(LinearSolver):
             )
         return r - f.transpose(r)
 
-    def init(self, f: Affine, z: Tensor) -> CGState:
+    def init(self, f: Map, z: Tensor) -> CGState:
+        f = _affine(f)
         r = f.residual(z)
         s = self._gradient(f, r)
         return CGState(z, _norm(r), r, s, _dot(s, s))
 
-    def step(self, f: Affine, state: CGState, active: Tensor | None) -> CGState:
+    def step(self, f: Map, state: CGState, active: Tensor | None) -> CGState:
+        f = _affine(f)
         z, _, r, p, rho = state
         q = p - f.linear(p)
         alpha = _still(_over(rho, _dot(p, q) if self.symmetric else _dot(q, q)), active)

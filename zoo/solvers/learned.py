@@ -51,9 +51,8 @@ class First(nn.Module):
             for s, n, m in zip(self.shapes, self.sizes, maps, strict=True)
         )
         self.offset = nn.Parameter(torch.zeros(sum(self.sizes)))
-        for layer in self.leave:  # an untrained network changes nothing
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        for p in self.leave.parameters():  # an untrained network changes nothing
+            nn.init.zeros_(p)
 
     def forward(self, f: Tensor) -> Tensor:
         """From (B, N) to (B, N)."""
@@ -92,8 +91,8 @@ class Residual(nn.Module):
             return out
 
         self.gate, self.enter, self.leave = layers(True, True), layers(True, False), layers(False, False)
-        for layer in self.leave:  # an untrained network changes nothing
-            nn.init.zeros_(layer.weight)
+        for p in self.leave.parameters():  # an untrained network changes nothing
+            nn.init.zeros_(p)
 
     def forward(self, z: Tensor, g: Tensor) -> Tensor:
         """From state and residual (B, N) to (B, N)."""
@@ -112,7 +111,7 @@ class Residual(nn.Module):
 def _like(part: Tensor, other: Tensor) -> Tensor:
     """Features of one part where another part lies: pooled or repeated."""
     if part.dim() == other.dim():
-        return nn.functional.adaptive_avg_pool2d(part, other.shape[-2:]) if part.dim() == 4 else part
+        return nn.functional.adaptive_avg_pool2d(part, (other.shape[-2], other.shape[-1])) if part.dim() == 4 else part
     return part.mean((2, 3)) if part.dim() == 4 else part[:, :, None, None]
 
 
@@ -157,8 +156,8 @@ class Proposer(nn.Module):
         self.mixer = nn.Sequential(
             nn.Linear(window * (window + 3) // 2 + 2, width), nn.Tanh(), nn.Linear(width, window + 1)
         )
-        nn.init.zeros_(self.mixer[2].weight)
-        nn.init.zeros_(self.mixer[2].bias)
+        for p in self.mixer[2].parameters():
+            nn.init.zeros_(p)
 
     def correct(
         self, gram: Tensor, live: Tensor, weights: Tensor, progress: Tensor, step: int
@@ -182,7 +181,7 @@ class Proposer(nn.Module):
         ratio, share = (nn.functional.pad(v, (0, pad)) for v in (ratio, weights * live))
         late = torch.full_like(progress, min(step, 10) / 10)
         features = torch.cat([angle, ratio, share, progress[:, None], late[:, None]], dim=1)
-        out = self.mixer(features.to(self.mixer[0].weight.dtype)).to(weights.dtype)
+        out = self.mixer(features.to(next(self.mixer.parameters()).dtype)).to(weights.dtype)
         delta = out[:, :n] * live
         return delta - live * (delta.sum(1, keepdim=True) / live.sum(1, keepdim=True)), out[:, m:]
 
@@ -274,7 +273,7 @@ class Learned(FixedPointSolver):
                     f"shaped {first.shapes}; got {z.shape[1]}. Train one for this model and this size of its inputs, "
                     "or make one without shapes, which leaves the first iterate to Anderson."
                 )
-            if self.network.mixer[0].weight.device != z.device:
+            if next(self.network.mixer.parameters()).device != z.device:
                 self.network.to(z.device)  # it is no part of the model, and follows its states
         # A warm start knows more than the network does, which has seen solves from zero.
         return State(inner, inner.norm, (z.detach() == 0).all(dim=1))
@@ -282,32 +281,36 @@ class Learned(FixedPointSolver):
     def propose(self, state: State) -> tuple[Tensor, State]:
         inner, network = state.inner, self.network
         f, g = inner.f, inner.g
-        if network is None or g.count == 1:
+        if network is None or g.pushed == 1:
             z, _ = self._plain.propose(inner)
             if network is not None and network.first is not None:
                 more = network.first(f.newest.to(network.first.offset.dtype))
                 z = z + state.trusted[:, None] * more.to(z.dtype)
             return z, state
         weights = self._plain.weights(inner)
-        order = [(g.count - 1 - i) % g.size for i in range(g.used)]  # newest first
+        order = [(g.pushed - 1 - i) % g.size for i in range(g.used)]  # newest first
         back = [order.index(i) for i in range(g.used)]
         tiny = torch.finfo(inner.norm.dtype).tiny  # of a residual that is 0, no infinity may reach the network
         progress = (inner.norm.clamp_min(tiny) / state.start.clamp_min(tiny)).log().to(weights.dtype)
         delta, extra = network.correct(
-            inner.gram[:, order][:, :, order], inner.ones[:, order, 0], weights[:, order], progress, g.count
+            inner.gram[:, order][:, :, order], inner.ones[:, order, 0], weights[:, order], progress, g.pushed
         )
         trusted = state.trusted[:, None]
         weights = weights + trusted * delta[:, back]
         z, mixed = f.mix(weights), g.mix(weights)
         more = extra.to(z.dtype) * mixed
         if network.residual is not None:
-            kind = network.residual.leave[0].weight.dtype
+            kind = next(network.residual.leave.parameters()).dtype
             more = more + network.residual(z.to(kind), mixed.to(kind)).to(z.dtype)
         return z + trusted * more, state
 
     def absorb(self, state: State, z: Tensor, fz: Tensor) -> State:
         inner = self._plain.absorb(state.inner, z, fz)
         return State(inner, state.start, state.trusted & (inner.norm < state.norm))
+
+    @property
+    def forgets_at(self) -> float:
+        return self.restart
 
     def residual(self, state: State) -> Tensor:
         return state.inner.g.newest

@@ -45,7 +45,7 @@ class BatchProgress:
         self, batch: int, size: int, solver: Solver, floor: float, *, newest: bool, holds: bool, noise: float
     ) -> None:
         self.absolute, self.relative, self.newest = solver.atol * math.sqrt(size), max(solver.rtol, floor), newest
-        self.restart = solver.restart if math.isfinite(solver.restart) else None
+        self.restart = solver.forgets_at if math.isfinite(solver.forgets_at) else None
         self.holds, self.floor, self.noise = holds, floor, noise
         self.rows = np.arange(batch)
         self.active = np.ones(batch, dtype=bool)
