@@ -463,3 +463,10 @@ def test_a_scene_that_declares_gigapixels(tmp_path):
     (base / "JPEGImages/a.jpg").write_bytes(png(60_000, 60_000))
     (base / "SegmentationClass/a.png").write_bytes(png(2, 2))
     refused("voc", tmp_path, "declares far more pixels|at most 512x512")
+    names = base / "ImageSets/Segmentation/train.txt"
+    names.write_bytes(b"\xff\xfe")
+    refused("voc", tmp_path)
+    names.write_text("../../../etc/passwd\n")
+    refused("voc", tmp_path, "was not found|cannot be decoded")
+    sparse(names, 1 << 40)
+    refused("voc", tmp_path, "1,099,511,627,776 bytes")

@@ -19,7 +19,7 @@ from torch import Tensor
 from zoo.data import files
 from zoo.data.images import Arrays, Pair
 from zoo.data.masks import IGNORE, MaskData
-from zoo.storage.guards import is_file, open_picture, picture_size
+from zoo.storage.guards import MiB, is_file, open_picture, picture_size
 
 
 class Pictures:
@@ -113,7 +113,9 @@ class FileScenes(MaskData):
         name = type(self).__name__
         try:
             images, masks = self.published(split)
-        except (RuntimeError, OSError) as error:
+        except files.DataError:
+            raise
+        except (RuntimeError, OSError, ValueError, AssertionError) as error:
             why = f"The {split} part is not there ({error})."
             raise files.missing(name, [self.root / self.layout], self.layout, why) from error
         if not images:
@@ -206,6 +208,9 @@ class VOC(FileScenes):
     def published(self, split: str) -> tuple[list[Path], list[Path]]:
         from torchvision.datasets import VOCSegmentation as Source
 
+        names = self.root / self.layout / "ImageSets" / "Segmentation" / f"{split}.txt"
+        if is_file(names):
+            files.read_bytes(names, MiB)  # torchvision reads it whole
         found = Source(self.root, "2012", split)
         return [Path(p) for p in found.images], [Path(p) for p in found.masks]
 

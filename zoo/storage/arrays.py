@@ -86,7 +86,7 @@ def _array(data: bytes | bytearray, dtype: np.dtype, shape: tuple[int, ...], for
     affordable(path, len(data))
     try:
         return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C").copy()
-    except ValueError as error:
+    except (ValueError, MemoryError) as error:
         raise Refused(path, f"it declares an impossible shape ({reason(error)})") from error
 
 
