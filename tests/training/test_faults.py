@@ -271,6 +271,24 @@ def test_a_rank_that_dies_ends_the_run_and_leaves_a_checkpoint(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_signal_to_one_rank_stops_all(tmp_path):
+    out = tmp_path / "run"
+    command = [sys.executable, *COMMAND, "--trainer.max_epochs", "200", "--trainer.strategy", "ddp", "--out", str(out)]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment())
+    try:
+        until = time.monotonic() + 150
+        while not (out / "checkpoints" / "last.ckpt").exists():
+            assert run.poll() is None and time.monotonic() < until, run.communicate()[0]
+            time.sleep(0.05)
+        os.kill(max(children(run.pid)), signal.SIGTERM)  # most likely within a collective
+        said, _ = run.communicate(timeout=100)
+    finally:
+        run.kill()
+    assert run.returncode == 128 + signal.SIGINT and "continue with" in said, said[-2000:]
+    assert json.loads((out / "results.json").read_text())["status"] == "interrupted"
+
+
+@pytest.mark.slow
 def test_torchrun_starts_a_killed_worker_again_and_the_run_goes_on(tmp_path):
     rest = ["--trainer.max_epochs", "12", "--trainer.strategy", "ddp", "--resume", "auto", "--out"]
     out, whole = tmp_path / "run", tmp_path / "whole"
