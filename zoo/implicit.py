@@ -56,8 +56,12 @@ _limits: ContextVar[tuple[SolverBudget, ...]] = ContextVar("zoo_solver_limits", 
 def solver_budget(*, most: int | None = None, less: int = 0, adjoint: Spec | Any | None = None) -> Iterator[None]:
     """Scope in which fixed-point solves of modules get a smaller budget; time steps of ODEs are left alone.
 
+        >>> import torch, zoo
+        >>> model, x = zoo.create_model("test_mdeq"), torch.randn(2, 1, 8, 8)
         >>> with solver_budget(most=3, adjoint="jfb"):
         ...     early = model(x)      # the answer after three steps of its solver
+        >>> early.shape
+        torch.Size([2, 10])
 
     Args:
         most: steps at most; None: as the solver says.

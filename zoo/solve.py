@@ -72,7 +72,9 @@ def fixed_point(
 ) -> Solution[Any]:
     """Solve ``z = f(z)`` for every sample of a batch by itself, differentiably.
 
-        >>> W = torch.nn.Linear(8, 8)
+        >>> import torch
+        >>> from zoo import fixed_point
+        >>> W, x = torch.nn.Linear(8, 8), torch.randn(4, 8)
         >>> solution = fixed_point(lambda z: torch.tanh(0.5 * W(z) + x), torch.zeros_like(x))
         >>> solution.value.sum().backward()     # the implicit function theorem: memory of one evaluation
 
@@ -176,6 +178,8 @@ def odeint(
 ) -> ODESolution:
     """Integrate ``dy/dt = f(t, y)``, ``y(ts[0]) = y0``, differentiably.
 
+        >>> import torch
+        >>> from zoo import odeint
         >>> net = torch.nn.Linear(2, 2)
         >>> solution = odeint(lambda t, y: torch.tanh(net(y)), torch.randn(16, 2), [0.0, 0.5, 1.0])
         >>> solution.value.shape                 # (T, B, ...): the states at the three times, the start included

@@ -15,12 +15,12 @@ from zoo.hub.configure import configure
 from zoo.hub.sizes import shapes
 from zoo.hub.trained import set_trained_config
 from zoo.hub.values import check_spec, check_values
-from zoo.registry import UnknownName, check_options, sentence
+from zoo.registry import Registry, UnknownName, check_options, sentence
 from zoo.solvers import SOLVERS
 from zoo.storage import model_folder
 from zoo.storage.model_folder import Config, WeightsError
 
-SPECS = {"solver": SOLVERS, "adjoint": ADJOINTS}
+SPECS: dict[str, Registry[Any]] = {"solver": SOLVERS, "adjoint": ADJOINTS}
 
 
 def restore(
