@@ -12,6 +12,7 @@ the batch, and the statistics say so (`Stats.coupled`). Where it stays, samples 
 from __future__ import annotations
 
 import dataclasses
+import math
 from contextlib import nullcontext
 from typing import Any, Literal
 
@@ -159,6 +160,8 @@ class _Loop:
         self.track = self.newest or not solver.monotone
         self.recorded = torch.is_grad_enabled() and solver.unrollable
         self.whole = False
+        kind = torch.finfo(z0.dtype)
+        self.low = (kind.tiny / kind.eps * self.start.shape[1]) ** 0.5  # below it, squares leave the dtype's range
         self.best = self.start  # of the samples in hand
         self.value: Tensor | None = None  # of the whole batch, once samples have been let go
 
@@ -232,7 +235,9 @@ class _Loop:
         range of the dtype."""
         z = state.z.detach()
         norm, scale = _read(state.norm, torch.linalg.vector_norm(z, dim=1) if self.fixed is None else self.fixed)
-        low = (torch.finfo(z.dtype).tiny / torch.finfo(z.dtype).eps * z.shape[1]) ** 0.5
+        low = self.low
+        if norm.min() >= low and scale.min() >= low and math.isfinite(norm.sum() + scale.sum()):
+            return norm, scale
         small = ~(norm >= low)  # or NaN
         doubt = small | ~np.isfinite(norm)
         if doubt.any() and (rest := self.solver.residual(state)) is not None:
