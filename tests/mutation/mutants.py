@@ -19,6 +19,7 @@ ARITHMETIC = {
     ast.Add: "-", ast.Sub: "+", ast.Mult: "/", ast.Div: "*", ast.FloorDiv: "*", ast.Mod: "*", ast.Pow: "*",
     ast.BitAnd: "|", ast.BitOr: "&", ast.MatMult: "*",
 }  # fmt: skip
+NAMES = {"unknown", "warn", "Entry", "TypeVar", "cast"}  # calls that hold messages, or types
 SKIPPED = {"TYPE_CHECKING", "overload", "abstractmethod"}
 
 
@@ -87,13 +88,7 @@ def mutants(source: str) -> list[Mutant]:
             return  # messages are for people
         if isinstance(node, ast.If) and any(word in ast.unparse(node.test) for word in SKIPPED):
             return
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in {
-            "unknown",
-            "warn",
-            "Entry",
-            "TypeVar",
-            "cast",
-        }:
+        if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) in NAMES:
             return
         if isinstance(node, ast.FunctionDef) and node.name in {"__repr__", "__str__"}:
             return

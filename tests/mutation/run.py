@@ -295,6 +295,9 @@ def main() -> int:
         rows.append({"mutant": case.name, "line": m.line, "kind": m.kind, "result": result})
         text = f"{len(rows)}/{len(chosen)}: {result}  {case.name}  [{score(rows):.1%}]\n"
         os.write(terminal, text.encode())
+        if given.out:
+            done = {"seed": given.seed, "mutants": len(rows), "killed": score(rows), "rows": rows}
+            Path(given.out).write_text(json.dumps(done, indent=1) + "\n")
 
     spans = {file: statements(text) for file, text in texts.items()}
     quick, anew = [], []
@@ -325,9 +328,6 @@ def main() -> int:
     gc.freeze()
     each_of(anew, given.jobs, lambda case: _anew(case, texts, measured), found)
     minutes = (time.monotonic() - began) / 60
-    result = {"seed": given.seed, "mutants": len(rows), "killed": score(rows), "minutes": minutes, "rows": rows}
-    if given.out:
-        Path(given.out).write_text(json.dumps(result, indent=1) + "\n")
     print(f"{score(rows):.1%} of {len(rows)} mutants found, in {minutes:.1f} minutes")
     return 0
 

@@ -12,6 +12,7 @@ from torch import nn
 from zoo.solvers import SOLVERS
 from zoo.solvers.iterate import iterate
 from zoo.solvers.learned import First, Learned, Proposer, Residual
+from zoo.solvers.train_learned import Solved, loss, train
 
 D = torch.float64
 
@@ -152,3 +153,22 @@ def test_networks_are_written_and_read(tmp_path):
         Learned(weights=str(tmp_path / "other.safetensors"))
     with pytest.raises(ValueError, match="22 numbers"):
         iterate(lambda z: z / 2, torch.zeros(1, 21), solver)
+
+
+def test_training_is_adam_along_a_cosine_with_clipped_gradients():
+    x = torch.randn(3, 4, dtype=D, generator=torch.Generator().manual_seed(9))
+    w = matrix(4, 0.8)
+    exact = x @ torch.linalg.inv(torch.eye(4, dtype=D) - w)
+    batches = [Solved(lambda z, i=i: z @ w + x[i:], exact[i:]) for i in (0, 1)]
+    mine, theirs = (shaken(Proposer([(4,)], window=2, hidden=2, width=2), 1) for _ in range(2))
+    train(theirs, batches, updates=5, steps=3, lr=0.02, clip=0.1)
+    optimizer = torch.optim.Adam(mine.parameters(), lr=0.02)
+    for k in range(5):
+        optimizer.param_groups[0]["lr"] = 0.02 * 0.5 * (1 + math.cos(math.pi * k / 5))
+        for p in mine.parameters():
+            p.grad = None
+        loss(mine, batches[k % 2], 3).backward()
+        torch.nn.utils.clip_grad_norm_(mine.parameters(), 0.1)
+        optimizer.step()
+    for p, q in zip(mine.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(p.detach(), q, rtol=1e-9, atol=1e-12)

@@ -74,6 +74,13 @@ def test_the_least_residual_is_kept_and_the_last_where_asked():
     assert iterate(f, torch.zeros(1, 1, dtype=D), Picard(rtol=0.0, atol=1e-3, max_steps=3), select="last").value == 11.0
 
 
+def test_damped_picard_goes_a_part_of_the_way():
+    for damping in (0.25, 0.75, 1.0):
+        s = iterate(lambda z: z / 2 + 3, torch.zeros(1, 2, dtype=D), Picard(damping=damping, max_steps=2, rtol=1e-9))
+        first = 3 * damping
+        assert s.value[0].tolist() == pytest.approx([first + damping * (3 - first / 2)] * 2, rel=1e-14)
+
+
 def test_a_zero_state_is_measured_by_its_residual():
     s = iterate(lambda z: z + 1, torch.zeros(1, 4), Picard(max_steps=1))
     assert s.stats.trace[0].item() == 1.0  # |z| = 0: relative to itself
@@ -228,7 +235,7 @@ def test_a_ring_keeps_the_last_vectors(recorded):
                 ring.push(one * (i + 5), minus=5 * one) if i % 3 == 1 else ring.push(one * i / 4, times=4 * one[:, :1])
             )  # fmt: skip
             kept = {j % 3: float(j + 1) for j in range(max(0, i - 3), i)}
-            assert ring.used == min(i, 3) and ring.slot == (i - 1) % 3 and ring.count == i
+            assert ring.used == min(i, 3) and ring.slot == (i - 1) % 3
             assert ring.newest[0, 0] == i and ring.rows.shape == (2, min(i, 3), 3)
             assert [kept[s] for s in range(ring.used)] == ring.rows[1, :, 2].tolist()
             assert torch.equal(ring.dot(2 * one)[0], 6 * ring.rows[0, :, 0])

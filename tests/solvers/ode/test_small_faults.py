@@ -60,8 +60,9 @@ def test_a_jump_stalls_and_says_so(per_sample):
 
 @pytest.mark.parametrize("per_sample", [False, True])
 def test_a_rejected_step_shrinks_by_a_tenth_at_least(per_sample):
-    """Heun on ``y' = t``: ``e = dt^2 / 2``, so that a ratio just above 1 asks for 0.9 of the step, and no more."""
-    solver = {"name": "heun", "rtol": 0.0, "first_step": 1.0, "atol": 0.5 / 1.0001, "per_sample": per_sample}
+    """Heun on ``y' = t``: ``e = dt^2 / 2``; a ratio just above 1 asks for next to the whole step, which fails again."""
+    solver = {"name": "heun", "rtol": 0.0, "first_step": 1.0, "atol": 0.5 / 1.0001, "per_sample": per_sample,
+              "controller": {"safety": 1.0}}  # fmt: skip
     times = []
 
     def f(t: Tensor, y: Tensor) -> Tensor:
@@ -209,3 +210,18 @@ def test_nothing_dense_unless_asked():
             assert s.interpolant is None
             with pytest.raises(ValueError, match="dense=True"):
                 s.evaluate(0.5)
+
+
+def test_a_state_without_a_batch_axis_ends_at_its_event():
+    for event in (lambda t, y: y[0], lambda t, y: y[:1]):
+        s = odeint(lambda t, y: torch.tensor([1.0, 2.0], dtype=D), torch.tensor([-0.5, 0.0], dtype=D), [0.0, 2.0],
+                   "dopri5", event=event)  # fmt: skip
+        assert s.result is Result.terminated and s.stats.event_time.tolist() == pytest.approx([0.5])
+        torch.testing.assert_close(s.value[-1], torch.tensor([0.0, 1.0], dtype=D), rtol=0, atol=1e-9)
+
+
+def test_no_step_is_longer_than_max_step():
+    for per_sample in (False, True):
+        solver = {"name": "heun", "max_step": 0.25, "per_sample": per_sample}
+        stats = odeint(lambda t, y: 0 * y, torch.ones(1, 1, dtype=D), [0.0, 1.0], {**solver, "first_step": 1.0}).stats
+        assert stats.last_dt.item() == 0.25 and stats.accepted.item() == 4

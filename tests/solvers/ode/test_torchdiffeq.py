@@ -94,3 +94,13 @@ def test_scipy_has_no_gradient_and_says_so():
     s = odeint(lambda t, y: -y, y0, [0.0, 1.0], "torchdiffeq:scipy_solver")
     assert s.value[-1].item() == pytest.approx(math.exp(-1), rel=1e-4) and s.result is Result.converged
     assert torch.equal(s.value[0], y0)
+
+
+def test_scipy_that_gives_up_is_said_to_have_stalled():
+    """``y' = y^2`` from 1 is singular at t = 1."""
+    pytest.importorskip("scipy")
+    s = odeint(lambda t, y: y * y, torch.ones(2, 1, dtype=D), [0.0, 0.5, 0.75, 2.0, 3.0], "torchdiffeq:scipy_solver")
+    assert not s.result.success and s.value.shape == (5, 2, 1) and torch.isfinite(s.value).all()
+    if s.result is Result.stalled:
+        assert s.stats.reached.tolist() == [0.75, 0.75] and not s.stats.converged.any()
+        assert torch.equal(s.value[2], s.value[4]) and s.value[2, 0, 0].item() == pytest.approx(4.0, rel=1e-3)
