@@ -20,7 +20,7 @@ from zoo.layers.quadratic import QuadraticFamily, perceptron
 
 
 class ConstrainedNet(DelegatesImplicit, nn.Module):
-    """From x (B, features) to y (B, variables), feasible.
+    """From x (B, features) to y (B, variables) in float64, feasible.
 
     Args:
         features: equalities of the family, numbers of x.
@@ -46,4 +46,4 @@ class ConstrainedNet(DelegatesImplicit, nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         f = self.family
-        return self.projection(f.guess(x) + self.net(x), A=f.A, b=x, G=f.G, h=f.h)
+        return self.projection((f.guess(x) + self.net(x)).double(), A=f.A, b=x, G=f.G, h=f.h)  # feasible to 1e-9
