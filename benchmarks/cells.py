@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class ConvCell(nn.Module):
-    """``GN(z + GN(conv(relu(GN(conv z)))) + x)``: two 3x3 convolutions, group normalisation, an injection."""
+    """``GN(z + GN(conv(relu(GN(conv z)))) + x)``: two 3x3 convolutions, group normalization, an injection."""
 
     def __init__(self, channels: int = 64, groups: int = 8) -> None:
         super().__init__()

@@ -79,7 +79,7 @@ def measure(name: str, model: nn.Module, loss: Loss, pairs: int, backend: str) -
     times = interleaved(plain, fast, pairs)
     both = zip(eager.parameters(), compiled.parameters(), strict=True)
     grads = [(a.grad, b.grad) for a, b in both if a.grad is not None and b.grad is not None]
-    # of all gradients: a bias in front of a normalisation has none but rounding
+    # of all gradients: a bias in front of a normalization has none but rounding
     total = nn.utils.get_total_norm([a for a, _ in grads])
     gap = float(nn.utils.get_total_norm([a - b for a, b in grads]) / total)
     row = {

@@ -236,7 +236,7 @@ def window(name: str) -> dict[str, int]:
 def step_row(what: str, problem: Any, turns: int, goal: float) -> Row:
     """A whole training step, forward and backward, to the same residual on both sides.
 
-    The loss is a fixed random projection: both cells end with a normalisation, which fixes the norm of a state, so that
+    The loss is a fixed random projection: both cells end with a normalization, which fixes the norm of a state, so that
     the gradient of its square would be next to nothing and the backward solve over after a product. The peer solves
     the adjoint system in each of its three ways; the fastest of them counts.
     """

@@ -62,7 +62,7 @@ def conv_by_hand(w: Weights, x: Tensor) -> Tensor:
 
 
 def net_by_hand(w: Weights, x: Tensor) -> Tensor:
-    """Convolution, group normalisation, ReLU, twice; then a linear layer on the mean of the map."""
+    """Convolution, group normalization, ReLU, twice; then a linear layer on the mean of the map."""
     z = x
     for k in (0, 3):
         z = conv(w[f"{k}.weight"], w[f"{k}.bias"], z)

@@ -59,14 +59,14 @@ def train(augment: int, seed: int, steps: int) -> tuple[Classifier, dict[str, An
     """Train one model; returns it with its curves and its errors on 20,000 fresh points."""
     torch.manual_seed(seed)
     model, generator = Classifier(augment), torch.Generator().manual_seed(seed)
-    optimiser = torch.optim.Adam(model.parameters(), lr=5e-3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
     curve: list[tuple[int, float, int]] = []
     for step in range(1, steps + 1):
         x, y = sample(256, generator)
         loss = nn.functional.binary_cross_entropy_with_logits(model(x), y)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         if step % 10 == 0:
             curve.append((step, loss.item(), model.block.last.stats.nfe))
     x, y = sample(20_000, torch.Generator().manual_seed(10_000 + seed))
@@ -87,7 +87,7 @@ def figure(models: dict[str, Classifier], runs: dict[str, list[dict[str, Any]]],
     """Left: the plane as each model divides it. Middle: where its flow takes the points. Right: training."""
     from matplotlib.figure import Figure
 
-    colours = ("#1f4e9c", "#d9822b")
+    colors = ("#1f4e9c", "#d9822b")
     fig = Figure(figsize=(12, 7), dpi=120, layout="constrained")
     axes = fig.subplots(2, 3)
     x, y = sample(1200, torch.Generator().manual_seed(1))
@@ -100,13 +100,13 @@ def figure(models: dict[str, Classifier], runs: dict[str, list[dict[str, Any]]],
         wrong = (logits > 0).float() != y
         plane, after, curve = axes[row]
         plane.contourf(ticks, ticks, chance, levels=[0, 0.5, 1], colors=["#c9d8ef", "#f6dfc6"])
-        for label, colour, mark in ((0, colours[0], "o"), (1, colours[1], "^")):
+        for label, color, mark in ((0, colors[0], "o"), (1, colors[1], "^")):
             mine = y == label
-            plane.plot(*x[mine].T, mark, color=colour, ms=2)
+            plane.plot(*x[mine].T, mark, color=color, ms=2)
             # seen along the line that the classifier draws: its own direction is the height
             w = model.line.weight[0].detach()
             across = torch.linalg.svd(w[None])[2][1]
-            after.plot(state[mine] @ across, logits[mine], mark, color=colour, ms=2)
+            after.plot(state[mine] @ across, logits[mine], mark, color=color, ms=2)
         plane.plot(*x[wrong].T, "x", color="black", ms=5)
         plane.set_aspect("equal")
         errors = ", ".join(f"{r['error']:.1%}" for r in runs[name])
@@ -118,7 +118,7 @@ def figure(models: dict[str, Classifier], runs: dict[str, list[dict[str, Any]]],
         for r in runs[name]:
             steps, losses, _ = zip(*r["curve"], strict=True)
             curve.semilogy(steps, losses, color="0.55", lw=0.8)
-        curve.set_ylabel("training loss (grey)")
+        curve.set_ylabel("training loss (gray)")
         curve.set_ylim(1e-5, 1)
         curve.set_xlabel("training step")
         twin = curve.twinx()

@@ -83,13 +83,13 @@ def learn(
 ) -> tuple[Tensor, list[dict[str, Any]]]:
     """Adam on the hyperparameters ``h`` by the hypergradient; every solve starts from the solution of the last."""
     h = h.clone().requires_grad_()
-    optimiser = torch.optim.Adam([h], lr=lr)
+    optimizer = torch.optim.Adam([h], lr=lr)
     w, curve = zeros(val[0]), []
     for k in range(outer + 1):
         solution = minimise(energy(h), w, step=step)
         w = tuple(v.detach() for v in solution.value)
         value = loss(solution.value, val)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         value.backward()
         stats = solution.stats
         curve.append({**row(w, val, test), "evaluations": stats.nfe, "products": stats.backward[0].nfe,
@@ -98,7 +98,7 @@ def learn(
             print(f"  {k:>3}  " + "  ".join(f"{a} {b:.4f}" for a, b in curve[-1].items() if isinstance(b, float))
                   + f"  {stats.nfe} + {stats.backward[0].nfe}", flush=True)  # fmt: skip
         if k < outer:
-            optimiser.step()
+            optimizer.step()
     return h.detach(), curve
 
 

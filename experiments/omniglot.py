@@ -3,7 +3,7 @@
     python -m experiments.omniglot runs/hyper_fewshot_omniglot/... runs/imaml_head_omniglot/...
 
 Takes run folders of ``python -m zoo.fit --data omniglot``; the models are trained once and asked with other numbers of
-ways and shots. Where the recipe normalises by batch statistics (``norm: batch``) the images of a query are normalised
+ways and shots. Where the recipe normalizes by batch statistics (``norm: batch``) the images of a query are normalized
 together, as in the papers: the numbers are transductive then.
 
 Writes ``experiments/results/omniglot.json``.

@@ -65,10 +65,10 @@ def left(
     gradient that points nowhere runs out of them. Those that are not needed are not made.
 
     Args:
-        loss: of one step, or a loss and a penalty that is minimised with it but not counted.
+        loss: of one step, or a loss and a penalty that is minimized with it but not counted.
         model: whose parameters are trained; its gradients are left as the last step had them.
     """
-    optimiser = torch.optim.Adam(model.parameters(), lr=lr)
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
     first = share = None
     for _ in range(steps):
         found = loss()
@@ -77,9 +77,9 @@ def left(
         share = float(value.detach()) / first
         if share < goal:
             break
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         (value + penalty).backward()
-        optimiser.step()
+        optimizer.step()
     return share
 
 
@@ -87,7 +87,7 @@ def contract(model: torch.nn.Module) -> None:
     """Let the input of an MDEQ or a DEQ transformer outweigh its state, as a random start may have no fixed point."""
     cell = getattr(model, "cell", None)
     with torch.no_grad():
-        for post in getattr(cell, "post", []):  # MDEQ's last normalisation then adds much and lets little through
+        for post in getattr(cell, "post", []):  # MDEQ's last normalization then adds much and lets little through
             torch.nn.init.constant_(post[2].weight, 0.02)
             torch.nn.init.normal_(post[2].bias)
         if attention := getattr(cell, "attention", None):

@@ -1,4 +1,4 @@
-"""A sample that is settled, or lost to infinity or NaN, does nothing to the gradient of its neighbours."""
+"""A sample that is settled, or lost to infinity or NaN, does nothing to the gradient of its neighbors."""
 
 from __future__ import annotations
 

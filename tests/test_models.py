@@ -33,7 +33,7 @@ OPTIONS = {
     # as far as two layers see, and wide enough that some unit is alive at every start
     "test_gcn": ["--data.length", "3", "--data.features", "8", "--model.channels", "16"],
     "test_ignn": ["--data.length", "3", "--data.features", "8"],
-    "test_imaml": ["--data.ways", "2", "--data.queries", "3", "--model.adapt", "head"],  # what is minimised is convex
+    "test_imaml": ["--data.ways", "2", "--data.queries", "3", "--model.adapt", "head"],  # what is minimized is convex
     "test_maml": ["--data.ways", "2", "--data.queries", "3"],
     "test_mdeq": ["--model.post_gn_affine", "true"],
     "test_mdeq_segmentation": ["--model.post_gn_affine", "true"],

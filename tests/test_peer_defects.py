@@ -23,12 +23,12 @@ from zoo.layers.norm import weight_norm
 
 
 class Layer(zoo.ImplicitMixin, nn.Module):
-    def __init__(self, n: int = 6, normalised: bool = False) -> None:
+    def __init__(self, n: int = 6, normalized: bool = False) -> None:
         super().__init__()
         self.linear = nn.Linear(n, n)
         with torch.no_grad():
             self.linear.weight.copy_(matrix(n, 0.7, torch.float32))
-        if normalised:
+        if normalized:
             self.linear = weight_norm(self.linear)
         self.configure_implicit("anderson", "implicit")
 
@@ -94,11 +94,11 @@ def test_8_steps_are_counted_from_zero_to_the_budget():
 
 
 def test_10_weight_norm_survives_copies_and_loading():
-    layer, x = Layer(normalised=True), torch.randn(3, 6)
+    layer, x = Layer(normalized=True), torch.randn(3, 6)
     layer(x).sum().backward()
     twin = copy.deepcopy(layer)
     torch.testing.assert_close(twin(x), layer(x))
-    other = Layer(normalised=True)
+    other = Layer(normalized=True)
     with torch.no_grad():
         for p in other.parameters():
             p.mul_(0.5)

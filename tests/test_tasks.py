@@ -1,4 +1,4 @@
-"""Tasks and their optimiser: the schedule's shape, the penalty, what is refused."""
+"""Tasks and their optimizer: the schedule's shape, the penalty, what is refused."""
 
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ def test_an_optimiser_out_of_range_is_refused(options, said):
 
 
 def test_the_optimiser_is_timms_and_spares_biases():
-    optimiser = Optim(name="adamw", weight_decay=0.5).build(nn.Linear(2, 2))
-    assert sorted(g["weight_decay"] for g in optimiser.param_groups) == [0.0, 0.5]
-    with pytest.raises(ValueError, match="No optimiser named 'adamm'. Did you mean 'adam'"):
+    optimizer = Optim(name="adamw", weight_decay=0.5).build(nn.Linear(2, 2))
+    assert sorted(g["weight_decay"] for g in optimizer.param_groups) == [0.0, 0.5]
+    with pytest.raises(ValueError, match="No optimizer named 'adamm'. Did you mean 'adam'"):
         Optim(name="adamm").build(nn.Linear(2, 2))
 
 
@@ -108,13 +108,13 @@ def test_the_penalty_is_the_jacobian_at_the_fixed_point(logged):
     x, y = torch.randn(64, 2), torch.zeros(64, dtype=torch.long)
     plain = Classification(model).training_step((x, y), 0)
     assert "train/jacobian" not in logged
-    penalised = Classification(model, stability=StabilityConfig(jacobian_weight=2.0)).training_step((x, y), 0)
-    assert float((penalised - plain).detach() / 2.0) == pytest.approx(float(logged["train/jacobian"]), rel=1e-3)
+    penalized = Classification(model, stability=StabilityConfig(jacobian_weight=2.0)).training_step((x, y), 0)
+    assert float((penalized - plain).detach() / 2.0) == pytest.approx(float(logged["train/jacobian"]), rel=1e-3)
     z = model(x).detach().requires_grad_()
     jacobian = torch.func.vmap(torch.func.jacrev(lambda z, x: torch.tanh(z @ model.weight + x)))(z, x)
     exact = float(jacobian.square().sum() / z.numel())
     assert float(logged["train/jacobian"]) == pytest.approx(exact, rel=0.6)  # one random vector
-    penalised.backward()
+    penalized.backward()
     assert torch.isfinite(model.weight.grad).all()
 
 
@@ -126,7 +126,7 @@ def test_smoothing_is_for_training_only(logged):
     one = float(logged["val/loss"])
     plain.validation_step((x, y), 0)
     assert one == pytest.approx(float(logged["val/loss"]))
-    assert float(smooth.accuracy["val_"].compute()) == 1.0
+    assert float(smooth.accuracy["val"].compute()) == 1.0
 
 
 def test_hyperparameters_are_plain():

@@ -46,7 +46,7 @@ def test_timm_adapts_the_head_and_the_stem(name):
     assert between and all(torch.equal(model.state_dict()[k], own.state_dict()[k]) for k in between)
     assert not torch.equal(model.classifier.weight, own.classifier.weight[:3])
     first, before = model.get_submodule(model.first_conv).weight, own.get_submodule(own.first_conv).weight
-    torch.testing.assert_close(first.sum(1), before.sum(1))  # as timm does: the same answer to grey in more channels
+    torch.testing.assert_close(first.sum(1), before.sum(1))  # as timm does: the same answer to gray in more channels
 
 
 @pytest.mark.parametrize("name", SHIPPED)

@@ -23,7 +23,7 @@ from zoo.compare import rows as kept
 from zoo.compare.jobs import Job, budget_options, jobs_of
 from zoo.compare.report import write_report
 from zoo.compare.runner import run_all
-from zoo.compare.table import DRAWN, _short, cells, notes, spell, summarise, to_csv
+from zoo.compare.table import DRAWN, _short, cells, notes, spell, summarize, to_csv
 from zoo.implicit import ImplicitMixin
 from zoo.registry import UnknownName
 from zoo.reporting.counters import Flops, evaluations, held_bytes
@@ -166,7 +166,7 @@ def test_solvers_and_adjoints_side_by_side():
 
 def test_one_model_is_not_named_in_every_column():
     jobs = jobs_of(["mdeq_tiny"], "digits", [0], None, ["anderson", "picard"], [], {})
-    head, _, _ = cells(summarise([finished(j) for j in jobs]))
+    head, _, _ = cells(summarize([finished(j) for j in jobs]))
     assert head == ["", "anderson", "picard"]
 
 
@@ -276,7 +276,7 @@ def test_rows_over_seeds_and_blank_cells(tmp_path):
         measured(b, 0.8, "Intel", "b" * 40 + "+changes"),
         kept.failure(Job("mdeq_tiny", "digits"), "boom"),
     ]
-    rows = summarise(runs)
+    rows = summarize(runs)
     assert rows[0]["values"]["score"] == pytest.approx(0.85) and rows[0]["std"]["score"] == pytest.approx(0.0707, 1e-2)
     assert (rows[0]["seeds"], rows[1]["status"], rows[1]["error"]) == ([0, 1], "failed", "boom")
     head, text, why = cells(rows)
@@ -310,7 +310,7 @@ def test_loaded_weights_have_no_spread():
     for run in runs:
         run["reasons"] = {"seconds": kept.LOADED}
         del run["values"]["seconds"]
-    (row,) = summarise(runs)
+    (row,) = summarize(runs)
     assert row["std"] == {} and row["seeds"] == [0, 1] and row["values"]["score"] == 0.9
 
 
@@ -454,36 +454,36 @@ def scored(model, seconds, values, seed=0, maximise=True):
 
 
 def test_the_time_to_the_level_that_every_run_reached():
-    rows = summarise([
+    rows = summarize([
         scored("fast", [1, 2, 3], [0.5, 0.9, 0.95]), scored("fast", [1, 2, 3], [0.85, 0.9, 0.95], seed=1),
         scored("slow", [10, 20, 30], [0.1, 0.8, 0.7]),
     ])  # fmt: skip
     assert rows[0]["level"] == 0.8
     assert rows[0]["values"]["seconds_to_level"] == 1.5 and rows[1]["values"]["seconds_to_level"] == 20
     falling = [scored("a", [1, 2], [3.0, 1.0], maximise=False), scored("b", [1, 2], [2.5, 2.0], maximise=False)]
-    rows = summarise(falling)
+    rows = summarize(falling)
     assert rows[0]["level"] == 2.0 and [r["values"]["seconds_to_level"] for r in rows] == [2, 2]
 
 
 def test_a_validation_that_is_no_number_costs_its_own_cell(tmp_path):
-    rows = summarise([
+    rows = summarize([
         scored("well", [1, 2, 3], [0.5, 0.8, 0.9]), scored("late", [1, 2, 3], [math.nan, None, 0.7]),
         scored("never", [1, 2], [math.nan, None]),
     ])  # fmt: skip
     assert rows[0]["level"] == 0.7 and [r["values"].get("seconds_to_level") for r in rows] == [2, 3, None]
     assert rows[2]["reasons"]["seconds_to_level"] == "its validation was never a finite number"
     assert all(f.is_file() for f in write_report(rows, tmp_path, "compare"))
-    assert summarise([scored("never", [1], [None])])[0]["level"] is None
+    assert summarize([scored("never", [1], [None])])[0]["level"] is None
     row = scored("infinite", [1], [0.5])
     row["values"] = {"score": None, "residual": math.inf}
-    assert summarise([row])[0]["reasons"]["residual"] == "not a finite number"
+    assert summarize([row])[0]["reasons"]["residual"] == "not a finite number"
 
 
 def test_the_time_to_a_level_that_is_asked_for():
     runs = [scored("fast", [1, 2, 3], [0.5, 0.9, 0.95]), scored("slow", [10, 20], [0.1, 0.8])]
-    rows = summarise(runs, 0.9)
+    rows = summarize(runs, 0.9)
     assert rows[0]["values"]["seconds_to_asked"] == 2 and rows[0]["values"]["seconds_to_level"] == 2
     assert rows[1]["reasons"]["seconds_to_asked"] == "its validation came to 0.8 at best, not to 0.9"
     lines = {line[0]: line[1:] for line in cells(rows)[1]}
     assert lines["to accuracy 0.9 (s)"] == ["2", ""]
-    assert not any("0.9 (s)" in line[0] for line in cells(summarise(runs))[1])
+    assert not any("0.9 (s)" in line[0] for line in cells(summarize(runs))[1])

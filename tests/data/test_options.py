@@ -61,7 +61,7 @@ def pairs() -> list[tuple[str, str]]:
     return [(name, option) for name in DRAWN for option in option_names(DATA[name])]
 
 
-def behaviour(data: InMemoryDataModule) -> Any:
+def behavior(data: InMemoryDataModule) -> Any:
     """What a training sees: sizes, and the first batches of its second epoch and of the evaluations."""
     found: list[Any] = [data.sizes, data.model_arguments()]
     for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
@@ -107,7 +107,7 @@ def test_an_option_does_something_or_is_refused(name, option):
             kind(**{**small, option: other})
         assert kind(**small, **{option: default} if option not in small else {}) is not None
         return
-    before, after = behaviour(kind(**small)), behaviour(kind(**{**small, option: other}))
+    before, after = behavior(kind(**small)), behavior(kind(**{**small, option: other}))
     assert not same(before, after), f"{name}: {option}={other!r} changes nothing that a training sees"
 
 

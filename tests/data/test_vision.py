@@ -1,4 +1,4 @@
-"""Image data: splits, normalisation, and files that are missing, broken, foreign, or in a folder nobody may write."""
+"""Image data: splits, normalization, and files that are missing, broken, foreign, or in a folder nobody may write."""
 
 from __future__ import annotations
 

@@ -158,7 +158,7 @@ def test_without_a_network_the_cache_and_the_command_are_named(monkeypatch):
     with pytest.raises(WeightsError, match=r"neither reachable nor in the cache .*hf download nobody/none-such"):
         zoo.load("hf-hub:nobody/none-such")
     for bad in ("hf-hub:../../etc", "hf-hub:one", "hf-hub:a/b/c", "hf-hub:a/b@../x"):
-        with pytest.raises(WeightsError, match="wants 'organisation/name'"):
+        with pytest.raises(WeightsError, match="wants 'organization/name'"):
             zoo.load(bad)
 
 
@@ -383,8 +383,8 @@ def test_preprocessing_is_what_training_did(digits):
     torch.testing.assert_close(prepare(x), DATA["digits"]().transform(x))
     assert prepare.as_dict() == given
     assert Preprocessing.read(given) == prepare
-    colour = dataclasses.replace(prepare, mean=(0.5,) * 3, std=(0.5,) * 3)
-    assert colour(x[:2]).shape == (2, 3, 8, 8)
+    color = dataclasses.replace(prepare, mean=(0.5,) * 3, std=(0.5,) * 3)
+    assert color(x[:2]).shape == (2, 3, 8, 8)
     for wrong, said in (
         ({"sise": 8}, "No key|did you mean"),
         ({"std": [0.0]}, "positive"),

@@ -183,14 +183,14 @@ def test_a_density_is_learned() -> None:
     torch.manual_seed(0)
     model = CNF(2, (16,), trace="hutchinson")
     model.configure_implicit({"name": "rk4", "steps": 2})
-    optimiser = torch.optim.Adam(model.parameters(), lr=2e-2)
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-2)
     x = torch.randn(256, 2) * torch.tensor([0.3, 1.0]) + torch.tensor([1.5, 0.0])
     first = model.log_prob(x, "exact").mean().item()
     for _ in range(60):
         loss = -model(x).mean()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     entropy = 1 + math.log(2 * math.pi) + math.log(0.3)  # of the truth, whose mean log-density is its negative
     last = model.log_prob(x, "exact").mean().item()
     assert first < -entropy - 0.8 and last > -entropy - 0.35

@@ -10,7 +10,7 @@ from typing import Any
 from zoo.compare.jobs import Job, jobs_of
 from zoo.compare.rows import read_rows
 from zoo.compare.runner import run_all
-from zoo.compare.table import summarise
+from zoo.compare.table import summarize
 
 NAME = "compare"  # of the files of a report
 
@@ -96,5 +96,5 @@ def compare_jobs(
 
     found = run_all(jobs, folder, timeout=timeout, say=say)
     kept = {row["key"]: row for row in read_rows(folder).values() if row.get("data") == jobs[0].data}
-    rows = summarise(list({**kept, **{row["key"]: row for row in found}}.values()), level)
-    return Comparison(summarise(found, level), rows, write_report(rows, folder, name))
+    rows = summarize(list({**kept, **{row["key"]: row for row in found}}.values()), level)
+    return Comparison(summarize(found, level), rows, write_report(rows, folder, name))

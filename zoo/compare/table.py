@@ -61,7 +61,7 @@ SPREAD = (  # shown with +-
 )  # fmt: skip
 
 
-def summarise(rows: Sequence[Row], asked: float | None = None) -> list[dict[str, Any]]:
+def summarize(rows: Sequence[Row], asked: float | None = None) -> list[dict[str, Any]]:
     """One row for each model, solver, adjoint and set of options, over its seeds, in order of their first appearance.
 
     Args:

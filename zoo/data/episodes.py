@@ -1,6 +1,6 @@
 """Few-shot episodes: small classification tasks cut out of a data set of many classes.
 
-An episode has ``N`` classes (ways) that it numbers anew, ``K`` labelled images of each to learn from (the support) and
+An episode has ``N`` classes (ways) that it numbers anew, ``K`` labeled images of each to learn from (the support) and
 ``Q`` others of each to be tested on (the query). A batch is ``M`` episodes::
 
     support_x (M, N K, C, H, W)   support_y (M, N K)   query_x (M, N Q, C, H, W)   query_y (M, N Q)
@@ -86,7 +86,7 @@ class Episodes(ImageData):
         root: the folder of the data sets; None: the environment's ZOO_DATA, else ./data.
         batch_size: episodes a batch.
         ways: classes of an episode.
-        shots: labelled images of each class.
+        shots: labeled images of each class.
         queries: images of each class that an episode is measured on.
         train_ways: classes of a training episode; None: as many as ``ways``. More teach more an episode.
         train_episodes: episodes of one epoch.

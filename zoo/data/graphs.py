@@ -16,7 +16,7 @@ class Chains(TensorData):
     """Chains whose nodes all have the class that only the first node tells: a test of long range.
 
     Nodes stand in a row and each speaks to the next. The first one's features hold its class as a one among zeros, all
-    others are zero. One node in twenty is labelled for training, one in ten for validation, the rest is the test. A
+    others are zero. One node in twenty is labeled for training, one in ten for validation, the rest is the test. A
     model that sees ``k`` edges far can do no better than chance on nodes further down.
 
     Args:

@@ -93,7 +93,7 @@ class MonotoneConv(nn.Module):
 
     @staticmethod
     def _frequencies(weight: Tensor, height: int, width: int) -> Tensor:
-        """A kernel (C, C, k, k), centred, as a matrix for each frequency: complex (H, K, C, C)."""
+        """A kernel (C, C, k, k), centered, as a matrix for each frequency: complex (H, K, C, C)."""
         weight = weight.float() if weight.dtype in (torch.float16, torch.bfloat16) else weight
         half = weight.shape[-1] // 2
         padded = F.pad(weight, (0, width - weight.shape[-1], 0, height - weight.shape[-2]))

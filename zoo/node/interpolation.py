@@ -82,7 +82,7 @@ class Path(NamedTuple):
 
 
 def fill(times: Tensor, values: Tensor, mask: Tensor, forward: bool = False) -> Tensor:
-    """Values (B, T, D) with every gap filled: along the line between its neighbours, or ``forward`` by the last one.
+    """Values (B, T, D) with every gap filled: along the line between its neighbors, or ``forward`` by the last one.
 
     Constant before the first observation of a channel (0 for ``forward``, which may not look ahead) and after the
     last; 0 where a channel was never seen.

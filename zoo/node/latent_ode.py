@@ -3,7 +3,7 @@
     q(z_0 | x) = N(mu, s),  [mu, log s] = g(ODE-RNN run back over the observations)
     dz/dt = f(z),   z(t_0) = z_0 ~ q,      x(t) ~ N(d(z(t)), noise)
 
-Training maximises ``E_q log p(x | z_0) - KL(q | N(0, 1))``; the model gives the mean of x and the divergence, the task
+Training maximizes ``E_q log p(x | z_0) - KL(q | N(0, 1))``; the model gives the mean of x and the divergence, the task
 (`zoo.tasks.series`) weighs them. In evaluation z_0 is the mean of q, so that an answer is not random.
 
 The encoder's answer may be refined in evaluation, as the decoder tells how well it explains what was seen:

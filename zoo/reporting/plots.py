@@ -1,4 +1,4 @@
-"""How every figure of a comparison looks: told apart in grey too, by shade, dash and marker; written as PNG and SVG."""
+"""How every figure of a comparison looks: told apart in gray too, by shade, dash and marker; written as PNG and SVG."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-COLOURS = ("#111111", "#1f4e9c", "#c2571a", "#2b8a5a", "#8a4fa3", "#7a7a7a", "#b8992a", "#5aa9c9", "#a33b52")
+COLORS = ("#111111", "#1f4e9c", "#c2571a", "#2b8a5a", "#8a4fa3", "#7a7a7a", "#b8992a", "#5aa9c9", "#a33b52")
 DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (7, 3)), "-")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<")
 
@@ -23,8 +23,8 @@ class Picture:
 
 
 def style(i: int) -> dict[str, Any]:
-    """Colour, dash and marker of the i-th series."""
-    return {"color": COLOURS[i % 9], "linestyle": DASHES[i % 9], "marker": MARKERS[i % 9], "ms": 4.2, "lw": 1.5}
+    """Color, dash and marker of the i-th series."""
+    return {"color": COLORS[i % 9], "linestyle": DASHES[i % 9], "marker": MARKERS[i % 9], "ms": 4.2, "lw": 1.5}
 
 
 def panels(rows: int, columns: int, *, width: float = 5.2, height: float = 3.7) -> tuple[Any, Any]:

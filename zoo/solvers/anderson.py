@@ -25,7 +25,7 @@ class State(NamedTuple):
 class Anderson(FixedPointSolver):
     """Mix the last ``window`` iterates so that their combined residual is least.
 
-    ``z_{k+1} = sum_i a_i (z_i + damping * g_i)`` where ``a`` minimises ``|sum_i a_i g_i|`` subject to
+    ``z_{k+1} = sum_i a_i (z_i + damping * g_i)`` where ``a`` minimizes ``|sum_i a_i g_i|`` subject to
     ``sum_i a_i = 1``, with ``g_i = f(z_i) - z_i``. On an affine map with a full window this is GMRES.
 
     With ``H_ij = g_i . g_j`` the weights are ``a ~ H^{-1} 1``. The ridge raises each diagonal entry by a share of

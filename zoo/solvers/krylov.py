@@ -85,7 +85,7 @@ class Neumann(LinearSolver):
 class GMRESState(NamedTuple):
     z: Tensor  # the start of this cycle
     norm: Tensor
-    basis: History  # u_0 .. u_k: the Krylov vectors, orthogonal, not normalised
+    basis: History  # u_0 .. u_k: the Krylov vectors, orthogonal, not normalized
     inverse: Tensor  # (B, 1, m + 1) float64: 1 / |u_j|
     columns: tuple[Tensor, ...]  # k of (B, 1, j + 1) float64: H_0j .. H_jj, in L V_k = V_{k+1} H with v_j = u_j / |u_j|
     left: Tensor  # (B, 1, m + 1) float64: c, with c (I - H) = 0 and c_0 = 1 / |r_0|
@@ -105,7 +105,7 @@ class GMRES(LinearSolver):
     since the least residual is what of ``r_0`` lies along ``V c``, the one direction that ``I - H`` does not reach. So
     the residual is known at every step, and the answer, put together once at the end, is a triangular solve: ``I - H``
     without its first row. A step passes over the ``k`` vectors twice and over the new one three times: vectors are kept
-    as long as orthogonalising left them, which spares normalising them.
+    as long as orthogonalizing left them, which spares normalizing them.
 
     Args:
         window: directions before a restart. Costs one state each.

@@ -86,15 +86,15 @@ def train(
     if not batches:
         raise ValueError("train needs at least one batch of solved equations; got none.")
     network.requires_grad_()
-    optimiser = torch.optim.Adam(network.parameters(), lr=lr)
+    optimizer = torch.optim.Adam(network.parameters(), lr=lr)
     for update, batch in enumerate(islice(cycle(batches), updates)):
-        optimiser.param_groups[0]["lr"] = lr * (1 + math.cos(math.pi * update / updates)) / 2
+        optimizer.param_groups[0]["lr"] = lr * (1 + math.cos(math.pi * update / updates)) / 2
         value = loss(network, batch, steps)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         value.backward()
         norm = torch.nn.utils.clip_grad_norm_(network.parameters(), clip)
         if torch.isfinite(norm):
-            optimiser.step()
+            optimizer.step()
         if report is not None:
             report(update, value.item())
     return network.requires_grad_(False)

@@ -12,7 +12,7 @@ _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 
 
 def download(repository: str) -> Path:
-    """Return the folder of a repository, ``organisation/name`` or ``organisation/name@revision``.
+    """Return the folder of a repository, ``organization/name`` or ``organization/name@revision``.
 
     An interrupted download is resumed, what is in the cache is not fetched again, and nothing but the three known files
     is fetched. With HF_HUB_OFFLINE=1 only the cache is looked at.
@@ -21,7 +21,7 @@ def download(repository: str) -> Path:
         WeightsError: it cannot be had, and is not in the cache; says where it was looked for.
     """
     if not _REPOSITORY.fullmatch(repository) or ".." in repository:
-        raise WeightsError(f"'hf-hub:' wants 'organisation/name', or 'organisation/name@revision'; got {repository!r}.")
+        raise WeightsError(f"'hf-hub:' wants 'organization/name', or 'organization/name@revision'; got {repository!r}.")
     import huggingface_hub
 
     name, _, revision = repository.partition("@")

@@ -1,4 +1,4 @@
-"""Language modelling: the likelihood of each next token, with a memory that is carried from segment to segment."""
+"""Language modeling: the likelihood of each next token, with a memory that is carried from segment to segment."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from zoo.tasks.regularization import StabilityConfig
 
 
 class NodeClassification(Task):
-    """Cross entropy over the labelled nodes of batches (nodes (B, N, F), adjacency (B, N, N), labels (B, N)).
+    """Cross entropy over the labeled nodes of batches (nodes (B, N, F), adjacency (B, N, N), labels (B, N)).
 
     A label of -1 is one that is not known: the node takes part, but does not count. ``accuracy`` is the share of right
     answers among the nodes that do.

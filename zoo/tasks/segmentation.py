@@ -27,7 +27,7 @@ class Segmentation(Task):
         stability: what keeps the solves stable, see `StabilityConfig`; None: nothing.
         ignore_index: label of the pixels that do not count.
         window: side of the windows that evaluation slides over an image; 0: the whole image at once.
-        overlap: share of a window that its neighbour sees too, in [0, 1).
+        overlap: share of a window that its neighbor sees too, in [0, 1).
 
     Raises:
         ValueError: an option out of its range; when a run starts: images that the model cannot halve often enough;
@@ -89,7 +89,7 @@ class Segmentation(Task):
         if y.shape != (len(x), *x.shape[-2:]):
             raise ValueError(
                 f"Masks must be (B, H, W), as large as their images; got {tuple(y.shape)} for images of "
-                f"{tuple(x.shape)}. Resize the masks (nearest neighbour) or the images."
+                f"{tuple(x.shape)}. Resize the masks (nearest neighbor) or the images."
             )
         counts = y != self.ignore_index
         classes = int(self.model.num_classes)  # type: ignore[arg-type]

@@ -21,7 +21,7 @@ from zoo.tasks.regularization import StabilityConfig
 class TimeSeries(Task):
     """A model of series in training: values at asked times, or classes, by what the model gives.
 
-    Values are modelled as Gaussian around the prediction, with the deviation ``noise`` known:
+    Values are modeled as Gaussian around the prediction, with the deviation ``noise`` known:
 
         L = [ sum -log N(x | model, noise^2) + beta sum KL ] / (numbers asked for)
 

@@ -9,7 +9,7 @@ from typing import Any
 from zoo.tasks.metrics import MetricInfo
 
 Rows = Sequence[Mapping[str, float]]
-STYLE = {"train": ("-", "0.55", None), "val": ("-", "#1f4e9c", "o")}  # told apart in grey too: by shade and marker
+STYLE = {"train": ("-", "0.55", None), "val": ("-", "#1f4e9c", "o")}  # told apart in gray too: by shade and marker
 
 
 def training_figure(rows: Rows, file: Path, title: str, shown: MetricInfo) -> None:
