@@ -162,3 +162,13 @@ def test_what_cannot_be():
             odeint(f, y0, [0.0, 1.0], "leapfrog")
     with pytest.raises(ValueError, match="backsolve needs a solver of its own"):
         odeint(pendulum, START.clone().requires_grad_(), [0.0, 1.0], "leapfrog", "backsolve").value.sum().backward()
+
+
+@pytest.mark.parametrize("start", [-1.0, 0.0, 3.0])
+def test_a_coupled_field_is_refused_wherever_it_starts(start):
+    def coupled(t, y):
+        q, p = y.chunk(2, 1)
+        return torch.cat([p + q, -q], 1)
+
+    with pytest.raises(ValueError, match="dq/dt changes with q"):
+        odeint(coupled, torch.full((2, 2), start), [0.0, 1.0], {"name": "leapfrog", "steps": 4}, "unroll")
