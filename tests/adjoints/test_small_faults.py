@@ -186,3 +186,15 @@ def test_an_adjoint_by_itself_keeps_no_dense_output(name):
         with torch.no_grad():
             s = adjoint.integrate(lambda t, y: -y, torch.ones(1, 1, requires_grad=needs), [0.0, 1.0], Dopri5())
         assert s.interpolant is None and not s.value.requires_grad
+
+
+def test_shine_has_its_estimate_at_the_end_of_the_budget():
+    """A solve that used its whole budget has an estimate of the inverse, not the identity, which is JFB's."""
+    A, x = 0.4 * torch.randn(4, 4, dtype=torch.float64), torch.randn(1, 4, dtype=torch.float64, requires_grad=True)
+    solver = {"name": "broyden", "max_steps": 5, "rtol": 0.0, "atol": 1e-30}
+    grads = {}
+    for name in ("shine", "jfb"):
+        solution = zoo.fixed_point(lambda z: z @ A.T + x, torch.zeros(1, 4, dtype=torch.float64), solver, name)
+        assert not solution.stats.converged.any()
+        (grads[name],) = torch.autograd.grad(solution.value.sum(), x)
+    assert (grads["shine"] - grads["jfb"]).norm() > 1e-3 * grads["jfb"].norm()

@@ -39,7 +39,7 @@ class Broyden(FixedPointSolver):
 
     Args:
         window: steps kept; when full, all are dropped and the method starts again from Picard, which costs evaluations:
-            a solve of more steps wants a larger window. One state each, of no more than ``max_steps``.
+            a solve of more steps wants a larger window. One state each, one more than ``max_steps`` at most.
         singular: least ``|1 - c_n|``: bounds a step to the inverse of it, times the unscaled one.
         restart: growth of a sample's residual over its least at which it forgets its steps. Far above 1: on its way the
             residual may well rise a hundredfold for a step or two, and the steps seen then are worth keeping.
@@ -60,7 +60,7 @@ class Broyden(FixedPointSolver):
             raise ValueError(f"Broyden: window must be at least 1; got {self.window}.")
 
     def start(self, z: Tensor, fz: Tensor) -> State:
-        room = min(self.window, self.max_steps)
+        room = min(self.window, self.max_steps + 1)  # one more, so that the last step is there for SHINE, too
         g = fz - z
         square = torch.zeros(z.shape[0], room, room, dtype=torch.float64, device=z.device)
         kept = torch.ones(z.shape[0], room, dtype=torch.float64, device=z.device)
