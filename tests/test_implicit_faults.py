@@ -132,10 +132,10 @@ def test_the_solver_of_the_mode():
     bare = Layer.__new__(Layer)
     nn.Module.__init__(bare)
     with pytest.raises(RuntimeError, match="no solver yet"):
-        bare._present_solver("picard", "jfb")
+        bare._present("picard", "jfb")
     bare.solver = layer.solver
     with pytest.raises(RuntimeError, match="no solver yet"):
-        bare._present_solver("picard", "jfb")
+        bare._present("picard", "jfb")
 
 
 def test_modules_are_found_by_name():

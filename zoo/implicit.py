@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from zoo import penalties
 from zoo._compat import opaque
 from zoo.adjoints.base import Adjoint
-from zoo.solve import Spec, fixed_point, make_adjoint, make_solver, odeint
+from zoo.solve import AnySolver, Spec, fixed_point, make_adjoint, make_solver, odeint
 from zoo.solvers import CARRIED, SOLVERS
-from zoo.solvers.base import Result, Solution, SolveError, Stats
+from zoo.solvers.base import Result, Solution, SolveError, Solver, Stats
 from zoo.solvers.ode.base import ODESolver
 from zoo.solvers.packing import Tensors
 
@@ -39,9 +39,9 @@ class SolverBudget:
 
     most: int | None
     less: int
-    adjoint: Any
+    adjoint: Adjoint | None
 
-    def of(self, solver: Any, adjoint: Any) -> tuple[Any, Any]:
+    def of(self, solver: Solver, adjoint: Adjoint) -> tuple[Solver, Adjoint]:
         """A solver of a smaller budget, and the adjoint to use."""
         steps = min(solver.max_steps, self.most or solver.max_steps) - self.less
         if steps != solver.max_steps:
@@ -53,7 +53,7 @@ _limits: ContextVar[tuple[SolverBudget, ...]] = ContextVar("zoo_solver_limits", 
 
 
 @contextmanager
-def solver_budget(*, most: int | None = None, less: int = 0, adjoint: Spec | Any | None = None) -> Iterator[None]:
+def solver_budget(*, most: int | None = None, less: int = 0, adjoint: Spec | Adjoint | None = None) -> Iterator[None]:
     """Scope in which fixed-point solves of modules get a smaller budget; time steps of ODEs are left alone.
 
         >>> import torch, zoo
@@ -147,9 +147,9 @@ class ImplicitMixin:
 
     problem_types: ClassVar[tuple[str, ...]] = ("fixed_point",)
 
-    solver: Any = None
-    adjoint: Any = None
-    eval_solver: Any = None
+    solver: AnySolver | None = None
+    adjoint: Adjoint | None = None
+    eval_solver: AnySolver | None = None
     throw: bool = False
     last: SolveRecord | None = None
 
@@ -163,10 +163,10 @@ class ImplicitMixin:
 
     def configure_implicit(
         self,
-        solver: Spec | Any | None = None,
-        adjoint: Spec | Any | None = None,
+        solver: Spec | AnySolver | None = None,
+        adjoint: Spec | Adjoint | None = None,
         *,
-        eval_solver: Spec | Any | None = None,
+        eval_solver: Spec | AnySolver | None = None,
         throw: bool | None = None,
     ) -> None:
         """Choose the solver and the adjoint; what is None stays as it is. The weights are not touched.
@@ -201,10 +201,11 @@ class ImplicitMixin:
         Raises:
             SolveError: with `throw`, where a sample did not converge and no `solver_budget` cut the solve short.
         """
-        present = self._present_solver("anderson", "implicit")
-        solver, adjoint = present, self.adjoint
+        present, adjoint = self._present("anderson", "implicit")
+        solver = present
         for limit in _limits.get():
-            solver, adjoint = limit.of(solver, adjoint)
+            if isinstance(solver, Solver):
+                solver, adjoint = limit.of(solver, adjoint)
         solution = fixed_point(_watched(f, 0), z0, solver, adjoint, args=args, coupled=coupled)
         self.record(SolveRecord(solution.result, solution.stats))
         if solver is present:
@@ -228,8 +229,8 @@ class ImplicitMixin:
         Raises:
             SolveError: with `throw`, where a sample did not reach the last time or its event.
         """
-        solver = self._present_solver("dopri5", "unroll")
-        solution = odeint(_watched(f, 1), y0, ts, solver, self.adjoint, args=args, params=params, event=event)
+        solver, adjoint = self._present("dopri5", "unroll")
+        solution = odeint(_watched(f, 1), y0, ts, solver, adjoint, args=args, params=params, event=event)
         self.record(SolveRecord(solution.result, solution.stats))
         self._refuse_unfinished(solution)
         return solution.value
@@ -254,7 +255,7 @@ class ImplicitMixin:
         if self.throw and not _aside.get() and not solution.result.success:
             raise SolveError(solution)
 
-    def _present_solver(self, solver: str, adjoint: str) -> Any:
+    def _present(self, solver: str, adjoint: str) -> tuple[AnySolver, Adjoint]:
         evaluating = self.eval_solver is not None and not self.training  # type: ignore[attr-defined]
         present = self.eval_solver if evaluating else self.solver
         if present is None or self.adjoint is None:
@@ -262,9 +263,9 @@ class ImplicitMixin:
                 f"{type(self).__name__} has no solver yet: call configure_implicit(solver={solver!r}, "
                 f"adjoint={adjoint!r}) in its __init__."
             )
-        return present
+        return present, self.adjoint
 
-    def _refuse_other_problems(self, solvers: Iterable[Any], adjoint: Any) -> None:
+    def _refuse_other_problems(self, solvers: Iterable[AnySolver | None], adjoint: Adjoint | None) -> None:
         poses = " and ".join(PROBLEMS[p][0] for p in self.problem_types)
         for solver in solvers:
             kind = "ode" if isinstance(solver, ODESolver) else "fixed_point"
@@ -286,7 +287,7 @@ def serves(adjoint: Adjoint) -> list[str]:
     return [p for p, name in entries.items() if getattr(type(adjoint), name) is not getattr(Adjoint, name)]
 
 
-def _carry_over(spec: Spec | Any, present: Any) -> Spec | Any:
+def _carry_over(spec: Spec | AnySolver, present: AnySolver | None) -> Spec | AnySolver:
     if not isinstance(spec, str | Mapping) or present is None:
         return spec
     spec = {"name": spec} if isinstance(spec, str) else dict(spec)
@@ -328,10 +329,10 @@ class DelegatesImplicit:
 
     def configure_implicit(
         self,
-        solver: Spec | Any | None = None,
-        adjoint: Spec | Any | None = None,
+        solver: Spec | AnySolver | None = None,
+        adjoint: Spec | Adjoint | None = None,
         *,
-        eval_solver: Spec | Any | None = None,
+        eval_solver: Spec | AnySolver | None = None,
         throw: bool | None = None,
     ) -> None:
         """Choose the solver and the adjoint of every implicit layer; see `ImplicitMixin.configure_implicit`."""

@@ -21,9 +21,10 @@ from zoo.solvers.packing import Packing, Tensors
 from zoo.solvers.profiler import profile_scope
 
 Spec = str | Mapping[str, Any]
+AnySolver = Solver | ODESolver
 
 
-def make_solver(spec: Spec | Solver | ODESolver) -> Any:
+def make_solver(spec: Spec | AnySolver) -> AnySolver:
     """Make a solver of a name, a mapping ``{"name": ..., option: value}``, or an instance. Nested specs are built too.
 
     A mapping that gives a fixed-point solver an ``rtol`` alone, tighter than its default, takes ``atol`` along.
@@ -63,7 +64,7 @@ def _nested(spec: Any) -> Any:
 def fixed_point(
     f: Callable[..., Tensors],
     z0: Tensors,
-    solver: Spec | Solver = "anderson",
+    solver: Spec | AnySolver = "anderson",
     adjoint: Spec | Adjoint = "implicit",
     *,
     args: tuple[Any, ...] | None = None,
@@ -167,7 +168,7 @@ def odeint(
     f: Callable[..., Tensors],
     y0: Tensors,
     ts: Tensor | Sequence[float],
-    solver: Spec | ODESolver = "dopri5",
+    solver: Spec | AnySolver = "dopri5",
     adjoint: Spec | Adjoint = "unroll",
     *,
     args: tuple[Tensor, ...] | None = None,

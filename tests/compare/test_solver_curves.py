@@ -116,7 +116,7 @@ def test_the_budget_is_of_the_solver_that_evaluates():
     b.model.configure_implicit(eval_solver={"name": "anderson", "rtol": 1e-4})
     seen = []
     answer = b.task.answer
-    b.task.answer = lambda batch: seen.append(b.model._present_solver("", "")) or answer(batch)
+    b.task.answer = lambda batch: seen.append(b.model._present("", "")[0]) or answer(batch)
     found = solver_curves.anytime(b)
     assert [type(s).__name__ for s in seen] == ["Anderson"] * len(solver_curves.BUDGETS)
     assert [s.max_steps for s in seen] == found["budget"] and b.model.eval_solver.rtol == 1e-4

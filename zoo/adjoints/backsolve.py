@@ -15,7 +15,8 @@ from zoo.adjoints.base import Adjoint, refuse_second_order
 from zoo.adjoints.rng import saved_autocast
 from zoo.solvers.autograd import leaves
 from zoo.solvers.base import Map, Result
-from zoo.solvers.ode.base import ODESolver, ODEStats
+from zoo.solvers.ode.base import ODESolution, ODESolver, ODEStats, VectorField
+from zoo.solvers.ode.events import Events
 from zoo.solvers.ode.integrate import integrate
 from zoo.solvers.ode.one_step import OneStep
 from zoo.solvers.packing import Packed
@@ -44,16 +45,16 @@ class Backsolve(Adjoint):
 
     def integrate(
         self,
-        f: Map,
+        f: VectorField,
         y0: Tensor,
-        ts: Any,
-        solver: Any,
-        args: Any = None,
-        params: Any = None,
+        ts: Tensor | Sequence[float],
+        solver: ODESolver,
+        args: tuple[Tensor, ...] | None = None,
+        params: tuple[Tensor, ...] | None = None,
         *,
-        event: Any = None,
+        event: Events | None = None,
         dense: bool = False,
-    ) -> Any:
+    ) -> ODESolution:
         if not torch.is_grad_enabled():
             return integrate(f, y0, ts, solver, args=args, event=event, dense=dense)
         if event is not None or dense:

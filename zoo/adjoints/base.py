@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from zoo.solvers import autograd
 from zoo.solvers.base import Map, Solution, Solver
+from zoo.solvers.ode.base import ODESolution, ODESolver, VectorField
+from zoo.solvers.ode.events import Events
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,16 +26,16 @@ class Adjoint(ABC):  # noqa: B024 (each serves one entry point or both)
 
     def integrate(
         self,
-        f: Map,
+        f: VectorField,
         y0: Tensor,
-        ts: Any,
-        solver: Any,
-        args: Any = None,
-        params: Any = None,
+        ts: Tensor | Sequence[float],
+        solver: ODESolver,
+        args: tuple[Tensor, ...] | None = None,
+        params: tuple[Tensor, ...] | None = None,
         *,
-        event: Any = None,
+        event: Events | None = None,
         dense: bool = False,
-    ) -> Any:
+    ) -> ODESolution:
         """Solve ``dy/dt = f(t, y)`` through the times ``ts``, differentiably. See `zoo.solvers.ode.integrate`."""
         raise wrong_pair(self, "an ODE", solver, "unroll, checkpoint or backsolve")
 

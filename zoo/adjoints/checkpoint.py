@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +12,8 @@ from torch import Tensor
 from zoo.adjoints.base import Adjoint, wrong_pair
 from zoo.adjoints.recompute import Recomputation, RecomputedStep, kept_tensors
 from zoo.adjoints.rng import saved_autocast
-from zoo.solvers.base import Map
-from zoo.solvers.ode.base import Attempt, Field, Step
+from zoo.solvers.ode.base import Attempt, Field, ODESolution, ODESolver, Step, VectorField
+from zoo.solvers.ode.events import Events
 from zoo.solvers.ode.integrate import integrate
 from zoo.solvers.ode.one_step import OneStep
 
@@ -34,16 +35,16 @@ class Checkpoint(Adjoint):
 
     def integrate(
         self,
-        f: Map,
+        f: VectorField,
         y0: Tensor,
-        ts: Any,
-        solver: Any,
-        args: Any = None,
-        params: Any = None,
+        ts: Tensor | Sequence[float],
+        solver: ODESolver,
+        args: tuple[Tensor, ...] | None = None,
+        params: tuple[Tensor, ...] | None = None,
         *,
-        event: Any = None,
+        event: Events | None = None,
         dense: bool = False,
-    ) -> Any:
+    ) -> ODESolution:
         if not isinstance(solver, OneStep):
             raise wrong_pair(self, "an ODE", solver, "one of this package's own methods, such as dopri5, or unroll")
         around = _frames if torch.is_grad_enabled() else None

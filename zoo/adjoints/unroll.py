@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
 from zoo.adjoints.base import Adjoint, wrong_pair
 from zoo.solvers.base import Map, Solution, Solver
 from zoo.solvers.iterate import iterate
+from zoo.solvers.ode.base import ODESolution, ODESolver, VectorField
+from zoo.solvers.ode.events import Events
 from zoo.solvers.ode.integrate import integrate
 
 
@@ -29,14 +31,14 @@ class Unroll(Adjoint):
 
     def integrate(
         self,
-        f: Map,
+        f: VectorField,
         y0: Tensor,
-        ts: Any,
-        solver: Any,
-        args: Any = None,
-        params: Any = None,
+        ts: Tensor | Sequence[float],
+        solver: ODESolver,
+        args: tuple[Tensor, ...] | None = None,
+        params: tuple[Tensor, ...] | None = None,
         *,
-        event: Any = None,
+        event: Events | None = None,
         dense: bool = False,
-    ) -> Any:
+    ) -> ODESolution:
         return integrate(f, y0, ts, solver, args=args, event=event, dense=dense)

@@ -46,7 +46,7 @@ def trajectory(layer: DEQ, *inputs: Tensor, at: int | Sequence[int], z0: Tensors
     Reference: Bai, Geng, Savani and Kolter, "Deep equilibrium optical flow estimation", CVPR 2022,
     https://arxiv.org/abs/2204.08442; as ``n_states`` and ``indexing`` in TorchDEQ.
     """
-    solver = layer.solver if layer.training or layer.eval_solver is None else layer.eval_solver
+    solver, _ = layer._present("anderson", "implicit")
     wanted = _spread(at, solver.max_steps) if isinstance(at, int) else list(at)
     if not wanted or min(wanted) < 1:
         raise ValueError(f"at counts evaluations from 1; got {at!r}. Give the numbers of the evaluations to keep.")

@@ -141,7 +141,7 @@ class CNF(ImplicitMixin, nn.Module):
             z, integrals = self._carry(x, trace, 3, (0.0, end))
             divergence, kinetic, jacobian = integrals[-1].unbind(1)
             return Flow(z[-1], divergence, kinetic, jacobian, torch.zeros_like(kinetic))
-        solver = self._present_solver("dopri5", "unroll")
+        solver = self._present("dopri5", "unroll")[0]
         if not isinstance(solver, RungeKutta) or not solver.embedded:
             raise ValueError(
                 f"The solver {type(solver).__name__} estimates no error that could be penalized; use one that does, "

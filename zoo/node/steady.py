@@ -109,13 +109,14 @@ class Equilibrium(ImplicitMixin, nn.Module):
             ValueError: the adjoint cannot differentiate what the solver finds.
         """
         super().configure_implicit(solver, adjoint, eval_solver=eval_solver, throw=throw)
-        how = type(self.adjoint).__name__
-        if isinstance(self.adjoint, Backsolve):
+        _, across = self._present("anderson", "implicit")
+        how = type(across).__name__
+        if isinstance(across, Backsolve):
             raise ValueError(
                 "The adjoint Backsolve cannot follow a flow back from its rest: all that the flow has forgotten would "
                 "grow again without bound. Use implicit, unroll or checkpoint."
             )
-        if not isinstance(self.solver, ODESolver) and "fixed_point" not in serves(self.adjoint):
+        if not isinstance(self.solver, ODESolver) and "fixed_point" not in serves(across):
             raise ValueError(
                 f"The adjoint {how} differentiates paths in time, and {type(self.solver).__name__} follows none; use "
                 "the adjoint implicit or unroll, or an ODE solver, such as dopri5."
@@ -123,19 +124,19 @@ class Equilibrium(ImplicitMixin, nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the equilibrium (B, C, H, W) of an injection of the same shape."""
-        solver = self._present_solver("anderson", "implicit")
+        solver, across = self._present("anderson", "implicit")
         z0 = torch.zeros_like(x)
         if not isinstance(solver, ODESolver):
             return self.solve(self.flow.cell, z0, args=(x,))
-        if "ode" in serves(self.adjoint):
-            z, found, parts = self._follow(solver, self.adjoint, z0, x)
+        if "ode" in serves(across):
+            z, found, parts = self._follow(solver, across, z0, x)
             self._finish(z, found, parts)
             return z
         with torch.no_grad():
             z, found, parts = self._follow(solver, Unroll(), z0, x)
         # one step at the equilibrium, across which the adjoint takes the gradient of the fixed point
         touch = {"name": "picard", "max_steps": 1, "rtol": solver.rtol, "atol": solver.atol}
-        solution = fixed_point(self.flow.cell, z, touch, self.adjoint, args=(x,))
+        solution = fixed_point(self.flow.cell, z, touch, across, args=(x,))
         nfe = found.stats.nfe + solution.stats.nfe
         stats = replace(found.stats, nfe=nfe, backward=solution.stats.backward)
         self._finish(solution.value, replace(found, stats=stats), parts)

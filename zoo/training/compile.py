@@ -71,8 +71,10 @@ def _compile(layer: ImplicitMixin, backend: str) -> str:
         name = next((n for n in ("field", "flow") if n in parts), "")
         if not name or not all(isinstance(s, RungeKutta) for s in solvers):
             return ""
-        layer.solver = replace(layer.solver, compile=True)
-        layer.eval_solver = replace(layer.eval_solver, compile=True) if layer.eval_solver is not None else None
+        if isinstance(layer.solver, RungeKutta):
+            layer.solver = replace(layer.solver, compile=True)
+        if isinstance(layer.eval_solver, RungeKutta):
+            layer.eval_solver = replace(layer.eval_solver, compile=True)
         return name
     if any(isinstance(s, Newton) for s in solvers):
         return ""  # it differentiates forwards, which compiled code drops

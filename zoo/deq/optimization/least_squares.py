@@ -123,7 +123,7 @@ class LeastSquares(ImplicitMixin, nn.Module):
 
     def _descend(self, x: Tensor, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, tuple[Status, ...], Tensor]:
         """The damped steps; also the inverse of J'J over the free variables, the statuses and the steps taken."""
-        solver = self._present_solver("picard", "implicit")
+        solver = self._present("picard", "implicit")[0]
         mu = x.new_full((len(x), 1), DAMPING)
         steps = torch.zeros(len(x), dtype=torch.long, device=x.device)
         eye = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)

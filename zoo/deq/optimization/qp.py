@@ -15,7 +15,7 @@ from zoo.deq.optimization.status import ProgramRecord, Status
 from zoo.implicit import ImplicitMixin, SolveRecord
 from zoo.solve import Spec, fixed_point
 from zoo.solvers.autograd import Attach, refuse_second_order
-from zoo.solvers.base import Result, Stats
+from zoo.solvers.base import Result, Solver, Stats
 
 
 class QP(ImplicitMixin, nn.Module):
@@ -101,7 +101,9 @@ class QP(ImplicitMixin, nn.Module):
         plain = p.detach()
         with torch.no_grad():
             scaling = Scaling.ruiz(plain)
-            search = Search(plain, scaling, equal, self._present_solver("anderson", "implicit"), self.rounds, start)
+            solver, _ = self._present("anderson", "implicit")
+            assert isinstance(solver, Solver)  # configure_implicit refuses those of ODEs
+            search = Search(plain, scaling, equal, solver, self.rounds, start)
             state, rho = search.run()
         stats = search.stats()
         result = Result.converged if bool(stats.converged.all()) else Result.max_steps
@@ -121,12 +123,13 @@ class QP(ImplicitMixin, nn.Module):
 
     def _attach(self, splitting: Splitting, state: Tensor, stats: Stats) -> Tensor:
         """Give the state its gradient: by one factorization of ``I - J``, or by the adjoint that was chosen."""
-        if isinstance(self.adjoint, Unroll):
+        _, across = self._present("anderson", "implicit")
+        if isinstance(across, Unroll):
             raise ValueError(
                 "The search of a QP is not unrolled: its rounds change the step size. Use the adjoint implicit."
             )
-        if self.adjoint is not self._direct:
-            solution = fixed_point(splitting, state, {"name": "picard", "max_steps": 1, "rtol": 1e-3}, self.adjoint)
+        if across is not self._direct:
+            solution = fixed_point(splitting, state, {"name": "picard", "max_steps": 1, "rtol": 1e-3}, across)
             object.__setattr__(stats, "backward", solution.stats.backward)
             return solution.value
 
