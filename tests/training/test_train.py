@@ -219,3 +219,10 @@ def test_a_task_of_another_package_needs_no_name():
 
     request = request_of({"task": Alone(network()), "data": [loader()]})
     assert Options(request).names == {"task": "Alone", "data": "own data", "model": "Sequential"}
+
+
+def test_the_last_lines_name_files_that_are_there(tmp_path, capsys):
+    zoo.train("test_cnn", trainer={**SHORT, "max_epochs": 0}, out=tmp_path / "run")
+    (said,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("run folder"))
+    names = said[said.rindex("(") + 1 : -1].split(", ")
+    assert "results.json" in names and all((tmp_path / "run" / name).exists() for name in names), said

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -41,10 +42,15 @@ def closing(run: Session, results: Mapping[str, Any]) -> str:
             back = f" + {train['nfe_backward']:.1f} backward" if "nfe_backward" in train else ""
             text = f"{train['nfe_forward']:.1f} forward{back} a training step; {text}"
         lines.append(("evaluations", text))
-    files = [f"{name}/" if (run.folder / name).is_dir() else name for name in FILES if (run.folder / name).exists()]
+    files = [f"{p.name}/" if p.is_dir() else p.name for p in map(run.folder.joinpath, FILES) if _holds_something(p)]
     lines.append(("run folder", f"{run.folder}   ({', '.join(files)})"))
     lines += [("try next" if i == 0 else "", c) for i, c in enumerate(_commands(run, results))]
     return "\n" + "\n".join(f"{label:<16}{text}" for label, text in lines)
+
+
+def _holds_something(path: Path) -> bool:
+    """Whether it is a file, or a folder with something in it: an empty one is removed when the run ends."""
+    return any(path.iterdir()) if path.is_dir() else path.exists()
 
 
 def _commands(run: Session, results: Mapping[str, Any]) -> list[str]:
