@@ -16,7 +16,7 @@ from torch import Tensor
 
 from zoo._compat import will_execute
 from zoo.adjoints.base import Adjoint, refuse_second_order
-from zoo.solvers.autograd import Attach, needs_grad
+from zoo.solvers.autograd import Attach, needs_grad, own_leaf
 from zoo.solvers.base import Affine, Map, Solution, Solver, Stats
 from zoo.solvers.iterate import confirm, iterate, spread
 from zoo.solvers.krylov import GMRES, Neumann
@@ -93,7 +93,7 @@ def attach(
     """
     if not torch.is_grad_enabled():
         return solution
-    z = solution.value.detach().requires_grad_()
+    z = own_leaf(solution.value)
     fz = f(z, *(args or ()))
     floor = resolution(f, z)
     solution = confirm(solution, z, fz, forward, floor)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from zoo.adjoints.base import Adjoint, wrong_pair
-from zoo.adjoints.recompute import Recomputation, RecomputedStep
+from zoo.adjoints.recompute import Recomputation, RecomputedStep, kept_tensors
 from zoo.adjoints.rng import RNGState, saved_autocast
 from zoo.solvers.base import Map, Solution, Solver
 from zoo.solvers.iterate import iterate
@@ -104,7 +104,7 @@ class _Undo:
                 mask = self.masks[now // 2]
                 number_known, used = self.known
                 if number_known != now:
-                    with self.draws[now].again():
+                    with self.draws[now].again(), kept_tensors():  # f may differentiate: not of the step replayed
                         used = self._evaluate(y if now % 2 else z)
                 old = ((z if now % 2 else y) - self.damping * used) / (1 - self.damping)
                 if mask is not None:

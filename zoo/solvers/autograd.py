@@ -8,9 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+OWN = "_leaf_of_a_solve"  # attribute of the tensors that `own_leaf` makes
+
+
+def own_leaf(x: Tensor) -> Tensor:
+    """A leaf with the data of ``x`` that belongs to a solve: its gradient is the solve's matter, and no caller's."""
+    x = x.detach().requires_grad_()
+    setattr(x, OWN, True)
+    return x
+
 
 def leaves(out: Tensor, stop: Container[Any] = ()) -> list[Tensor]:
     """The leaf tensors that ``out`` depends on, parameters and others, each once: a walk, no computation.
+
+    Those of solves within (`own_leaf`) are left out.
 
     Args:
         out: where to begin.
@@ -26,7 +37,7 @@ def leaves(out: Tensor, stop: Container[Any] = ()) -> list[Tensor]:
         if node is None or node in seen or node in stop:
             continue
         seen.add(node)
-        if hasattr(node, "variable"):  # AccumulateGrad
+        if hasattr(node, "variable") and not hasattr(node.variable, OWN):  # AccumulateGrad
             found.append(node.variable)
         todo.extend(parent for parent, _ in node.next_functions)
     return found

@@ -1,0 +1,139 @@
+"""What a solve cannot do as it was asked: the right answer all the same, or a sentence with the way out."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import zoo
+from zoo.deq import DEQ
+from zoo.registry import unknown
+
+D = torch.float64
+
+
+class Cell(nn.Module):
+    def __init__(self, states: int = 4, inputs: int = 4) -> None:
+        super().__init__()
+        self.w, self.u = nn.Linear(states, states), nn.Linear(inputs, states)
+
+    def forward(self, z, x):
+        return torch.tanh(0.3 * self.w(z) + self.u(x))
+
+
+class Field(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        solver = {"name": "anderson", "rtol": 1e-11, "atol": 1e-13}
+        self.layer = DEQ(Cell(), solver, {"name": "implicit", "solver": {"name": "gmres", "rtol": 1e-11}})
+
+    def forward(self, t, y):
+        return self.layer(y) - y
+
+
+def test_backsolve_takes_a_field_with_an_equilibrium_inside():
+    torch.manual_seed(0)
+    field = Field().double()
+    y0 = torch.randn(2, 4, dtype=D, requires_grad=True)
+    given = [y0, *field.parameters()]
+    grads = {}
+    for adjoint in ("unroll", "backsolve"):
+        solution = zoo.odeint(field, y0, [0.0, 1.0], {"name": "dopri5", "rtol": 1e-9, "atol": 1e-11}, adjoint)
+        grads[adjoint] = torch.autograd.grad(solution.value[-1].square().sum(), given)
+    torch.testing.assert_close(grads["backsolve"], grads["unroll"], rtol=1e-6, atol=1e-9)
+
+
+def test_backsolve_still_finds_what_an_equilibrium_inside_depends_on():
+    field = Field()
+    with pytest.raises(ValueError, match="depends on 4 tensor"):
+        zoo.odeint(field, torch.randn(2, 4), [0.0, 1.0], "dopri5", "backsolve", params=[])
+
+
+def test_reversible_takes_a_map_that_differentiates_inside():
+    torch.manual_seed(0)
+    w = (0.2 * torch.randn(4, 4, dtype=D)).requires_grad_()
+    x = torch.randn(2, 4, dtype=D)
+
+    def f(z):
+        with torch.enable_grad():
+            q = z if z.requires_grad else z.clone().requires_grad_()
+            (slope,) = torch.autograd.grad(torch.tanh(q @ w + x).sum(), q, create_graph=True)
+        return slope
+
+    def written_out(z):
+        return (1 - torch.tanh(z @ w + x) ** 2) @ w.T
+
+    solver = {"name": "reversible", "max_steps": 12, "rtol": 1e-12, "atol": 1e-14}
+    grads = []
+    for map_ in (f, written_out):
+        value = zoo.fixed_point(map_, torch.zeros(2, 4, dtype=D), solver, "reversible").value
+        grads += torch.autograd.grad(value.sum(), w)
+    torch.testing.assert_close(grads[0], grads[1], rtol=1e-8, atol=1e-10)
+
+
+def test_a_state_unlike_the_input_is_told_of_z0():
+    layer = DEQ(Cell(8, 4))
+    x = torch.randn(2, 4)
+    with pytest.raises(RuntimeError, match=r"\(2, 4\), and the cell refuses .* z0=torch.zeros"):
+        layer(x)
+    assert layer(x, z0=torch.zeros(2, 8)).shape == (2, 8)
+
+
+def test_an_error_of_the_cell_at_another_state_is_its_own():
+    class Late(Cell):
+        def forward(self, z, x):
+            if z.abs().max() > 0:
+                raise RuntimeError("of the cell's own")
+            return super().forward(z, x)
+
+    with pytest.raises(RuntimeError, match="^of the cell's own$"):
+        DEQ(Late())(torch.ones(2, 4))
+
+
+class Ends(nn.Module):
+    def __init__(self, solver) -> None:
+        super().__init__()
+        self.solver = solver
+
+    def forward(self, y):
+        return zoo.odeint(lambda t, y: -y, y, [0.0, 1.0], self.solver).value[-1]
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_a_trace_of_fixed_steps_answers_other_inputs():
+    module = Ends({"name": "rk4", "steps": 4})
+    with pytest.warns(FutureWarning):
+        traced = torch.jit.trace(module, (torch.ones(2, 4),), check_trace=False)
+    x = torch.linspace(-3, 5, 8).view(2, 4)
+    torch.testing.assert_close(traced(x), module(x))
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("module", [DEQ(Cell()).eval(), Ends("dopri5"), Ends({"name": "implicit_euler", "steps": 4})])
+def test_a_trace_of_a_solve_is_refused(module):
+    x = torch.ones(2, 4)
+    with torch.no_grad(), pytest.warns(FutureWarning), pytest.raises(RuntimeError, match="cannot be traced"):
+        torch.jit.trace(module, (x,))
+    with torch.no_grad(), pytest.raises(RuntimeError, match="cannot be traced or exported"):
+        torch.export.export(module, (x,))
+
+
+def test_an_event_that_is_nan_from_the_start_is_refused():
+    with pytest.raises(ValueError, match="NaN at the start"):
+        zoo.odeint(lambda t, y: -y, torch.ones(2, 1), [0.0, 1.0], event=lambda t, y: y[:, 0] * float("nan"))
+
+
+def test_dense_output_of_no_step_says_so():
+    solution = zoo.odeint(lambda t, y: y * float("nan"), torch.ones(1, 1), [0.0, 1.0], dense=True)
+    with pytest.raises(ValueError, match="nonfinite.* took no step"):
+        solution.evaluate(0.5)
+
+
+@pytest.mark.parametrize(
+    "kind, theirs, ours",
+    [("solver", "fixed_point_iter", "picard"), ("option", "f_tol", "rtol"), ("option", "step_t", "jump_ts")],
+)
+def test_the_names_of_other_packages_lead_to_ours(kind, theirs, ours):
+    assert f"Did you mean {ours!r}?" in unknown(kind, theirs, ["midpoint", "steps", "step_size", "tol", ours])
+    assert ours not in unknown(kind, theirs, ["midpoint", "steps"])
