@@ -26,10 +26,25 @@ class UnknownName(KeyError):
         return str(self.args[0])  # KeyError would print the repr, with quotes and escapes
 
 
+# What other packages of this field call it: their spelling is near another name than the one that is meant.
+ELSEWHERE = {
+    "fixed_point_iter": "picard",
+    "simple_fixed_point_iter": "picard",
+    "f_tol": "rtol",
+    "f_max_iter": "max_steps",
+    "max_iter": "max_steps",
+    "max_num_steps": "max_steps",
+    "jump_t": "jump_ts",
+    "step_t": "jump_ts",
+}
+
+
 def unknown(noun: str, name: str, known: Iterable[str]) -> str:
     """The sentence for a name that is not known: what was got, the nearest, and all that would do."""
     known = sorted(set(known))
-    near = difflib.get_close_matches(name, known, n=2, cutoff=0.5)
+    near = (
+        [ELSEWHERE[name]] if ELSEWHERE.get(name) in known else difflib.get_close_matches(name, known, n=2, cutoff=0.5)
+    )
     hint = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
     return f"No {noun} named {name!r}.{hint} Known: {', '.join(known) or 'none'}."
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from zoo._compat import inside_transform, opaque
@@ -17,6 +18,7 @@ from zoo.solvers import SOLVERS
 from zoo.solvers.base import Result, Solution, SolveError, Solver
 from zoo.solvers.ode.base import ODESolution, ODESolver, PackedEvent, PackedField
 from zoo.solvers.ode.events import Event, Events
+from zoo.solvers.ode.runge_kutta import RungeKutta
 from zoo.solvers.packing import Packing, Tensors
 from zoo.solvers.profiler import profile_scope
 
@@ -114,6 +116,7 @@ def fixed_point(
             f"The solver {type(method).__name__} integrates ODEs, not fixed points (adjoint {type(across).__name__}); "
             "use a fixed-point solver, such as anderson, or call odeint."
         )
+    _refuse_trace(method)
     with profile_scope(f"solve by {type(method).__name__}"), _said_of_transforms():
         solution = across.solve(packing.wrap(f), flat, method, args)
     solution = dataclasses.replace(solution, value=packing.unpack(solution.value))
@@ -161,6 +164,16 @@ def _said_of_transforms() -> Iterator[None]:
             "torch.func.functional_call where the parameters are given; in place of vmap, a batch. Transforms inside "
             "the map itself are fine."
         ) from error
+
+
+def _refuse_trace(method: Solver | ODESolver) -> None:
+    """Raise where a trace would keep the steps that one input took."""
+    fixed = isinstance(method, RungeKutta) and not method.adaptive
+    if torch.compiler.is_exporting() or (torch.jit.is_tracing() and not fixed):
+        raise RuntimeError(
+            "A solve cannot be traced or exported: how many steps it takes depends on its input, and a trace would "
+            "keep those of one. Save the module itself; torch.compile takes it, and runs the solve as it is."
+        )
 
 
 @opaque
@@ -232,6 +245,7 @@ def odeint(
         events = Events(tuple(PackedEvent(e, packing) for e in events.functions))
     start = y0 if plain and isinstance(y0, Tensor) else packing.pack(y0)
     params = None if params is None else tuple(params)
+    _refuse_trace(method)
     with profile_scope(f"integrate by {type(method).__name__}"), _said_of_transforms():
         solution = across.integrate(field, start, ts, method, args, params, event=events, dense=dense)
     if not plain:

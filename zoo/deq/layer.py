@@ -79,7 +79,15 @@ class DEQ(ImplicitMixin, nn.Module):
                 "shape, z0=torch.zeros(...), or embed the input first."
             )
         start = torch.zeros_like(inputs[0]) if z0 is None else z0
-        out = self._equilibrium(inputs, start)
+        try:
+            out = self._equilibrium(inputs, start)
+        except RuntimeError as error:
+            if z0 is not None or self._takes(start, inputs):
+                raise
+            raise RuntimeError(
+                f"DEQ began at zeros like its first input, {tuple(inputs[0].shape)}, and the cell refuses that state: "
+                f"{str(error).splitlines()[0]}. Where the state has another shape, give it, z0=torch.zeros(...)."
+            ) from error
         if self.last is not None and not self.last.result.success and (names := _dropout(self.cell)):
             warnings.warn(
                 f"The cell draws dropout anew at every evaluation ({', '.join(names[:3])}), so that it has no fixed "
@@ -87,6 +95,15 @@ class DEQ(ImplicitMixin, nn.Module):
                 stacklevel=2,
             )
         return out
+
+    def _takes(self, start: Tensors, inputs: tuple[Tensor, ...]) -> bool:
+        """Whether the cell can be evaluated at the start at all."""
+        try:
+            with torch.no_grad():
+                self.cell(start, *inputs)
+        except RuntimeError:
+            return False
+        return True
 
     def _equilibrium(self, inputs: tuple[Tensor, ...], start: Tensors) -> Any:
         if self.whole_batch or self.coupled:

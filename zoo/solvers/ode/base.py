@@ -94,7 +94,10 @@ class ODESolution(Solution[Any]):
     def evaluate(self, t: float | Sequence[float] | Tensor) -> Any:
         """The state at a time (B, ...), or at several (T, B, ...), by the solver's interpolant."""
         if self.interpolant is None:
-            raise ValueError("This solution kept no interpolant; solve with dense=True to evaluate it between ts.")
+            raise ValueError(
+                f"This solution has nothing between its times (result: {self.result.name}): it was solved without "
+                "dense=True, or it took no step."
+            )
         y = self.interpolant(t)
         return y if self.unpack is None else self.unpack(y)
 

@@ -81,6 +81,11 @@ class EventWatch:
     def __init__(self, events: Events, t: Tensor, y: Tensor, args: tuple[Tensor, ...]) -> None:
         self.events = events
         self.before = self.after = events(t, y, *args).detach()
+        if self.before.isnan().any():
+            raise ValueError(
+                "event(t, y) is NaN at the start, and would never change its sign. Let it be finite there; a sample "
+                "that is to have no event can return 1."
+            )
         self.crossed = torch.zeros_like(self.before, dtype=torch.bool)
 
     def look(self, t: Tensor, y: Tensor, args: tuple[Tensor, ...]) -> np.ndarray:
