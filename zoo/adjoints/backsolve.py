@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.adjoints.base import Adjoint, refuse_second_order
+from zoo.adjoints.base import Adjoint
 from zoo.adjoints.rng import saved_autocast
-from zoo.solvers.autograd import leaves
+from zoo.solvers.autograd import leaves, refuse_second_order
 from zoo.solvers.base import Map, Result
 from zoo.solvers.ode.base import ODESolution, ODESolver, ODEStats, VectorField
 from zoo.solvers.ode.events import Events
@@ -172,7 +172,7 @@ class _Solve(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
-        refuse_second_order("Backsolve")
+        refuse_second_order("The adjoint Backsolve")
         value, y0, *inputs = ctx.saved_tensors
         return None, None, *ctx.backward_solve(value, grads[0], y0, inputs)
 

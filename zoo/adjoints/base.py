@@ -1,16 +1,13 @@
-"""What every adjoint shares: the two entry points, and the guard against silent second derivatives."""
+"""What every adjoint shares: the two entry points, and the error where one does not fit a solver."""
 
 from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 from torch import Tensor
 
-from zoo.solvers import autograd
 from zoo.solvers.base import Map, Solution, Solver
 from zoo.solvers.ode.base import ODESolution, ODESolver, VectorField
 from zoo.solvers.ode.events import Events
@@ -40,33 +37,9 @@ class Adjoint(ABC):  # noqa: B024 (each serves one entry point or both)
         raise wrong_pair(self, "an ODE", solver, "unroll, checkpoint or backsolve")
 
 
-def wrong_pair(adjoint: Adjoint, problem: str, solver: Any, instead: str) -> TypeError:
+def wrong_pair(adjoint: Adjoint, problem: str, solver: Solver | ODESolver, instead: str) -> TypeError:
     """The error for an adjoint that does not fit a solver, naming both."""
     return TypeError(
         f"The adjoint {type(adjoint).__name__} cannot differentiate {problem} solved by {type(solver).__name__}; "
         f"use {instead}."
-    )
-
-
-class FirstOrder(torch.autograd.Function):
-    """The identity, whose gradient refuses to be differentiated again.
-
-    A gradient that was cut short at the fixed point is right once, as `zoo.solvers.autograd` explains.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, z: Tensor, name: str) -> Tensor:  # type: ignore[override]
-        ctx.name = name
-        return z.view_as(z)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        refuse_second_order(ctx.name)
-        return grads[0], None
-
-
-def refuse_second_order(name: str) -> None:
-    """Raise where the backward pass of the adjoint ``name`` is itself being recorded."""
-    autograd.refuse_second_order(
-        f"The adjoint {name}", "the adjoint 'unroll', which can be differentiated any number of times"
     )

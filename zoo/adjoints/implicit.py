@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from zoo._compat import will_execute
-from zoo.adjoints.base import Adjoint, refuse_second_order
-from zoo.solvers.autograd import Attach, needs_grad, own_leaf
+from zoo.adjoints.base import Adjoint
+from zoo.solvers.autograd import Attach, needs_grad, own_leaf, refuse_second_order
 from zoo.solvers.base import Affine, Map, Solution, Solver, Stats
 from zoo.solvers.iterate import confirm, iterate, spread
 from zoo.solvers.krylov import GMRES, Neumann
@@ -103,7 +103,7 @@ def attach(
     value = solution.value
     if fz.requires_grad and needs_grad(fz, z):
         adjoint = _AdjointSystem(fz, z, solver, guess, floor, mixes(f) or stats.coupled, stats.backward)
-        value = Attach.apply(fz, value, adjoint, partial(refuse_second_order, name))
+        value = Attach.apply(fz, value, adjoint, partial(refuse_second_order, f"The adjoint {name}"))
     return dataclasses.replace(solution, value=value, stats=stats)
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from zoo.adjoints.base import Adjoint, FirstOrder
+from zoo.adjoints.base import Adjoint
+from zoo.solvers.autograd import Once, refuse_second_order
 from zoo.solvers.base import Map, Solution, Solver
 from zoo.solvers.iterate import confirm, iterate
 from zoo.solvers.packing import resolution
@@ -63,8 +65,9 @@ class Phantom(Adjoint):
             nfe=solution.stats.nfe + calls,
             sample_nfe=solution.stats.sample_nfe + calls * len(z),
         )
-        value = FirstOrder.apply(z, type(self).__name__) if z.requires_grad else z
-        return dataclasses.replace(solution, value=value, stats=stats)
+        if z.requires_grad:  # a gradient cut short at the fixed point is right once
+            z = Once.apply(z, partial(refuse_second_order, f"The adjoint {type(self).__name__}"))
+        return dataclasses.replace(solution, value=z, stats=stats)
 
     def _iterate(
         self, f: Map, z: Tensor, args: tuple[Tensor, ...] | None, still: Tensor | None

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from zoo._compat import refuses_saved_tensor_hooks
-from zoo.adjoints.base import refuse_second_order
 from zoo.adjoints.rng import RNGState
-from zoo.solvers.autograd import leaves
+from zoo.solvers.autograd import leaves, refuse_second_order
 
 T = TypeVar("T")
 Seen = tuple[torch.Size, torch.dtype, int, int]  # of a saved tensor: shape, dtype, where it lies, writes to it
@@ -126,7 +125,7 @@ class RecomputedStep:
     def _unpack(self, number: int) -> Tensor:
         if self.recording:
             return self.saved[number]
-        refuse_second_order(self.solve.name)
+        refuse_second_order(f"The adjoint {self.solve.name}")
         if number not in self.saved:
             self.solve.make_room(self)
             self._recompute()

@@ -48,11 +48,18 @@ def needs_grad(out: Tensor, own: Tensor) -> bool:
     return any(leaf is not own for leaf in leaves(out))
 
 
-def refuse_second_order(what: str, instead: str) -> None:
+UNROLL = "the adjoint 'unroll', which can be differentiated any number of times"
+
+
+def refuse_second_order(what: str, instead: str = UNROLL) -> None:
     """Raise where a backward pass is itself being recorded (``create_graph=True``).
 
     A gradient from the implicit function theorem is right once: its own graph treats the solution as a constant, so
     that a second derivative through it would be wrong without a word. ``once_differentiable`` does not notice.
+
+    Args:
+        what: gives first derivatives only, as the subject of a sentence.
+        instead: what to use where more are needed.
     """
     if torch.is_grad_enabled():
         raise RuntimeError(
