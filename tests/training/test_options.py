@@ -176,7 +176,8 @@ def test_another_data_set_drops_what_the_first_decided(tmp_path):
     assert task.model.in_chans == 3
 
 
-def test_help_of_a_model_fits_two_screens(capsys):
+def test_help_of_a_model_fits_two_screens(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")  # the narrowest that is usual
     assert fit.main(["--model", "test_mdeq", "--help"]) == 0
     text = capsys.readouterr().out
     assert len(text.splitlines()) <= 80

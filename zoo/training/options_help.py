@@ -44,7 +44,7 @@ def options_help(options: Options, *, everything: bool = False) -> str:
             meaning = textwrap.shorten(meaning, width - COLUMN, placeholder=" ...")
         lines += entry(f"  --{key} {_short(value)}", meaning, COLUMN, width)
     if not everything:
-        more = "In full, and all of the Trainer's options: --help-all. Names of models, data sets, solvers: --help."
+        more = "In full, with all of the Trainer's options: --help-all. All names: --help."
         lines += ["", *paragraph(more, width)]
     return "\n".join(lines)
 
