@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import replace
 
+from zoo import __version__
 from zoo.adjoints import ADJOINTS
 from zoo.data import DATA
 from zoo.hub import cards
@@ -45,6 +46,7 @@ USAGE = (
     ("--profile", "trace a few training steps, the phases of the solves named, to profile.json in the run"),
     ("--allow-import PKG", "let options name any class of this package, with any values"),
     ("--help, --help-all", "with --model NAME: its options; all of Lightning's Trainer as well"),
+    ("--version", "the version of the zoo"),
 )
 
 
@@ -86,6 +88,9 @@ def main(argv: Iterable[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         words = split(argv)
+        if "version" in words.switches:
+            print(f"zoo {__version__}")
+            return 0
         asks = {"help", "help-all"} & words.switches
         if not argv or (asks and "model" not in words.names and not words.files):
             print(help_text(), flush=True)

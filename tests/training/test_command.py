@@ -23,6 +23,15 @@ def test_a_command_without_a_word_shows_its_help(module, capsys):
     assert "--out" in out or "--model" in out
 
 
+@pytest.mark.parametrize("module", MODULES)
+def test_every_command_tells_the_version(module, capsys):
+    try:
+        assert import_module(module).main(["--version"]) == 0
+    except SystemExit as end:  # as argparse has it
+        assert not end.code
+    assert capsys.readouterr().out == f"zoo {zoo.__version__}\n"
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

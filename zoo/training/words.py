@@ -14,7 +14,7 @@ from zoo.training.errors import UsageError
 SECTIONS = cards.SECTIONS
 NAMED = ("model", "data", "solver", "adjoint")  # --model NAME is short for --model.name NAME
 VALUES = ("resume", "out", "seed", "pretrained")  # options of no section
-SWITCHES = ("help", "help-all", "print_config", "profile", "compile")
+SWITCHES = ("help", "help-all", "version", "print_config", "profile", "compile")
 OWN = "own"  # --pretrained without a source: the weights of --model NAME.DATA
 
 
