@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from zoo.adjoints.base import Adjoint
 from zoo.adjoints.rng import saved_autocast
 from zoo.solvers.autograd import leaves, refuse_second_order
-from zoo.solvers.base import Map, Result
-from zoo.solvers.ode.base import ODESolution, ODESolver, ODEStats, VectorField
+from zoo.solvers.base import BackwardLog, Map, Result
+from zoo.solvers.ode.base import ODESolution, ODESolver, VectorField
 from zoo.solvers.ode.events import Events
 from zoo.solvers.ode.integrate import integrate
 from zoo.solvers.ode.one_step import OneStep
@@ -68,11 +68,15 @@ class Backsolve(Adjoint):
             )
         params = _parameters(f) if params is None else tuple(params)
         _check(f, y0, times[0], args or (), params)
+        log = BackwardLog()
         stats = dataclasses.replace(
-            solution.stats, nfe=solution.stats.nfe + 1, sample_nfe=solution.stats.sample_nfe + len(y0)
+            solution.stats,
+            nfe=solution.stats.nfe + 1,
+            sample_nfe=solution.stats.sample_nfe + len(y0),
+            backward=log,
         )
         backward = _Backward(
-            f, times, self._backward_solver(solver, times), self.seminorm, len(args or ()), stats, solution.result,
+            f, times, self._backward_solver(solver, times), self.seminorm, len(args or ()), log, solution.result,
             saved_autocast(y0.device.type),
         )  # fmt: skip
         value = _Solve.apply(backward, solution.value, y0, *(args or ()), *params)
@@ -99,7 +103,7 @@ class _Backward:
     solver: ODESolver
     seminorm: bool
     args: int
-    stats: ODEStats
+    log: BackwardLog
     result: Result
     autocast: Callable[[], Any]
 
@@ -153,7 +157,7 @@ class _Backward:
             a = end[numel : 2 * numel] + grads[i - 1].reshape(-1)
             rest = end[2 * numel :]
         total = {k: sum(getattr(s, k) for s in solves) for k in ("nfe", "sample_nfe", "steps", "accepted", "rejected")}
-        self.stats.backward.append(dataclasses.replace(solves[-1], **total))
+        self.log.append(dataclasses.replace(solves[-1], **total))
         found = iter([g.view_as(x) for g, x in zip(rest.split(sizes), targets, strict=True)])
         return [
             a.view(shape),

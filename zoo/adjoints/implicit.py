@@ -17,7 +17,7 @@ from torch import Tensor
 from zoo._compat import will_execute
 from zoo.adjoints.base import Adjoint
 from zoo.solvers.autograd import Attach, needs_grad, own_leaf, refuse_second_order
-from zoo.solvers.base import Affine, Map, Solution, Solver, Stats
+from zoo.solvers.base import Affine, BackwardLog, Map, Solution, Solver, Stats
 from zoo.solvers.iterate import confirm, iterate, spread
 from zoo.solvers.krylov import GMRES, Neumann
 from zoo.solvers.packing import mixes, resolution
@@ -102,7 +102,9 @@ def attach(
     )
     value = solution.value
     if fz.requires_grad and needs_grad(fz, z):
-        adjoint = _AdjointSystem(fz, z, solver, guess, floor, mixes(f) or stats.coupled, stats.backward)
+        log = BackwardLog()
+        stats = dataclasses.replace(stats, backward=log)
+        adjoint = _AdjointSystem(fz, z, solver, guess, floor, mixes(f) or stats.coupled, log)
         value = Attach.apply(fz, value, adjoint, partial(refuse_second_order, f"The adjoint {name}"))
     return dataclasses.replace(solution, value=value, stats=stats)
 
@@ -132,7 +134,7 @@ class _AdjointSystem:
         guess: Callable[[Tensor], Tensor] | None,
         floor: float,
         coupled: bool | None,
-        log: list[Stats],
+        log: BackwardLog,
     ) -> None:
         self.fz, self.z, self.solver, self.guess, self.floor, self.log = fz, z, solver, guess, floor, log
         self.coupled = False if len(z) == 1 else coupled

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -56,8 +56,14 @@ class StatsView(Sequence[Stats]):
     def __len__(self) -> int:
         return max(len(p.backward) for p in self.parts)
 
-    def __getitem__(self, k: Any) -> Any:
+    @overload
+    def __getitem__(self, k: int) -> Stats: ...
+    @overload
+    def __getitem__(self, k: slice) -> list[Stats]: ...
+    def __getitem__(self, k: int | slice) -> Stats | list[Stats]:
         """A piece that the loss does not depend on has no backward solve, and counts nothing."""
+        if isinstance(k, slice):
+            return [self[i] for i in range(len(self))[k]]
         k = range(len(self))[k]
         return sum_stats([p.backward[k] for p in self.parts if k < len(p.backward)])
 
@@ -79,7 +85,7 @@ def sum_stats(parts: Sequence[Stats]) -> Stats:
         trace=torch.cat([p.trace for p in parts]),
         accepted=added("accepted"),
         rejected=added("rejected"),
-        backward=StatsView(parts),  # type: ignore[arg-type]
+        backward=StatsView(parts),
     )
 
 

@@ -9,9 +9,9 @@ import dataclasses
 import enum
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, Self, TypeVar, overload
 
 import torch
 from torch import Tensor
@@ -104,7 +104,8 @@ class Stats:
         lost: (B,) whether the sample's state became infinite or NaN, for fixed points; else None.
         coupled: whether samples were seen to depend on one another; None: nothing tells.
         whole: whether the batch was kept together because a part of it could not be solved by itself.
-        backward: the stats of each backward solve that has run through this solution, oldest first.
+        backward: the stats of each backward solve that has run through this solution, oldest first: a `BackwardLog`
+            where the adjoint solves a system of its own, else empty.
     """
 
     nfe: int
@@ -119,7 +120,34 @@ class Stats:
     lost: Tensor | None = None
     coupled: bool | None = None
     whole: bool = False
-    backward: list[Stats] = field(default_factory=list)
+    backward: Sequence[Stats] = ()
+
+
+class BackwardLog(Sequence[Stats]):
+    """The stats of the backward solves that have run through a solution, oldest first.
+
+    It grows after the solution was returned: the adjoint that made it appends to it whenever a gradient comes through.
+    """
+
+    def __init__(self) -> None:
+        self._solves: list[Stats] = []
+
+    def append(self, stats: Stats) -> None:
+        """Add one backward solve; for the adjoint alone."""
+        self._solves.append(stats)
+
+    def __len__(self) -> int:
+        return len(self._solves)
+
+    @overload
+    def __getitem__(self, k: int) -> Stats: ...
+    @overload
+    def __getitem__(self, k: slice) -> list[Stats]: ...
+    def __getitem__(self, k: int | slice) -> Stats | list[Stats]:
+        return self._solves[k]
+
+    def __repr__(self) -> str:
+        return repr(self._solves)
 
 
 @dataclass(frozen=True)
