@@ -52,7 +52,7 @@ def resident() -> int:
 
 
 def measure(steps: int, every: int, folder: Path) -> list[tuple[int, int]]:
-    watch, made = Resident(every), run._trainer
+    watch, made = Resident(every), run.make_trainer
 
     def watched(*arguments: Any) -> Trainer:
         trainer = made(*arguments)
@@ -60,13 +60,13 @@ def measure(steps: int, every: int, folder: Path) -> list[tuple[int, int]]:
         return trainer
 
     flags = [f"--out={folder}", f"--trainer.max_steps={steps}", "--trainer.max_epochs=-1", "--trainer.accelerator=cpu"]
-    run._trainer = watched
+    run.make_trainer = watched
     try:
         run_training(
             resolve(["--model", "test_mdeq", "--data", "digits", *flags, "--trainer.enable_progress_bar=false"])
         )
     finally:
-        run._trainer = made
+        run.make_trainer = made
     return watch.seen
 
 

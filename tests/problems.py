@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+import zoo
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -104,3 +106,10 @@ SOLVES = {
     ),
     "ode": ({"name": "dopri5", "rtol": 1e-10, "atol": 1e-12, "max_steps": 1000}, "checkpoint"),
 }
+
+
+def unfinished(_: object) -> None:
+    """Raise `zoo.SolveError`; in a module that a spawned process can import by name."""
+    torch.set_num_threads(1)
+    w = torch.ones(1, requires_grad=True)
+    zoo.fixed_point(lambda z: 1 - z * w, torch.zeros(1, 1), "picard", throw=True)

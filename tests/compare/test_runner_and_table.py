@@ -405,6 +405,7 @@ def test_ctrl_c_lets_the_running_process_save_and_is_passed_on(tmp_path, monkeyp
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
     monkeypatch.setattr(runner, "EVERY", 0.0)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # workers of pytest-xdist ignore it
     lines = []
 
     def say(line):
@@ -412,8 +413,11 @@ def test_ctrl_c_lets_the_running_process_save_and_is_passed_on(tmp_path, monkeyp
         if line.endswith("epoch 1"):  # it is running: now somebody presses Ctrl-C
             os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(KeyboardInterrupt):
-        run_all([Job("resnet_tiny", "digits")], tmp_path / "out", say=say)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_all([Job("resnet_tiny", "digits")], tmp_path / "out", say=say)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert "stopping after this step" in lines[-1]
     (log,) = (tmp_path / "out" / "logs").glob("*.log")
     assert log.read_text().splitlines() == ["epoch 1", "saved"]

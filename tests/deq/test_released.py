@@ -173,7 +173,7 @@ def test_every_published_set_of_pictures_has_its_preprocessing() -> None:
     streets = Preprocessing.read(PREPROCESSING["cityscapes"])
     assert streets(torch.zeros(3, 8, 16)).shape == (1, 3, 1024, 2048)
     assert Preprocessing.read(streets.as_dict()) == streets
-    with pytest.raises(ValueError, match="one number, or height and width"):
+    with pytest.raises(ValueError, match="a whole number .* or height and width"):
         Preprocessing.read({**PREPROCESSING["cityscapes"], "size": [1, 2, 3]})
 
 

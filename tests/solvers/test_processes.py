@@ -7,15 +7,10 @@ import pickle
 
 import pytest
 import torch
+from problems import unfinished
 
 import zoo
 from zoo.solvers.base import Result, SolveError
-
-
-def fails(_):
-    torch.set_num_threads(1)
-    w = torch.ones(1, requires_grad=True)
-    return zoo.fixed_point(lambda z: 1 - z * w, torch.zeros(1, 1), "picard", throw=True)
 
 
 def test_an_error_in_a_worker_reaches_its_parent():
@@ -23,7 +18,7 @@ def test_an_error_in_a_worker_reaches_its_parent():
         multiprocessing.get_context("spawn").Pool(1) as pool,
         pytest.raises(SolveError, match="0 of 1 samples") as info,
     ):
-        pool.map_async(fails, [0]).get(timeout=120)
+        pool.map_async(unfinished, [0]).get(timeout=120)
     assert info.value.solution.result is Result.max_steps
 
 

@@ -75,7 +75,7 @@ def test_a_normalisation_that_undoes_the_scale_is_said_soon(name):
     model = zoo.create_model(name, solver={"name": "picard", "max_steps": 3}).eval()
     x = torch.randn(1, 1, 4, 4) if name == "test_mdeq" else torch.randint(0, 9, (1, 4))
     before, calls = [p.clone() for p in model.parameters()], []
-    with pytest.raises(ValueError, match="A normalization behind the weights undoes their scale, as in MDEQ"):
+    with pytest.raises(ValueError, match="A normalization after the weights undoes their scale, as in MDEQ"):
         contract(lambda: calls.append(1) or model(x), 0.05)
     assert len(calls) < 25
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
