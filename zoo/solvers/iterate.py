@@ -236,7 +236,7 @@ class _Loop:
         z = state.z.detach()
         norm, scale = _read(state.norm, torch.linalg.vector_norm(z, dim=1) if self.fixed is None else self.fixed)
         low = self.low
-        if norm.min() >= low and scale.min() >= low and math.isfinite(norm.sum() + scale.sum()):
+        if np.minimum(norm, scale).min() >= low and math.isfinite((norm + scale).sum()):
             return norm, scale
         small = ~(norm >= low)  # or NaN
         doubt = small | ~np.isfinite(norm)

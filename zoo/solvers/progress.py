@@ -50,6 +50,7 @@ class BatchProgress:
         self.rows = np.arange(batch)
         self.active = np.ones(batch, dtype=bool)
         self.left = batch  # how many are active
+        self.settled = np.arange(0)  # the places of the others, without the dead
         self.best = np.full(batch, np.inf)  # the least residual of each, and at which step (of the whole batch)
         self.best_at = np.zeros(batch, dtype=np.int64)
         self.least = np.full(batch, np.inf)  # the least residual since the sample's history was last forgotten
@@ -59,7 +60,7 @@ class BatchProgress:
         self.coupled: bool | None = None
         self.apart = False  # whether a part of the batch was seen to be answered as the whole was
         self.changed = False
-        self.moved = 0.0  # how far, at most, an active sample was about to move when it was last measured
+        self.norm = self.best  # the newest residuals: how far each sample in hand is about to move
 
     @property
     def is_cut(self) -> bool:
@@ -80,52 +81,56 @@ class BatchProgress:
         self.log.append((self.rows, norm, scale))
         self.changed = False
         bound = self.absolute + self.relative * scale
-        woken = self._look_again(k, norm, scale, bound) if self.holds and self.left < len(self.rows) else None
+        woken = self._look_again(k, norm, scale, bound) if self.holds and len(self.settled) else None
+        self.norm = norm
         hit = norm <= bound
-        better = np.isfinite(norm) if self.newest else (norm < self.best) | hit
+        found = bool(hit.any())
+        better = np.isfinite(norm) if self.newest else norm < self.best
+        if found and not self.newest:
+            better |= hit
         if self.left < len(self.rows):
             hit &= self.active
             better &= self.active
+            found = found and bool(hit.any())
         self.best[better] = norm[better]
         self.best_at[self.rows[better]] = k
         grown = None
         if self.restart is not None:
-            over = (norm > self.restart * self.least) & self.active
-            if over.any():
+            over = norm > self.restart * self.least
+            if over.any() and (over := over & self.active).any():
                 grown = over
                 self.least[over] = np.inf
             np.fmin(self.least, norm, out=self.least)
         if woken is not None:
             grown = woken if grown is None else grown | woken
-        if hit.any():
+        if found:
             self.converged[self.rows[hit]] = True
             self._settle(k, hit)
         if lost is not None:
             self.dead[self.rows[lost]] = True
             self._settle(k, lost)
-        if self.left:
-            self.moved = float(np.max(norm, where=self.active, initial=0.0))
         return better, grown
 
     def _look_again(self, k: int, norm: np.ndarray, scale: np.ndarray, bound: np.ndarray) -> np.ndarray | None:
         """Compare the settled samples with what they were; returns those that must go on, if any."""
-        settled = ~self.active & ~self.dead[self.rows]
-        if not settled.any():
-            return None
-        margin = (self.noise if self.is_cut else 64 * self.floor) * scale
-        same = np.abs(norm - self.best) <= margin  # False for NaN
-        if not same[settled].all():
-            self.coupled = True
-        elif not self.coupled:
-            self.apart = self.apart or self.is_cut
-            if (margin[settled] <= 0.01 * self.moved).any():
+        here = self.settled
+        now, cut = norm[here], self.is_cut
+        self.best_at[self.rows[here]] = k  # what is told of them was measured with the newest of the others
+        margin = (self.noise if cut else 64 * self.floor) * scale[here]
+        same = np.abs(now - self.best[here]) <= margin  # False for NaN
+        if same.all():
+            if not self.coupled:
+                self.apart = self.apart or cut
+            if self.coupled is None and (margin <= 0.01 * self.norm[self.active].max()).any():
                 self.coupled = False
-        self.best_at[self.rows[settled]] = k  # what is told of them was measured with the newest of the others
-        woken = settled & ~same & ~(norm <= bound)
+            return None
+        self.coupled = True
+        woken = np.zeros_like(self.active)
+        woken[here] = ~same & ~(now <= bound[here])
         if not woken.any():
             return None
         self.active |= woken
-        self.left, self.changed = int(self.active.sum()), True
+        self._count()
         self.best[woken] = self.least[woken] = np.inf
         self.converged[self.rows[woken]] = False
         return woken
@@ -133,7 +138,11 @@ class BatchProgress:
     def _settle(self, k: int, which: np.ndarray) -> None:
         self.steps[self.rows[which]] = k
         self.active &= ~which
+        self._count()
+
+    def _count(self) -> None:
         self.left, self.changed = int(self.active.sum()), True
+        self.settled = np.flatnonzero(~self.active & ~self.dead[self.rows])
 
     def lose(self, which: np.ndarray) -> None:
         """Count samples as lost whose next iterate was not finite."""
@@ -150,15 +159,15 @@ class BatchProgress:
             return None
         stay = self.active.copy()
         if self.holds and not self.apart:
-            witness = np.flatnonzero(~self.active & ~self.dead[self.rows])[-1:]
-            stay[witness] = True
+            stay[self.settled[-1:]] = True
         keep = np.flatnonzero(stay)
         return None if len(keep) == len(self.rows) else keep
 
     def cut(self, keep: np.ndarray) -> None:
         """Let go of all samples in hand but those at the places ``keep``."""
         self.rows, self.active = self.rows[keep], self.active[keep]
-        self.best, self.least = self.best[keep], self.least[keep]
+        self.best, self.least, self.norm = self.best[keep], self.least[keep], self.norm[keep]
+        self._count()
 
     def close(self, k: int) -> None:
         """The samples that are still active took ``k`` steps."""
