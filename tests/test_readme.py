@@ -18,7 +18,7 @@ def blocks(language: str) -> list[str]:
 def test_the_two_commands_come_first():
     assert [b.strip() for b in blocks("bash")[:2]] == [
         "pip install . && python -m zoo.fit --model mdeq",
-        "pip install '.[test]' && pytest -n auto",
+        "pip install '.[test]' && pytest -n auto --dist worksteal",
     ]
 
 
