@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -109,7 +111,8 @@ class QP(ImplicitMixin, nn.Module):
         result = Result.converged if bool(stats.converged.all()) else Result.max_steps
         if torch.is_grad_enabled() and any(t.requires_grad for t in (p.Q, p.q, p.C, p.l, p.u)):
             splitting = Splitting(p.scaled(scaling), rho, equal, search.held)
-            state = self._attach(splitting, state, stats)
+            state, backward = self._attach(splitting, state)
+            stats = replace(stats, backward=backward)
         else:
             splitting = Splitting(plain.scaled(scaling), rho, equal, search.held)
         self.record(SolveRecord(result, stats))
@@ -121,8 +124,11 @@ class QP(ImplicitMixin, nn.Module):
         lost = torch.tensor([s not in (Status.solved, Status.max_steps) for s in self.program.status], device=x.device)
         return torch.where(lost[:, None], torch.nan, x)
 
-    def _attach(self, splitting: Splitting, state: Tensor, stats: Stats) -> Tensor:
-        """Give the state its gradient: by one factorization of ``I - J``, or by the adjoint that was chosen."""
+    def _attach(self, splitting: Splitting, state: Tensor) -> tuple[Tensor, Sequence[Stats]]:
+        """Give the state its gradient: by one factorization of ``I - J``, or by the adjoint that was chosen.
+
+        Also return the log of the adjoint's solves, which the factorization does not keep.
+        """
         _, across = self._present("anderson", "implicit")
         if isinstance(across, Unroll):
             raise ValueError(
@@ -130,8 +136,7 @@ class QP(ImplicitMixin, nn.Module):
             )
         if across is not self._direct:
             solution = fixed_point(splitting, state, {"name": "picard", "max_steps": 1, "rtol": 1e-3}, across)
-            object.__setattr__(stats, "backward", solution.stats.backward)
-            return solution.value
+            return solution.value, solution.stats.backward
 
         def adjoint(v: Tensor) -> Tensor:
             system = splitting.jacobian(state).detach().transpose(1, 2)
@@ -142,7 +147,7 @@ class QP(ImplicitMixin, nn.Module):
                 u[bad] = torch.linalg.lstsq(system[bad], v[bad, :, None], driver="gelsd").solution
             return u[:, :, 0]
 
-        return Attach.apply(splitting(state), state, adjoint, _refuse)
+        return Attach.apply(splitting(state), state, adjoint, _refuse), ()
 
 
 def _refuse() -> None:
