@@ -66,10 +66,11 @@ START = {
     "zoo.compare.comparison": {"zoo.compare"},
     "zoo.storage.model_folder": {"safetensors", "torch"},
     "zoo.tasks.optim": {"timm"},
-    "zoo._compat": {"jsonargparse", "torch"},
+    "zoo._compat.jsonargparse": {"jsonargparse"},
+    "zoo._compat.torch": {"torch"},
 }
 OPTIONAL = {
-    "zoo._compat": {"torchdiffeq"},
+    "zoo._compat.torchdiffeq": {"torchdiffeq"},
     "zoo.callbacks.console_progress": {"tqdm"},
     "zoo.compare.theory.figures": {"matplotlib"},
     "zoo.data.corpora": {"pydoc_data"},

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import copy
+import importlib
+import inspect
+import re
 from argparse import ArgumentError
 from collections.abc import Callable
+from pkgutil import iter_modules
 from typing import Any, Literal
 
 import jsonargparse
@@ -18,8 +22,17 @@ from torchmetrics import MeanMetric
 from zoo import _compat
 
 
-def test_every_touch_says_what_it_was_tried_on():
-    assert "Tried on:" in (_compat.__doc__ or "")
+def test_every_package_has_a_file_that_says_what_it_was_tried_on():
+    versions = dict(re.findall(r"(\w+) (\d[\d.]*\d)", (_compat.__doc__ or "").partition("Tried on:")[2]))
+    files = {
+        module.name: importlib.import_module(f"zoo._compat.{module.name}") for module in iter_modules(_compat.__path__)
+    }
+    assert set(versions) == set(files)
+    for name, module in files.items():
+        assert f"{name}, tried on {versions[name]}".lower() in (module.__doc__ or "").lower()
+        assert set(_compat.__all__) >= {
+            n for n, f in vars(module).items() if inspect.isroutine(f) and f.__module__ == module.__name__
+        }
 
 
 def test_lightning_counts_epochs_and_batches_where_resuming_reads_them(tmp_path):
@@ -51,10 +64,12 @@ def test_lightning_counts_epochs_and_batches_where_resuming_reads_them(tmp_path)
         default_root_dir=tmp_path,
     )
     trainer.fit(model, data.train_dataloader())
-    upgrade = "Lightning moved its progress counters: mend fit_position in zoo/_compat.py, which resuming relies on"
+    upgrade = (
+        "Lightning moved its progress counters: mend fit_position in zoo/_compat/lightning.py, which resuming relies on"
+    )
     assert model.seen == [(0, 1), (0, 2), (1, 1), (1, 2)], upgrade
     assert _compat.fit_position(trainer) is None, upgrade
-    assert _compat.sampler_ranks(trainer) == (0, 1), "mend sampler_ranks in zoo/_compat.py"
+    assert _compat.sampler_ranks(trainer) == (0, 1), "mend sampler_ranks in zoo/_compat/lightning.py"
 
 
 def test_torchdiffeq_lists_its_methods_where_they_are_read():
@@ -262,7 +277,9 @@ def test_torch_tells_which_nodes_a_backward_pass_reaches():
     node = torch.autograd.graph.get_gradient_edge(b).node
     Ask.apply(a * b, node).backward(retain_graph=True)
     torch.autograd.grad(Ask.apply(a * b, node), a)
-    assert seen == [True, False], "mend will_execute in zoo/_compat.py: the implicit adjoint checks its answer by it"
+    assert seen == [True, False], (
+        "mend will_execute in zoo/_compat/torch.py: the implicit adjoint checks its answer by it"
+    )
     assert not _compat.will_execute(node)
 
 
@@ -271,9 +288,9 @@ def test_torch_tells_of_transforms_and_profilers():
 
     inside = []
     torch.func.vmap(lambda x: inside.append(_compat.inside_transform()) or x)(torch.ones(2))
-    assert inside == [True] and not _compat.inside_transform(), "mend inside_transform in zoo/_compat.py"
+    assert inside == [True] and not _compat.inside_transform(), "mend inside_transform in zoo/_compat/torch.py"
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]):
-        assert _compat.profiler_is_on(), "mend profiler_is_on in zoo/_compat.py"
+        assert _compat.profiler_is_on(), "mend profiler_is_on in zoo/_compat/torch.py"
     assert not _compat.profiler_is_on()
 
 
@@ -288,7 +305,9 @@ def test_torch_leaves_an_opaque_function_uncompiled():
         return x + 1
 
     out = torch.compile(lambda x: inside(x * 2) * 3, backend="eager")(torch.ones(1))
-    assert out.item() == 9 and traced == [False], "mend opaque in zoo/_compat.py: compiled models crash in their solves"
+    assert out.item() == 9 and traced == [False], (
+        "mend opaque in zoo/_compat/torch.py: compiled models crash in their solves"
+    )
 
 
 def test_torch_lets_modules_be_looked_into():
@@ -299,7 +318,7 @@ def test_torch_lets_modules_be_looked_into():
     from torch.func import vmap
     from torch.nn.utils import parametrizations, spectral_norm
 
-    upgrade = "torch changed what {} of zoo/_compat.py reads: mend it there"
+    upgrade = "torch changed what {} of zoo/_compat/torch.py reads: mend it there"
     norms = [nn.BatchNorm1d(2), nn.InstanceNorm2d(2), nn.SyncBatchNorm(2)]
     assert all(map(_compat.has_running_statistics, norms)), upgrade.format("has_running_statistics")
     assert not _compat.has_running_statistics(nn.LayerNorm(2))
