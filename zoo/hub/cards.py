@@ -134,8 +134,8 @@ def recipe(name: str, data: str | None = None) -> dict[str, Any]:
 def list_models(pattern: str = "*", *, pretrained: bool = False, tests: bool = False) -> list[str]:
     """List the models whose name matches a shell pattern, in order.
 
-        >>> list_models("mdeq_tiny*")
-        ['mdeq_tiny', 'mdeq_tiny_stem']
+        >>> list_models("mdeq_tiny_s*")
+        ['mdeq_tiny_spectral', 'mdeq_tiny_stem']
 
     Args:
         pattern: ``"*"`` for all.
