@@ -85,13 +85,11 @@ def test_an_answer_reads_well():
     assert str(answer) == "3 98.8%, 8 1.0%"
 
 
-def test_a_model_that_classifies_no_pictures_says_what_it_does():
-    with pytest.raises(ValueError, match=r"cnf_flow_matching.two_moons is a model for density, not a classifier"):
-        zoo.predict("cnf_flow_matching.two_moons", torch.zeros(8, 8))
-    for name, kind in (("mdeq_segmentation_tiny.shapes", "segmentation"), ("gcn_small.chains", "node classification")):
+def test_a_model_that_answers_no_single_samples_says_what_it_does():
+    for name, kind in (("hamiltonian_plain.two_body", "motion"), ("gcn_small.chains", "node classification")):
         model = zoo.create_model("test_cnn")
         set_trained_config(model, Config(name=name, model={}, weights={"sha256": "0"}))
-        with pytest.raises(ValueError, match=f"{name} is a model for {kind}, not"):
+        with pytest.raises(ValueError, match=f"{name} is a model for {kind}, not one that is asked about single"):
             zoo.predict(model, torch.zeros(8, 8))
 
 

@@ -23,10 +23,7 @@ def test_it_comes_back():
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        *(
-            ("size", v)
-            for v in (10**6, 10**300, 0, -1, 0.5, float("nan"), "8", None, True, [8], [8, 8, 8], [8, 0.5], {})
-        ),
+        *(("size", v) for v in (10**6, 10**300, 0, -1, 0.5, float("nan"), "8", True, [8], [8, 8, 8], [8, 0.5], {})),
         *(("mean", v) for v in (0.5, [], ["a"], [None], [float("nan")], [float("inf")], [0.5, 0.5], [0.5] * 4, {})),
         *(("std", v) for v in ([0], [-1.0], [float("nan")], [True], "1", [[1.0]])),
         *(("white", v) for v in (0, -1, 1.5, None, "255", True, float("inf"), 10**30)),
@@ -66,3 +63,9 @@ def test_a_file_that_holds_no_picture_is_named(tmp_path, data):
         Preprocessing.read(GOOD)(str(tmp_path / "b.png"))
     with pytest.raises(ValueError, match="is a folder"):
         Preprocessing.read(GOOD)(tmp_path)
+
+
+def test_without_a_size_each_picture_keeps_its_own():
+    read = Preprocessing.read({**GOOD, "size": None})
+    assert read.frame is None and read(torch.zeros(5, 7)).shape == (1, 1, 5, 7)
+    assert Preprocessing.read(read.as_dict()) == read

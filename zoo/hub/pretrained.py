@@ -135,4 +135,4 @@ def _measured(run: Path) -> dict[str, Any]:
 def preprocessing_of(data: str) -> dict[str, Any]:
     """The preprocessing of a data set of images by name; empty for other kinds of data."""
     kind = DATA[data]
-    return Preprocessing.of(kind, data).as_dict() if hasattr(kind, "image_size") else {}
+    return Preprocessing.of(kind, data).as_dict() if hasattr(kind, "in_chans") and hasattr(kind, "std") else {}

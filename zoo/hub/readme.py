@@ -34,7 +34,10 @@ def readme(config: Config, card: ModelCard, parameters: int, command: str, sourc
     }
     writes = config.preprocessing.get("kind") == "text"
     if config.preprocessing:
-        front["pipeline_tag"] = "text-generation" if writes else "image-classification"
+        pixels = card.task.endswith(":Segmentation")
+        front["pipeline_tag"] = (
+            "text-generation" if writes else f"image-{'segmentation' if pixels else 'classification'}"
+        )
     if isinstance(number, float):
         result = {
             "task": {"type": front.get("pipeline_tag", "other")},

@@ -25,7 +25,7 @@ class Preprocessing:
     """``(x - mean) / std`` of pictures in [0, 1], resized to the size that the model was trained on.
 
     Args:
-        size: height and width of the pictures: one number, or both.
+        size: height and width of the pictures: one number, or both; None: each keeps its own.
         mean, std: of the training pictures in [0, 1], one number for each channel.
         white: the value of a full pixel in arrays of whole numbers; a picture of a file or of PIL has 255.
         classes: the names of the answers in the order of the logits; empty: numbers.
@@ -33,7 +33,7 @@ class Preprocessing:
         kind: "image".
     """
 
-    size: int | tuple[int, int]
+    size: int | tuple[int, int] | None
     mean: tuple[float, ...]
     std: tuple[float, ...]
     white: int = 255
@@ -46,9 +46,9 @@ class Preprocessing:
         return len(self.mean)
 
     @property
-    def frame(self) -> tuple[int, int]:
-        """Height and width of the pictures."""
-        return self.size if isinstance(self.size, tuple) else (self.size, self.size)
+    def frame(self) -> tuple[int, int] | None:
+        """Height and width of the pictures; None: those of each."""
+        return self.size if self.size is None or isinstance(self.size, tuple) else (self.size, self.size)
 
     @classmethod
     def read(cls, given: Mapping[str, Any]) -> Preprocessing:
@@ -68,7 +68,8 @@ class Preprocessing:
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
         size = values["size"]
         frame = size if isinstance(size, tuple) else (size, size)
-        if len(frame) != 2 or not all(type(n) is int and 1 <= n <= LARGEST for n in frame):
+        whole = len(frame) == 2 and all(type(n) is int and 1 <= n <= LARGEST for n in frame)
+        if size is not None and not whole:
             raise ValueError(
                 f"preprocessing: size must be a whole number from 1 to {LARGEST:,}, or height and width; got {size!r}."
             )
@@ -95,11 +96,11 @@ class Preprocessing:
     def of(cls, data: Any, name: str) -> Preprocessing:
         """Return that of an image data set."""
         return cls(
-            size=data.image_size,
+            size=getattr(data, "image_size", None),
             mean=tuple(data.mean),
             std=tuple(data.std),
-            white=data.white,
-            classes=tuple(data.classes),
+            white=getattr(data, "white", 255),
+            classes=tuple(getattr(data, "classes", ())),
             data=name,
         )
 
@@ -167,6 +168,6 @@ class Preprocessing:
             x = (x * torch.tensor([0.299, 0.587, 0.114]).view(-1, 1, 1)).sum(1, keepdim=True)
         elif self.in_chans == 3 and x.shape[1] == 1:
             x = x.expand(-1, 3, -1, -1)
-        if x.shape[-2:] != self.frame:
+        if self.frame is not None and x.shape[-2:] != self.frame:
             x = F.interpolate(x, self.frame, mode="bilinear", antialias=True, align_corners=False)
         return x
