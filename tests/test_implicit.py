@@ -64,9 +64,13 @@ def test_an_unfinished_solve_says_so_or_raises_as_chosen():
         assert layer.last.result is zoo.Result.max_steps
     with solver_budget(less=0), pytest.raises(zoo.SolveError):
         layer(x)
-    for scope in (solver_budget(most=1), untracked()):  # cut short on purpose, or beside the answer
+    for scope, cut in ((solver_budget(most=1), True), (untracked(), False)):  # on purpose, or beside the answer
         with scope:
             layer(x)
+        assert layer.last.cut is cut
+    with solver_budget(most=2), pytest.raises(zoo.SolveError):  # as many steps as its solver has
+        layer(x)
+    assert not layer.last.cut
     layer.configure_implicit({"name": "anderson", "rtol": 1e-4, "max_steps": 50})
     layer(x)
     layer.configure_implicit({"name": "picard", "max_steps": 2, "rtol": 1e-9}, throw=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -27,10 +28,14 @@ PROBLEMS = {  # what a module may pose: in words, and what solves and differenti
 
 @dataclass(frozen=True)
 class SolveRecord:
-    """How a solve ended and what it took; detached numbers only, so that keeping it keeps no graph alive."""
+    """How a solve ended and what it took; detached numbers only, so that keeping it keeps no graph alive.
+
+    ``cut`` says that `solver_budget` gave it fewer steps than its solver has: it was not meant to converge.
+    """
 
     result: Result
     stats: Stats
+    cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -206,8 +211,9 @@ class ImplicitMixin:
         for limit in _limits.get():
             if isinstance(solver, Solver):
                 solver, adjoint = limit.of(solver, adjoint)
+        cut = isinstance(present, Solver) and any((b.most or math.inf) < present.max_steps for b in _limits.get())
         solution = fixed_point(_watched(f, 0), z0, solver, adjoint, args=args, coupled=coupled)
-        self.record(SolveRecord(solution.result, solution.stats))
+        self.record(SolveRecord(solution.result, solution.stats, cut))
         if solver is present:
             self._refuse_unfinished(solution)
         penalties.observe(self, f, solution.value, args)

@@ -16,7 +16,7 @@ from zoo.callbacks.missing_gradients import MissingGradients
 from zoo.callbacks.per_step_seed import PerStepSeed
 from zoo.callbacks.telemetry import SolverTelemetry, endings, measures
 from zoo.callbacks.warmup import UnrollWarmup
-from zoo.implicit import ImplicitMixin, SolveRecord, record_solves
+from zoo.implicit import ImplicitMixin, SolveRecord, record_solves, solver_budget
 from zoo.solvers.base import Result, SolveError, Stats
 from zoo.tasks.classification import Classification
 from zoo.tasks.regularization import StabilityConfig
@@ -297,6 +297,20 @@ def test_the_guard_is_silent_where_all_is_well_or_warming_up():
         cut = Model()
         cut.layers[0].configure_implicit({"name": "picard", "max_steps": 1, "rtol": 1e-6})
         train(cut, [ConvergenceMonitor(window=2)], warmup_steps=10)
+
+
+def test_the_guard_is_silent_where_a_budget_cuts_the_solves():
+    class Cut(Layer):
+        def forward(self, x):
+            with solver_budget(most=1):
+                return super().forward(x)
+
+    model = Model(scale=0.9)
+    model.layers[0] = Cut(scale=0.9)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", SolverWarning)
+        train(model, [ConvergenceMonitor(window=2, residual=0.0)])
+    assert all(last.cut for *_, last in model.layers[0].seen)
 
 
 def test_a_parameter_without_a_gradient_is_named_once():

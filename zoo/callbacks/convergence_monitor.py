@@ -71,8 +71,8 @@ class ConvergenceMonitor(Callback):
             return  # a warm-up does not solve
         modules = dict(implicit_modules(pl_module.model))
         for name, module in modules.items():
-            if module.last is None:
-                continue
+            if module.last is None or module.last.cut:
+                continue  # nothing was solved, or fewer steps were asked for than it takes
             values = measures(module.last.stats)
             # an ODE that did not reach its last time has no residual to excuse it
             self._see((name, "forward"), values["converged"], values.get("residual", math.inf))

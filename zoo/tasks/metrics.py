@@ -35,6 +35,8 @@ class MetricInfo:
 METRICS: Mapping[str, MetricInfo] = {
     m.key: m
     for m in (
+        MetricInfo("solved", "puzzles solved (%)", "solved", "{:.2%}", 100.0, larger=True),
+        MetricInfo("cells", "cells right (%)", "cells", "{:.2%}", 100.0, larger=True),
         MetricInfo("accuracy", "accuracy (%)", "acc", "{:.2%}", 100.0, larger=True),
         MetricInfo("miou", "mean intersection over union (%)", "mIoU", "{:.2%}", 100.0, larger=True),
         MetricInfo("auc", "area under the ROC curve (%)", "AUC", "{:.2%}", 100.0, larger=True),

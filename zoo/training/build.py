@@ -56,11 +56,12 @@ def build_run(options: Options, seed: int, *, fresh: bool = True) -> tuple[Task,
     return task, data, derived
 
 
-def model_arguments(data: LightningDataModule) -> dict[str, int]:
+def model_arguments(data: LightningDataModule) -> dict[str, Any]:
     """Return what a data set decides of a model; of a data module of the user's the sizes that it has as attributes."""
     if isinstance(data, InMemoryDataModule):
         return data.model_arguments()
-    return {k: int(getattr(data, k)) for k in DERIVED if hasattr(data, k)}
+    found = {k: getattr(data, k) for k in DERIVED if hasattr(data, k)}
+    return {k: tuple(map(int, v)) if isinstance(v, list | tuple) else int(v) for k, v in found.items()}
 
 
 def _data(options: Options, seed: int) -> LightningDataModule:
@@ -86,7 +87,8 @@ def _model(options: Options, data: LightningDataModule) -> tuple[nn.Module, dict
     derived = {k: v for k, v in taken.items() if f"model.{k}" not in options.given}
     for k, size in taken.items():
         given = derived.get(k, arguments[k])
-        may_be_larger = k in ("num_classes", "vocab_size")
+        given = tuple(given) if isinstance(given, list) else given
+        may_be_larger = k in ("num_classes", "vocab_size", "symbols")
         if given < size or (given != size and not may_be_larger):
             raise UsageError(f"--model.{k} {given} does not fit {options.names['data']}, which has {size}")
     model = create_model(

@@ -29,7 +29,8 @@ from zoo.training.sections import (
 from zoo.training.words import OWN, SECTIONS, split
 
 PROG = "zoo.fit"
-DERIVED = ("num_classes", "in_chans", "vocab_size", "features", "targets")  # the data set decides these unless given
+# the data set decides these unless given
+DERIVED = ("num_classes", "in_chans", "vocab_size", "features", "targets", "symbols", "box")
 TRAINER = {"max_epochs": 10, "log_every_n_steps": 10, "num_sanity_val_steps": 0, "enable_model_summary": False}
 
 
