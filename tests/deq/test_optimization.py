@@ -191,3 +191,78 @@ def test_bad_programs_are_refused_in_words(change, message):
         QP()(**{"Q": torch.eye(2), "q": torch.zeros(1, 2), **change})
     with pytest.raises(ValueError, match="takes the constraints"):
         Projection()(torch.zeros(1, 2), C=torch.ones(1, 2))
+
+
+def test_the_dual_form_and_the_whole_system_agree():
+    from zoo.deq.optimization.equations import Equations
+    from zoo.deq.optimization.program import assemble, check_convex
+    from zoo.deq.optimization.splitting import DualForm
+
+    p, equal = assemble(*program(11), None, None)
+    form = DualForm.of(p, check_convex(p))
+    assert form is not None
+    active = equal | (torch.arange(equal.shape[1]) == 3)
+    r, s = torch.randn_like(p.q), torch.randn_like(p.l)
+    for one, other in zip(Equations(p, active, form).least(r, s), Equations(p, active, None).least(r, s), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
+def test_an_ill_conditioned_objective_is_solved_as_well():
+    """No dual form for it: the pivots of Q differ too much."""
+    Q, q, *rest = program(4)
+    Q = Q + 1e8 * torch.diag_embed(torch.tensor([1.0, 0, 0, 0, 0], dtype=F64))
+    layer = QP()
+    x = layer(Q, q, *rest)
+    assert layer.program.solved
+    y = layer.program.y
+    C = torch.cat([rest[0], rest[2]], 1)
+    left = (Q @ x[..., None] + C.transpose(1, 2) @ y[..., None])[..., 0] + q
+    assert left.abs().max() < 1e-5 * (Q @ x[..., None]).abs().max().clamp_min(1)
+
+
+def test_second_order_cones_have_their_closed_forms():
+    """The ball |x| <= 1, the cone |x_1..| <= x_0, and a ball of each sample's own radius that carries a gradient."""
+    p = 2 * torch.randn(12, 4, dtype=F64)
+    eye, zero = torch.eye(4, dtype=F64), torch.zeros(1, 4, dtype=F64)
+    ball = Projection(cones=[(torch.cat([zero, eye]), torch.tensor([1.0, 0, 0, 0, 0], dtype=F64))])
+    length = p.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(ball(p), p / length.clamp_min(1), rtol=1e-6, atol=1e-6)
+    assert ball.program.solved and ball.qp.last.result.success
+    t, x = p[:, :1], p[:, 1:].norm(dim=1, keepdim=True)
+    edge = (t + x) / 2 * torch.cat([torch.ones_like(t), p[:, 1:] / x], 1)
+    expected = torch.where(x <= t, p, torch.where(x <= -t, 0.0, edge))
+    torch.testing.assert_close(Projection(cones=[(eye, torch.zeros(4))])(p), expected, rtol=1e-6, atol=1e-6)
+
+    radius = torch.linspace(0.5, 1.5, 12, dtype=F64).requires_grad_()
+    f = torch.cat([radius[:, None], torch.zeros(12, 4, dtype=F64)], 1)
+    point = (3 * p / length).requires_grad_()  # outside of every ball
+    x = QP()(eye, -point, cones=[(torch.cat([zero, eye]), f)])
+    weight = torch.randn_like(x)
+    found = torch.autograd.grad((x * weight).sum(), (radius, point))
+    exact = torch.autograd.grad((radius[:, None] * point / point.norm(dim=1, keepdim=True) * weight).sum(),
+                                (radius, point))  # fmt: skip
+    for one, other in zip(found, exact, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_a_cone_that_no_point_reaches_is_infeasible():
+    eye, zero = torch.eye(2, dtype=F64), torch.zeros(1, 2, dtype=F64)
+    unit = [(torch.cat([zero, eye]), torch.tensor([1.0, 0, 0], dtype=F64))]
+    layer = QP()
+    x = layer(eye, torch.zeros(2, 2, dtype=F64), A=torch.ones(1, 2, dtype=F64),
+              b=torch.tensor([[1.0], [3.0]], dtype=F64), cones=unit)  # fmt: skip
+    torch.testing.assert_close(x[0], torch.full((2,), 0.5, dtype=F64), rtol=1e-6, atol=1e-6)
+    assert [s.name for s in layer.program.status] == ["solved", "infeasible"] and x[1].isnan().all()
+
+
+def test_sparse_matrices_are_taken():
+    Q, q, A, b, G, h = program(5, batch=1)
+    x = QP()(Q[0].to_sparse(), q, A[0].to_sparse(), b, G[0].to_sparse(), h)
+    torch.testing.assert_close(x, QP()(Q[0], q, A[0], b, G[0], h))
+
+
+def test_the_simplex_has_a_name():
+    p = torch.randn(5, 4, dtype=F64)
+    torch.testing.assert_close(Projection(simplex=2.0)(p), 2 * simplex(p / 2))
+    with pytest.raises(ValueError, match="takes the place of A, b and lower"):
+        Projection(simplex=1.0, lower=0.0)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from zoo.deq.optimization.splitting import Program
 
+Cones = Sequence[tuple[Tensor, Tensor]]
+
 
 def assemble(
     Q: Tensor, q: Tensor, A: Tensor | None, b: Tensor | None, G: Tensor | None, h: Tensor | None,
-    lower: Tensor | float | None, upper: Tensor | float | None,
+    lower: Tensor | float | None, upper: Tensor | float | None, cones: Cones = (),
 ) -> tuple[Program, Tensor]:  # fmt: skip
     """The program in the form ``l <= Cx <= u`` in float64, and (B, M) which rows are equalities.
 
@@ -31,12 +35,17 @@ def assemble(
         if bound is not None:
             full = torch.as_tensor(bound, dtype=q.dtype, device=q.device)
             parts[name] = (full.expand(N) if full.dim() == 0 else full, 2)
+    for i, (F, f) in enumerate(cones):
+        parts[f"F of cone {i}"], parts[f"f of cone {i}"] = (F, 3), (f, 2)
     ready: dict[str, Tensor] = {}
     for name, (value, dim) in parts.items():
         infinite = name in ("h", "lower", "upper")
-        wrong = value.isnan().any() if infinite else not bool(value.isfinite().all())
+        # one pass over what is finite; a sum that only overflowed is looked at closely
+        whole = value.sum().isfinite() or (not value.isnan().any() if infinite else value.isfinite().all())
+        wrong = not bool(whole)
         if wrong:
             raise ValueError(f"{name} holds NaN{'' if infinite else ' or infinity'}; check the program's data.")
+        value = value.to_dense() if value.layout is not torch.strided else value
         ready[name] = (value if value.dim() == dim else value[None]).double()
     sizes = {name: len(v) for name, v in ready.items() if len(v) != 1}
     if len(set(sizes.values())) > 1:
@@ -65,6 +74,17 @@ def assemble(
         low.append(below.expand(B, -1))
         high.append(above.expand(B, -1))
         equal.append(torch.zeros(B, N, dtype=torch.bool, device=q.device))
+    for i in range(len(cones)):
+        F, f = ready[f"F of cone {i}"], ready[f"f of cone {i}"]
+        if F.shape[-1] != N or f.shape[-1] != F.shape[-2] or not f.shape[-1]:
+            raise ValueError(
+                f"F of cone {i} must have {N} columns and f a number for each of its rows, at least one; got "
+                f"{tuple(F.shape)} and {tuple(f.shape)}."
+            )
+        rows.append(F)
+        low.append(-f.expand(B, -1))
+        high.append(-f.expand(B, -1))
+        equal.append(torch.zeros(B, f.shape[-1], dtype=torch.bool, device=q.device))
     each = max([1, *(len(r) for r in rows)])
     C = torch.cat([r.expand(each, -1, -1) for r in rows], 1) if rows else eye[:, :0]
     empty = ready["q"].new_zeros(B, 0)
@@ -73,16 +93,24 @@ def assemble(
     if bool((l > u).any()):
         bad = (l > u).any(1).nonzero().flatten().tolist()
         raise ValueError(f"lower is above upper in samples {bad[:5]}: no x satisfies the bounds.")
-    return Program(ready["Q"], ready["q"].expand(B, -1), C, l, u), mask
+    sizes_of_cones = tuple(ready[f"f of cone {i}"].shape[-1] for i in range(len(cones)))
+    return Program(ready["Q"], ready["q"].expand(B, -1), C, l, u, sizes_of_cones), mask
 
 
-def check_convex(p: Program) -> None:
-    """Refuse a Q that is not symmetric or not positive semidefinite."""
+def check_convex(p: Program) -> Tensor | None:
+    """Refuse a Q that is not symmetric or not positive semidefinite.
+
+    Returns:
+        its Cholesky factor (B or 1, N, N); None where a Q is not positive definite.
+    """
     Q = p.Q.detach()
     scale = Q.abs().amax((1, 2)).clamp_min(1e-300)
     skew = (Q - Q.transpose(1, 2)).abs().amax((1, 2)) > 1e-6 * scale
     if bool(skew.any()):
         raise ValueError(f"Q is not symmetric in samples {skew.nonzero().flatten().tolist()[:5]}; use (Q + Q') / 2.")
+    factor, info = torch.linalg.cholesky_ex(Q)
+    if not bool((info > 0).any()):
+        return factor
     shift = 1e-7 * scale[:, None, None] * torch.eye(Q.shape[1], dtype=Q.dtype, device=Q.device)
     _, info = torch.linalg.cholesky_ex(Q + shift)
     if bool((info > 0).any()):
@@ -90,3 +118,4 @@ def check_convex(p: Program) -> None:
             f"Q is not positive semidefinite in samples {(info > 0).nonzero().flatten().tolist()[:5]}: the program is "
             "not convex. Add a multiple of the identity, or write Q as L L'."
         )
+    return None

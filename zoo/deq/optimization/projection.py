@@ -7,15 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zoo.deq.optimization.program import Cones
 from zoo.deq.optimization.qp import QP
 from zoo.deq.optimization.status import ProgramRecord
 from zoo.solve import Spec
 
 
 class Projection(nn.Module):
-    """The layer ``p -> argmin |x - p|  subject to  Ax = b, Gx <= h, lower <= x <= upper``.
+    """The layer ``p -> argmin |x - p|  subject to  Ax = b, Gx <= h, lower <= x <= upper, Fx + f in a cone``.
 
-        >>> simplex = Projection(A=torch.ones(1, 3), b=torch.ones(1), lower=0.0)
+        >>> simplex = Projection(simplex=1.0)
         >>> simplex(torch.tensor([[0.4, 0.4, 2.0]])).round(decimals=4).abs()
         tensor([[0., 0., 1.]])
 
@@ -26,6 +27,8 @@ class Projection(nn.Module):
         A, b: equalities, (E, N) and (E,).
         G, h: inequalities, (I, N) and (I,).
         lower, upper: bounds, numbers or (N,).
+        cones: pairs ``(F, f)`` of (K, N) and (K,): the first number of ``Fx + f`` is at least the length of the others.
+        simplex: the sum of x, whose numbers are then not negative either.
         solver, adjoint, rounds: see `QP`.
     """
 
@@ -38,14 +41,24 @@ class Projection(nn.Module):
         *,
         lower: Tensor | float | None = None,
         upper: Tensor | float | None = None,
+        cones: Cones = (),
+        simplex: float | None = None,
         solver: Spec | Any = None,
         adjoint: Spec | Any = None,
         rounds: int = 10,
     ) -> None:
         super().__init__()
-        self.qp = QP(solver, adjoint, rounds=rounds)
+        if simplex is not None and not (simplex > 0 and A is b is lower is None):
+            raise ValueError(
+                f"simplex={simplex} is the sum of x, above 0, and takes the place of A, b and lower; leave those out."
+            )
+        self.qp, self.simplex = QP(solver, adjoint, rounds=rounds), simplex
         for name, value in {"A": A, "b": b, "G": G, "h": h, "lower": lower, "upper": upper}.items():
             self.register_buffer(name, None if value is None else torch.as_tensor(value))
+        self.cones = len(cones)
+        for i, (F, f) in enumerate(cones):
+            self.register_buffer(f"F{i}", F)
+            self.register_buffer(f"f{i}", f)
 
     @property
     def program(self) -> ProgramRecord | None:
@@ -69,4 +82,8 @@ class Projection(nn.Module):
             raise ValueError(f"Projection takes points (B, N); got {tuple(p.shape)}.")
         given = {k: constraints.get(k, getattr(self, k)) for k in names}
         eye = torch.eye(p.shape[1], dtype=p.dtype, device=p.device)
-        return self.qp(eye, -p, **given)
+        if self.simplex is not None:
+            given["A"], given["b"] = p.new_ones(1, p.shape[1]), p.new_full((1,), self.simplex)
+            given["lower"] = 0.0
+        cones = [(getattr(self, f"F{i}"), getattr(self, f"f{i}")) for i in range(self.cones)]
+        return self.qp(eye, -p, **given, cones=cones)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from zoo.deq.optimization.splitting import SIGMA, STIFF, Program, Scaling, Splitting, apply, largest
+from zoo.deq.optimization.equations import Equations
+from zoo.deq.optimization.splitting import STIFF, DualForm, Program, Scaling, Splitting, apply, largest, onto_cone
 from zoo.deq.optimization.status import CODES, ProgramRecord, Status
 from zoo.solvers.base import Solver, Stats
 from zoo.solvers.iterate import iterate
 
 RHO = (1e-6, 1e6)  # least and greatest step size
+EARLY = 20  # steps after which the equations of the active constraints are tried first
 PLAIN = 60  # plain iterations before a certificate of infeasibility is looked for
 
 
@@ -34,6 +36,7 @@ class Search:
         solver: Solver,
         rounds: int,
         start: tuple[Tensor, Tensor] | None,
+        factor: Tensor | None = None,
     ) -> None:
         self.plain, self.scaling, self.equal, self.solver, self.most = plain, scaling, equal, solver, rounds
         self.scaled = scaled = plain.scaled(scaling)
@@ -47,29 +50,22 @@ class Search:
         x, y = plain.q.new_zeros(B, N), torch.zeros_like(plain.l)
         if start is not None:
             x, y = start[0].detach().to(x) / scaling.D, scaling.c * start[1].detach().to(x) / scaling.E
-        self.held = plain.l.shape[1] == 0 or not determined(scaled, rho, equal)
+        if factor is not None:
+            factor = (scaling.c.sqrt() * scaling.D)[:, :, None] * factor
+        self.form = DualForm.of(scaled, factor)
+        self.held = self.form is None and (plain.l.shape[1] == 0 or not determined(scaled, rho, equal))
         self.state = self.splitting().state(x, apply(scaled.C, x), y)
 
     def splitting(self) -> Splitting:
         """The map at the present step size."""
-        return Splitting(self.scaled, self.rho, self.equal, self.held)
+        return Splitting(self.scaled, self.rho, self.equal, self.held, self.form)
 
     def run(self) -> tuple[Tensor, Tensor]:
         """Return the state and the step size that belong to the answer."""
         for _ in range(self.most):
             self.rounds += 1
             splitting = self.splitting()
-            if not self.warm:
-                solution = iterate(splitting, self.state, self.solver)
-                self.state = solution.value
-                self.steps += solution.stats.steps.cpu()
-                self.nfe += solution.stats.nfe
-                self.trace.append(solution.stats.trace)
-            self.warm = False  # where the active constraints are those of the start, its round needs no iteration
-            primal, dual, ratio = self._residuals(splitting)
-            solved = (primal <= 1) & (dual <= 1)
-            self.code = torch.where(solved, CODES.index(Status.solved), CODES.index(Status.max_steps))
-            self._polish(splitting)
+            ratio = self._round(splitting)
             unsolved = self.code == CODES.index(Status.max_steps)
             if bool(unsolved.any()) and bool(self.steps.any()):
                 self._certify(splitting, unsolved)
@@ -78,6 +74,27 @@ class Search:
                 break
             self._adapt(splitting, ratio, ~unsolved)
         return self.state, self.rho
+
+    def _round(self, splitting: Splitting) -> Tensor:
+        """The steps of one round, and the equations after a few and after all; return the ratio of the residuals."""
+        most = self.solver.max_steps
+        for steps in (min(EARLY, most), most - EARLY):
+            if steps < 1:
+                break
+            if not self.warm:
+                solution = iterate(splitting, self.state, self.solver.replace(max_steps=steps))
+                self.state = solution.value
+                self.steps += solution.stats.steps.cpu()
+                self.nfe += solution.stats.nfe
+                self.trace.append(solution.stats.trace)
+            self.warm = False  # where the active constraints are those of the start, it needs no iteration
+            primal, dual, ratio = self._residuals(splitting)
+            solved = (primal <= 1) & (dual <= 1)
+            self.code = torch.where(solved, CODES.index(Status.solved), CODES.index(Status.max_steps))
+            self._polish(splitting)
+            if bool((self.code == CODES.index(Status.solved)).all()):
+                break
+        return ratio
 
     def _residuals(self, splitting: Splitting) -> tuple[Tensor, Tensor, Tensor]:
         """Primal and dual residual over their tolerances, in the units of the data, and the ratio of the two."""
@@ -125,11 +142,15 @@ class Search:
         positive, negative = dy.clamp_min(0), dy.clamp_max(0)
         open_row = (torch.where(p.u.isfinite(), 0.0, positive) - torch.where(p.l.isfinite(), 0.0, negative)).abs()
         support = (bounded_u * positive + bounded_l * negative).sum(1)
+        for rows in p.blocks():  # the multipliers of a cone lie in its polar
+            open_row[:, rows] = dy[:, rows] + onto_cone(-dy[:, rows])
         none = (largest(apply(p.C.transpose(1, 2), dy)) <= tolerance * size) & (largest(open_row) <= tolerance * size)
         infeasible = none & (support < -tolerance * size) & (size > 1e-12)
         size = largest(dx)
         Cd = apply(p.C, dx)
         inside = torch.where(p.u.isfinite(), Cd.clamp_min(0), 0.0) - torch.where(p.l.isfinite(), Cd.clamp_max(0), 0.0)
+        for rows in p.blocks():
+            inside[:, rows] = Cd[:, rows] - onto_cone(Cd[:, rows])
         falls = (p.q * dx).sum(1) < -tolerance * size
         flat = largest(apply(p.Q, dx)) <= tolerance * size
         unbounded = falls & flat & (largest(inside) <= tolerance * size) & (size > 1e-12)
@@ -139,30 +160,15 @@ class Search:
         self.code = torch.where(bad, CODES.index(Status.nonfinite), self.code)
 
     def _polish(self, splitting: Splitting) -> None:
-        """Solve the linear equations of the constraints that are active; kept where the residuals fall.
-
-        [[Q + d I, C_a'], [C_a, -d I]] [x; y] = [-q; bound], with d tiny, and one step of refinement.
-        """
-        p, B = self.scaled, len(self.scaled.q)
-        N, M = p.variables, p.l.shape[1]
+        """Solve the linear equations of the constraints that are active; kept where the residuals fall."""
+        p = self.scaled
+        if p.cones:
+            return  # the boundary of a cone is curved
         _, _, y = splitting.read(self.state)
         low, high = (y < 0) & p.l.isfinite(), (y > 0) & p.u.isfinite()
         active = low | high | self.equal
-        bound = torch.where(self.equal | low, p.l, p.u)
-        bound = torch.where(active, bound, 0.0)
-        C = torch.where(active[:, :, None], p.C.expand(B, M, N), 0.0)
-        K = p.q.new_zeros(B, N + M, N + M)
-        K[:, :N, :N] = p.Q
-        K[:, :N, N:], K[:, N:, :N] = C.transpose(1, 2), C
-        shift = torch.cat([y.new_full((B, N), SIGMA), torch.where(active, -SIGMA, -1.0)], 1)
-        right = torch.cat([-p.q, bound], 1)
-        factor, pivots, info = torch.linalg.lu_factor_ex(K + torch.diag_embed(shift))
-        target = torch.where(active, 0.0, -1.0)  # rows without a say: y = 0
-        exact = K + torch.diag_embed(torch.cat([y.new_zeros(B, N), target], 1))
-        t = torch.linalg.lu_solve(factor, pivots, right[:, :, None])
-        for _ in range(3):
-            t = t + torch.linalg.lu_solve(factor, pivots, right[:, :, None] - exact @ t)
-        x1, y1 = t[:, :N, 0], torch.where(active, t[:, N:, 0], 0.0)
+        bound = torch.where(active, torch.where(self.equal | low, p.l, p.u), 0.0)
+        x1, y1, error = Equations(p, active, self.form).solve(-p.q, bound)
         reached = apply(p.C, x1)
         z1 = torch.where(active, bound, torch.minimum(torch.maximum(reached, p.l), p.u))
         y1 = torch.where(self.equal, y1, torch.where(low, y1.clamp_max(0), y1.clamp_min(0)))
@@ -171,7 +177,7 @@ class Search:
         kept = x0, y0, self.primal, self.dual
         self.state = splitting.state(x1, z1, y1)
         primal, dual, _ = self._residuals(splitting)
-        better = (torch.maximum(self.primal, self.dual) <= before) & self.state.isfinite().all(1) & (info == 0)
+        better = (torch.maximum(self.primal, self.dual) <= before) & self.state.isfinite().all(1) & error.isfinite()
         self.state = torch.where(better[:, None], self.state, old)
         fresh = self.x, self.y, self.primal, self.dual
         self.x, self.y, self.primal, self.dual = (
