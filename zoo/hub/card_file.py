@@ -14,7 +14,7 @@ from zoo.registry import unknown
 from zoo.solvers import CARRIED as CARRIED
 from zoo.solvers import SOLVERS
 
-SECTIONS = ("model", "solver", "adjoint", "data", "optim", "task", "trainer")  # what a recipe may set
+SECTIONS = ("model", "solver", "adjoint", "data", "optim", "ema", "task", "trainer")  # what a recipe may set
 
 _REQUIRED = {"family": str, "class": str, "task": str, "summary": str, "data": list, "variants": dict}
 _OPTIONAL = {

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 
 from zoo import _compat
 from zoo.adjoints import ADJOINTS
+from zoo.callbacks.weight_ema import WeightEMA
 from zoo.data import DATA
 from zoo.hub import cards
 from zoo.registry import UnknownName, option_names, unknown
@@ -160,12 +161,13 @@ class Options:
         if "data" in config:
             out["data"] = DATA[config["data"]["name"]]
         out |= {k: table[self.names[k]] for k, table in (("solver", SOLVERS), ("adjoint", ADJOINTS)) if k in self.names}
-        if "task" not in request.objects:
-            out["optim"] = Optim
-            out["task"] = self.card.load_task() if self.card is not None else TASKS[config["task"]["name"]]
-            if self.card is None:
-                self.names["task"] = config["task"]["name"]
-        return {**out, "trainer": Trainer}
+        averaging = {"ema": WeightEMA}
+        if "task" in request.objects:
+            return {**out, **averaging, "trainer": Trainer}
+        if self.card is None:
+            self.names["task"] = config["task"]["name"]
+        task = self.card.load_task() if self.card is not None else TASKS[config["task"]["name"]]
+        return {**out, "optim": Optim, **averaging, "task": task, "trainer": Trainer}
 
     def _compose(self, config: Mapping[str, Any]) -> None:
         self.parser = LightningArgumentParser(prog="zoo.fit", exit_on_error=False, add_help=False)

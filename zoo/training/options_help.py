@@ -15,7 +15,7 @@ from zoo.training.options import Options
 
 USUAL = (  # of the Trainer, shown by --help
     "max_epochs", "max_steps", "max_time", "accelerator", "devices", "strategy", "precision", "gradient_clip_val",
-    "accumulate_grad_batches", "fast_dev_run", "log_every_n_steps",
+    "accumulate_grad_batches", "fast_dev_run",
 )  # fmt: skip
 COLUMN = 45  # where the text begins, on a terminal that is wide enough
 
@@ -32,7 +32,7 @@ def options_help(options: Options, *, everything: bool = False) -> str:
         section, _, option = key.partition(".")
         if section == "trainer" and not everything and option not in USUAL:
             continue
-        if section != group:
+        if section != group and section != "ema":  # its one option stands below those of the optimizer
             group = section
             name = options.names.get(section, "")
             lines += ["", f"{section}{f' = {name}' if name else ''}"]

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from torch import Tensor
 
+from zoo.callbacks.weight_ema import CURRENT
 from zoo.registry import sentence
 from zoo.storage.checkpoint import read_checkpoint
 from zoo.tasks.base import Task
@@ -66,6 +67,7 @@ def check_resume(file: Path, task: Task, now: Mapping[str, Any]) -> Checkpoint:
     _check_config(folder, now)
     try:
         _check_form(content)
+        _check_average(content, now)
         _check_weights(content["state_dict"], task)
         _check_optimizer(content, task)
     except UsageError as error:
@@ -111,6 +113,14 @@ def _check_form(content: Mapping[str, Any]) -> None:
     for name, state in content["callbacks"].items():
         if not isinstance(name, str) or not isinstance(state, dict):
             raise UsageError(f"is no state of a training: the state of its callback {name!r:.60} is damaged")
+
+
+def _check_average(content: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse to begin or to leave off an average of the weights within a run: the optimizer's state is not of it."""
+    decay = _get(now, "ema.decay") or 0.0
+    if (CURRENT in content) != bool(decay):
+        has = "has an average" if CURRENT in content else "has no average"
+        raise UsageError(f"{has} of the weights, but now ema.decay is {decay}. Give the decay that the run began with")
 
 
 def _check_weights(state: Mapping[str, Any], task: Task) -> None:

@@ -30,6 +30,7 @@ def train(
     solver: str | Mapping[str, Any] | Solver | ODESolver | None = None,
     adjoint: str | Mapping[str, Any] | Adjoint | None = None,
     optim: str | Mapping[str, Any] | Optim | None = None,
+    ema: float | Mapping[str, Any] | None = None,
     task: str | Mapping[str, Any] | Task | None = None,
     trainer: Mapping[str, Any] | None = None,
     config: str | Path | None = None,
@@ -52,6 +53,8 @@ def train(
             None: what the model's card says. Only the zoo's own data resume within an epoch to the last bit.
         solver, adjoint: a name, a mapping of a ``name`` and options, or an instance; None: the model's own.
         optim: the optimizer's name, a mapping of its options, or an `Optim`.
+        ema: decay of an average of the weights, which is then evaluated and kept, see
+            `zoo.callbacks.weight_ema.WeightEMA`; None: what the recipe says, which mostly is no average.
         task: for a network of your own the kind of task (``"classification"``, ...), with options as a mapping, or a
             task around it; for a model by name the options of its task.
         trainer: options of Lightning's Trainer; ``callbacks`` and ``logger`` may be objects, and stand beside the
@@ -76,6 +79,7 @@ def train(
         "solver": solver,
         "adjoint": adjoint,
         "optim": optim,
+        "ema": {"decay": ema} if isinstance(ema, (int, float)) else ema,
         "task": task,
         "trainer": trainer,
     }

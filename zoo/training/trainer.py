@@ -20,6 +20,7 @@ from zoo.callbacks.per_step_seed import PerStepSeed
 from zoo.callbacks.profile import Profile
 from zoo.callbacks.telemetry import SolverTelemetry
 from zoo.callbacks.warmup import UnrollWarmup
+from zoo.callbacks.weight_ema import WeightEMA
 from zoo.registry import sentence
 from zoo.training.errors import UsageError
 from zoo.training.metrics_log import MetricsLog
@@ -36,6 +37,7 @@ def make_trainer(
         UsageError: an option is out of its range, or asks for hardware or a package that is not there.
     """
     try:
+        average = WeightEMA(**options.section("ema"))
         arguments = options.trainer(folder)
     except (ImportError, ValueError, TypeError, OSError, RuntimeError) as error:
         raise UsageError(
@@ -49,6 +51,7 @@ def make_trainer(
         MissingGradients(),
         EpochMeans(),
         *([OptimizerOptions()] if request.resume else []),
+        *([average] if average.decay else []),
         keeper,
     ]
     if "profile" in request.switches:

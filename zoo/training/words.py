@@ -108,6 +108,7 @@ def _check_flag(key: str) -> None:
 def _hints(key: str) -> list[str]:
     """``--lr`` most likely means ``--optim.lr``."""
     every = {f: f"--optim.{f}" for f in Optim.__dataclass_fields__}
+    every |= {"ema": "--ema.decay", "ema_decay": "--ema.decay"}
     every |= {"batch_size": "--data.batch_size", "num_workers": "--data.num_workers", "root": "--data.root"}
     usual = ("max_epochs", "max_steps", "max_time", "accelerator", "devices", "strategy", "precision", "fast_dev_run")
     every |= {k: f"--trainer.{k}" for k in (*usual, "logger", "callbacks")}
