@@ -9,7 +9,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,21 @@ def parser() -> CommandParser:
     )
     out.add_argument("--data.batch_size", dest="batch_size", type=int, default=256, metavar="N")
     out.add_argument("--solver", metavar="NAME", help="another solver than it was trained with")
+    out.add_argument(
+        "--depth", type=int, nargs="+", metavar="N", help="steps that a solve may take at most; one row for each"
+    )
     out.add_argument("--limit", type=int, metavar="N", help="only the first N batches; no number is checked then")
     out.add_argument("--json", metavar="FILE", help="write the measurements there as JSON; - for the terminal")
     return out
+
+
+ASKED = ("depth",)  # columns of what a model may be measured at several of
+MORE: Mapping[str, tuple[str, str]] = {  # columns of the table that only some rows fill: title, form
+    "nfe_forward": ("nfe", "{:.1f}"),
+    "converged": ("converged", "{:.0%}"),
+    "residual_auroc": ("ROC area", "{:.4f}"),
+    "answered_at_99": ("99 % sure", "{:.1%}"),
+}
 
 
 def table(rows: list[dict[str, Any]]) -> None:
@@ -56,7 +69,10 @@ def table(rows: list[dict[str, Any]]) -> None:
     out = Table(box=None, pad_edge=False)
     out.add_column("model", overflow="fold", min_width=12)
     out.add_column("holds", no_wrap=True)
-    for title in ("metric", "measured", "card", "nfe", "converged", "samples", "seconds"):
+    asked = [key for key in ASKED if any(row.get(key) for row in rows)]
+    more = {k: v for k, v in MORE.items() if any(k in row.get("test", ()) for row in rows)}
+    titles = [title for title, _ in more.values()]
+    for title in (*asked, "metric", "measured", "card", *titles, "samples", "seconds"):
         out.add_column(title, justify="left" if title == "metric" else "right", no_wrap=True)
     for row in rows:
         if "error" in row:
@@ -66,11 +82,11 @@ def table(rows: list[dict[str, Any]]) -> None:
         out.add_row(
             row["name"] if row["name"].endswith(f".{row['data']}") else f"{row['name']} on {row['data']}",
             {True: "yes", False: "NO", None: "-"}[row["holds"]],
+            *(str(row[key] or "") for key in asked),
             row["metric"],
             f"{row['measured']:.4f}",
             "" if row["card"] is None else f"{row['card']:.4f} +- {row['tolerance']:.4f}",
-            f"{test['nfe_forward']:.1f}" if "nfe_forward" in test else "",
-            f"{test['converged']:.0%}" if "converged" in test else "",
+            *(form.format(test[k]) if k in test else "" for k, (_, form) in more.items()),
             f"{row['samples']:,}",
             f"{row['seconds']:.1f}",
         )
@@ -98,9 +114,9 @@ def work(given: argparse.Namespace) -> int:
 
     options = {"data": given.data, "root": given.root, "batch_size": given.batch_size, "solver": given.solver}
     rows = []
-    for name in names:
+    for name, depth in product(names, given.depth or [None]):
         try:
-            rows.append(evaluate(name, **options, limit=given.limit))
+            rows.append(evaluate(name, **options, depth=depth, limit=given.limit))
         except (WeightsError, UnknownName, ValueError, OSError, RuntimeError) as error:
             print(f"zoo.evaluate: error: {name}: {error}", file=sys.stderr)
             rows.append({"name": name, "error": str(error), "holds": False})

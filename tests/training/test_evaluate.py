@@ -60,6 +60,29 @@ def test_data_that_do_not_fit_are_refused():
         evaluate("mdeq_tiny.digits", data="digit")
 
 
+def test_a_depth_bounds_every_solve(capsys):
+    rows = [evaluate("mdeq_tiny.digits", depth=depth, limit=2) for depth in (1, 3, 40)]
+    assert [row["depth"] for row in rows] == [1, 3, 40] and all(row["holds"] is None for row in rows)
+    assert [row["test"]["nfe_forward_max"] for row in rows[:2]] == [2, 4]  # every returned iterate was measured
+    assert rows[2]["test"]["converged"] == 1 > rows[0]["test"]["converged"]
+    assert 0 <= rows[2]["test"]["answered_at_99"] <= 1
+    assert door.main(["--model", "mdeq_tiny.digits", "--limit", "1", "--depth", "2", "5"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "depth" in lines[0] and "99 % sure" in lines[0] and len(lines) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "depth", "said"),
+    [
+        ("resnet_tiny.digits", 3, "ResNet solves no fixed points"),
+        ("mdeq_tiny.digits", 0, "A depth is a number of steps, at least 1; got 0"),
+    ],
+)
+def test_a_depth_that_no_solve_has_is_refused(name, depth, said):
+    with pytest.raises(ValueError, match=said):
+        evaluate(name, depth=depth)
+
+
 def test_a_wrong_number_fails(monkeypatch, capsys):
     card = cards.card("mdeq_tiny")
     wrong = {"digits": {**card.measured["digits"], "accuracy": 0.5}}

@@ -30,11 +30,15 @@ class NonFiniteError(RuntimeError):
 
 
 class Scored(NamedTuple):
-    """What a subclass returns for a batch: the loss (), its name -> metric (updated), and how many samples it held."""
+    """What a subclass returns for a batch: the loss (), its name -> metric (updated), and how many samples it held.
+
+    ``right`` (B,) says which answers are right, where they are right or wrong.
+    """
 
     loss: Tensor
     metrics: dict[str, Any]
     size: int
+    right: Tensor | None = None
 
 
 class StageMetrics(nn.ModuleDict):
@@ -218,15 +222,17 @@ class Task(LightningModule, ABC):
         self._evaluate(batch, "val")
 
     @final
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        self._evaluate(batch, "test")
+    def test_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        right = self._evaluate(batch, "test").right
+        return {} if right is None else {"right": right}
 
-    def _evaluate(self, batch: Any, stage: str) -> None:
+    def _evaluate(self, batch: Any, stage: str) -> Scored:
         self._refuse_nan_input(batch)
         scored = self.score(batch, stage)
         if not torch.isfinite(scored.loss):
             raise NonFiniteError(self._sentence(f"The {stage} loss became {scored.loss.item()}", batch))
         self._log_epoch(stage, scored)
+        return scored
 
     def _log_epoch(self, stage: str, scored: Scored) -> None:
         name = f"{stage}/loss_epoch" if stage == "train" else f"{stage}/loss"

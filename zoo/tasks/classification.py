@@ -45,5 +45,6 @@ class Classification(Task):
         logits = self.model(x)
         loss = F.cross_entropy(logits, y, label_smoothing=self.label_smoothing if stage == "train" else 0.0)
         accuracy = self.accuracy[stage]
-        accuracy.update((logits.detach().argmax(-1) == y).float())
-        return Scored(loss, {"accuracy": accuracy}, len(y))
+        right = logits.detach().argmax(-1) == y
+        accuracy.update(right.float())
+        return Scored(loss, {"accuracy": accuracy}, len(y), right)

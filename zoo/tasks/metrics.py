@@ -40,6 +40,8 @@ METRICS: Mapping[str, MetricInfo] = {
         MetricInfo("accuracy", "accuracy (%)", "acc", "{:.2%}", 100.0, larger=True),
         MetricInfo("miou", "mean intersection over union (%)", "mIoU", "{:.2%}", 100.0, larger=True),
         MetricInfo("auc", "area under the ROC curve (%)", "AUC", "{:.2%}", 100.0, larger=True),
+        MetricInfo("residual_auroc", "ROC area of the residual", "ROC", "{:.4f}", larger=True),
+        MetricInfo("answered_at_99", "answered at 99 % precision (%)", "sure", "{:.2%}", 100.0, larger=True),
         MetricInfo("psnr", "peak signal to noise (dB)", "PSNR", "{:.2f}", larger=True),
         MetricInfo("forgetting", "forgetting (%)", "forgetting", "{:.2%}", 100.0),
         MetricInfo("interval", "half the 95 % interval (%)", "+-", "{:.2%}", 100.0),

@@ -11,12 +11,15 @@ from lightning import Trainer
 from torch import nn
 
 from zoo.callbacks.telemetry import SolverTelemetry
+from zoo.callbacks.trust import TrustMonitor
 from zoo.data import DATA
 from zoo.hub import cards
 from zoo.hub.pretrained import load
 from zoo.hub.trained import trained_config
 from zoo.hub.values import check_values
+from zoo.implicit import implicit_modules
 from zoo.registry import UnknownName, option_names, unknown
+from zoo.solvers.base import Solver
 from zoo.storage.model_folder import MACHINE, Config, WeightsError
 from zoo.training.console import quiet
 from zoo.training.request import DERIVED
@@ -31,6 +34,7 @@ def evaluate(
     root: str | Path | None = None,
     batch_size: int = 256,
     solver: str | Mapping[str, Any] | None = None,
+    depth: int | None = None,
     limit: int | None = None,
 ) -> dict[str, Any]:
     """Measure a trained model on a test split, and compare with what its card, or else its folder, says.
@@ -41,14 +45,22 @@ def evaluate(
         root: folder of the data sets.
         batch_size: samples a batch. A converged sample does not depend on it.
         solver: another solver than the model was trained with.
+        depth: steps that a solve may take, of a model that solves fixed points; None: as it was trained with.
         limit: only so many batches.
 
     Returns:
         ``name``, ``data``, ``metric``, ``measured``, ``card`` and ``tolerance`` (None where there is no number to
         compare with), ``holds`` (True, False, or None), ``samples``, ``seconds``, ``parameters``, ``test`` (all numbers
-        of the test) and ``source`` of the number compared with.
+        of the test), ``depth``, and ``source`` of the number compared with. Of a model that solves fixed points and
+        whose answers are right or wrong, ``test`` says how far the residual tells them apart, see
+        `zoo.callbacks.trust.ResidualTrust`.
+
+    Raises:
+        ValueError: a depth below 1, or for a model that solves no fixed points.
     """
     model = load(name, solver=solver)
+    if depth is not None:
+        set_depth(model, depth)
     saved = trained_config(model)
     assert saved is not None  # `load` gives every model one
     variant, _, trained_on = saved.name.partition(".")
@@ -67,11 +79,13 @@ def evaluate(
     shipped = cards.card(name.partition(".")[0]).name == variant if cards.is_card_name(name) else False
     if shipped and trained_on in c.measured:
         promised, source = c.measured[trained_on], Path(c.source).name
-    number = _number(name, metric, promised.get(metric)) if data in (None, trained_on) and limit is None else None
+    comparable = data in (None, trained_on) and limit is None and depth is None
+    number = _number(name, metric, promised.get(metric)) if comparable else None
     tolerance = _number(name, "tolerance", promised.get("tolerance", TOLERANCE)) if number is not None else None
     return {
         "name": saved.name,
         "data": data or trained_on,
+        "depth": depth,
         "metric": metric,
         "measured": test[metric],
         "card": number,
@@ -83,6 +97,23 @@ def evaluate(
         "parameters": sum(p.numel() for p in model.parameters()),
         "test": test,
     }
+
+
+def set_depth(model: nn.Module, depth: int) -> None:
+    """Let every solve for a fixed point within a model take ``depth`` steps at most, in training and evaluation.
+
+    Raises:
+        ValueError: a depth below 1, or a model that solves no fixed points.
+    """
+    if depth < 1:
+        raise ValueError(f"A depth is a number of steps, at least 1; got {depth}.")
+    layers = [layer for _, layer in implicit_modules(model) if isinstance(layer.solver, Solver)]
+    if not layers:
+        raise ValueError(f"{type(model).__name__} solves no fixed points, so it has no depth; leave the depth out.")
+    for layer in layers:
+        for key in ("solver", "eval_solver"):
+            if isinstance(solver := getattr(layer, key), Solver):
+                setattr(layer, key, solver.replace(max_steps=depth))
 
 
 def recipe_of(config: Config) -> dict[str, dict[str, Any]]:
@@ -144,7 +175,7 @@ def measure(
             accelerator="auto",
             devices=1,
             logger=False,
-            callbacks=[SolverTelemetry()],
+            callbacks=[SolverTelemetry(), TrustMonitor()],
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
