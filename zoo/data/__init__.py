@@ -8,6 +8,17 @@ DATA: Registry = Registry(
     Entry("mnist", "zoo.data.vision:MNIST", "70,000 handwritten digits 28x28", "classification"),
     Entry("fashion_mnist", "zoo.data.vision:FashionMNIST", "70,000 pieces of clothing 28x28", "classification"),
     Entry("cifar10", "zoo.data.vision:CIFAR10", "60,000 color photographs 32x32", "classification"),
+    Entry("cifar100", "zoo.data.vision:CIFAR100", "60,000 color photographs 32x32 of 100 classes", "classification"),
+    Entry("svhn", "zoo.data.svhn:SVHN", "99,289 digits of house numbers 32x32, in color", "classification"),
+    Entry(
+        "imagenet", "zoo.data.own.image_folder:ImageNet", "1.3 million photographs of 1,000 classes", "classification"
+    ),
+    Entry(
+        "image_folder",
+        "zoo.data.own.image_folder:ImageFolder",
+        "your own pictures, a folder a class, by --data.root",
+        "classification",
+    ),
     Entry(
         "python_docs", "zoo.data.corpora:PythonDocs", "370,000 characters of prose that ship with Python", "language"
     ),

@@ -6,9 +6,10 @@ folder that cannot be written works too. Mean and deviation are those of the pub
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -16,6 +17,19 @@ from zoo.data import files
 from zoo.data.images import Arrays, ImageData, stratified
 from zoo.storage.arrays import read_pickle
 from zoo.storage.guards import MiB, is_file, is_folder, read_tar
+
+FINE = (  # the classes of CIFAR-100, in the order of their numbers
+    *("apple", "aquarium_fish", "baby", "bear", "beaver", "bed", "bee", "beetle", "bicycle", "bottle", "bowl", "boy"),
+    *("bridge", "bus", "butterfly", "camel", "can", "castle", "caterpillar", "cattle", "chair", "chimpanzee", "clock"),
+    *("cloud", "cockroach", "couch", "crab", "crocodile", "cup", "dinosaur", "dolphin", "elephant", "flatfish"),
+    *("forest", "fox", "girl", "hamster", "house", "kangaroo", "keyboard", "lamp", "lawn_mower", "leopard", "lion"),
+    *("lizard", "lobster", "man", "maple_tree", "motorcycle", "mountain", "mouse", "mushroom", "oak_tree", "orange"),
+    *("orchid", "otter", "palm_tree", "pear", "pickup_truck", "pine_tree", "plain", "plate", "poppy", "porcupine"),
+    *("possum", "rabbit", "raccoon", "ray", "road", "rocket", "rose", "sea", "seal", "shark", "shrew", "skunk"),
+    *("skyscraper", "snail", "snake", "spider", "squirrel", "streetcar", "sunflower", "sweet_pepper", "table", "tank"),
+    *("telephone", "television", "tiger", "tractor", "train", "trout", "tulip", "turtle", "wardrobe", "whale"),
+    *("willow_tree", "wolf", "woman", "worm"),
+)
 
 
 class Digits(ImageData):
@@ -162,32 +176,52 @@ class CIFAR10(ImageData):
     image_size = 32
     mean = (0.4914, 0.4822, 0.4465)
     std = (0.2470, 0.2435, 0.2616)
-    classes = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+    classes: ClassVar[tuple[str, ...]] = (
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    )
     padding = 4
     mirrored = True
     augmented = True
-    published: ClassVar[int] = 10_000  # samples in each of the six files
+    published: ClassVar[Mapping[str, int]] = {**{f"data_batch_{i}": 10_000 for i in range(1, 6)}, "test_batch": 10_000}
+    key: ClassVar[str] = "labels"  # of the labels in each file
+    layout: ClassVar[str] = "cifar-10-batches-py"  # the folder of the files
+    archive: ClassVar[str] = "cifar-10-python.tar.gz"
 
     def _folders(self) -> list[Path]:
-        return [self.root, self.root / "CIFAR10"]
+        return [self.root, self.root / type(self).__name__]
 
     def _found(self) -> Path | None:
         """Return the folder of the batches, else the archive; None where there is neither."""
-        batches = [f / "cifar-10-batches-py" for f in self._folders()]
-        archives = [f / "cifar-10-python.tar.gz" for f in self._folders()]
+        batches = [f / self.layout for f in self._folders()]
+        archives = [f / self.archive for f in self._folders()]
         return next((p for p in batches if is_folder(p)), None) or next((p for p in archives if is_file(p)), None)
 
     def _missing(self, why: str) -> files.DataError:
-        looked = [f / "cifar-10-batches-py" for f in self._folders()]
-        return files.missing("CIFAR10", [*looked, self.root / "cifar-10-python.tar.gz"], "cifar-10-batches-py", why)
+        looked = [f / self.layout for f in self._folders()]
+        return files.missing(type(self).__name__, [*looked, self.root / self.archive], self.layout, why)
+
+    @classmethod
+    def _source(cls) -> Any:
+        """Return torchvision's class, which has the address and the checksums."""
+        from torchvision.datasets import CIFAR10 as Source
+
+        return Source
 
     def fetch(self) -> None:
         if self._found() is not None:
             return
         why = "Downloading is off (download=false)."
         if self.download:
-            from torchvision.datasets import CIFAR10 as Source
-
+            Source = self._source()
             archive = self.root / Source.filename
             why = files.first_that_works([partial(files.download, Source.url, archive, Source.tgz_md5)])
             if not why:
@@ -196,8 +230,7 @@ class CIFAR10(ImageData):
         raise self._missing(why)
 
     def read(self) -> Arrays:
-        from torchvision.datasets import CIFAR10 as Source
-
+        Source = self._source()
         place = self._found()
         if place is None:
             raise self._missing("It may be downloaded by prepare_data().")
@@ -206,12 +239,12 @@ class CIFAR10(ImageData):
         foreign = [name for name, (_, data) in content.items() if files.md5(data) != checksums[name]]
         parts = {name: self._decode(path, data) for name, (path, data) in content.items()}
         if foreign:
-            files.warn_foreign("CIFAR10", foreign, place)
+            files.warn_foreign(type(self).__name__, foreign, place)
         train = [parts[name] for name, _ in Source.train_list]
         return Arrays(
             np.concatenate([x for x, _ in train]),
             np.concatenate([y for _, y in train]),
-            *parts["test_batch"],
+            *parts[Source.test_list[0][0]],
         )
 
     def _members(self, place: Path, names: list[str]) -> dict[str, tuple[Path, bytes]]:
@@ -220,11 +253,11 @@ class CIFAR10(ImageData):
             for name in names:
                 if not is_file(place / name):
                     raise files.corrupt(place, f"{name} is missing in it")
-            return {name: (place / name, files.read_bytes(place / name, 64 * MiB)) for name in names}
+            return {name: (place / name, files.read_bytes(place / name, 256 * MiB)) for name in names}
         with files.checked():
             found = {
                 Path(name).name: (place / Path(name).name, data)
-                for name, data in read_tar(place, lambda name: Path(name).name in names, 256 * MiB)
+                for name, data in read_tar(place, lambda name: Path(name).name in names, 512 * MiB)
             }
         for name in names:
             if name not in found:
@@ -236,13 +269,39 @@ class CIFAR10(ImageData):
             content = read_pickle(data, path)
         if not isinstance(content, dict):
             raise files.corrupt(path, f"it holds a {type(content).__name__}, not a mapping")
-        images, labels = content.get("data"), content.get("labels")
-        shape = (self.published, self.in_chans * self.image_size**2)
+        images, labels = content.get("data"), content.get(self.key)
+        count = self.published[path.name]
+        shape = (count, self.in_chans * self.image_size**2)
         if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.shape != shape:
             got = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else type(images).__name__
             raise files.corrupt(path, f"its images are {got}, uint8 {shape} were published")
-        if not isinstance(labels, list) or len(labels) != self.published:
-            raise files.corrupt(path, f"it does not hold {self.published:,} labels")
+        if not isinstance(labels, list) or len(labels) != count:
+            raise files.corrupt(path, f"it does not hold {count:,} labels")
         if not all(type(n) is int and 0 <= n < self.num_classes for n in labels):
             raise files.corrupt(path, f"its labels are not whole numbers from 0 to {self.num_classes - 1}")
         return images.reshape(-1, self.in_chans, self.image_size, self.image_size), np.array(labels, np.int64)
+
+
+class CIFAR100(CIFAR10):
+    """50,000 and 10,000 color photographs of 100 classes, 32x32.
+
+    Read from the folder ``cifar-100-python`` in the root or in ``CIFAR100/`` there, else from the published
+    ``cifar-100-python.tar.gz``. The hundred fine labels are taken.
+
+    Reference: Krizhevsky, "Learning multiple layers of features from tiny images", 2009.
+    """
+
+    num_classes = 100
+    mean = (0.5071, 0.4865, 0.4409)
+    std = (0.2673, 0.2564, 0.2762)
+    classes = FINE
+    published: ClassVar[Mapping[str, int]] = {"train": 50_000, "test": 10_000}
+    key = "fine_labels"
+    layout = "cifar-100-python"
+    archive = "cifar-100-python.tar.gz"
+
+    @classmethod
+    def _source(cls) -> Any:
+        from torchvision.datasets import CIFAR100 as Source
+
+        return Source

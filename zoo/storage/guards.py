@@ -270,17 +270,29 @@ def picture_size(path: Path, most: tuple[int, int]) -> tuple[int, int]:
         return int(picture.height), int(picture.width)
 
 
+def picture_head(path: Path, most: tuple[int, int]) -> tuple[int, int, str]:
+    """Return height, width and PIL's mode of a picture, and read no more of the file than its head.
+
+    Raises:
+        Refused: as `open_picture` does.
+    """
+    with opened(path, 64 * MiB) as file, _picture(file, path, most) as picture:
+        return int(picture.height), int(picture.width), str(picture.mode)
+
+
 @contextmanager
-def _picture(source: Path | bytes, path: Path, most: tuple[int, int]) -> Iterator[Any]:
+def _picture(source: Path | bytes | BinaryIO, path: Path, most: tuple[int, int]) -> Iterator[Any]:
     import warnings
 
     from PIL import Image, UnidentifiedImageError
 
-    content = source if isinstance(source, bytes) else read_file(source, 64 * MiB)
+    content = read_file(source, 64 * MiB) if isinstance(source, Path) else source
+    if isinstance(content, bytes) and not content:
+        raise Refused(path, "it is empty")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size is checked here
-            picture = Image.open(io.BytesIO(content), formats=PICTURES)
+            picture = Image.open(io.BytesIO(content) if isinstance(content, bytes) else content, formats=PICTURES)
     except Image.DecompressionBombError as error:
         raise Refused(path, f"its head declares far more pixels than the {most[0]}x{most[1]} expected") from error
     except UnidentifiedImageError:

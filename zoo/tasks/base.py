@@ -241,6 +241,12 @@ class Task(LightningModule, ABC):
         for key, metric in scored.metrics.items():
             self.log(f"{stage}/{key}", metric, **once)  # a torchmetrics object adds up over ranks by itself
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep how the data set prepares a sample, as weights are of no use without it."""
+        told = getattr(self.trainer.datamodule, "preprocessing", None)  # type: ignore[attr-defined]
+        if isinstance(told, Mapping) and told:  # one of the user's own may be anything
+            checkpoint["preprocessing"] = dict(told)
+
     @final
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Refuse a step that would put NaN into the weights. Mixed precision's scaler does that by itself."""

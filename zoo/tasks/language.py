@@ -126,8 +126,7 @@ class LanguageModel(Task):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         trainer: Any = self.trainer
-        if told := getattr(trainer.datamodule, "preprocessing", None):
-            checkpoint["preprocessing"] = told  # weights are of no use without the numbers of their symbols
+        super().on_save_checkpoint(checkpoint)
         kept: Any = {k: m for k, m in self._memory.get("train", {}).items() if 0 < k < trainer.num_training_batches}
         if not any(m is not None for m in kept.values()):
             return

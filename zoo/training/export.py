@@ -95,6 +95,8 @@ def export(
         model.load_state_dict({k: v.half() if v.is_floating_point() else v for k, v in plain.items()})
     settings = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     described = {k: v for k, v in settings.get("data", {}).items() if k not in MACHINE}
+    if root is None:  # where the run read its data
+        root = settings.get("data", {}).get("root")
     test, _, samples, metric = measure(model, card, data, root=root, settings=described)
     tolerance = _tolerance(metric, test[metric], samples)
     before = results.get("test", {}).get(metric)
