@@ -1,4 +1,4 @@
-"""The checks of a change, each in an environment of its own: ``python -m nox`` runs lint and docs, ``-l`` lists all.
+"""The checks of a change, each in an environment of its own: ``python -m nox`` runs lint and links, ``-l`` lists all.
 
 What a session installs comes from pyproject.toml, so that neither says it twice.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 import nox
 
 nox.needs_version = ">=2025.2"
-nox.options.sessions = ["lint", "docs"]
+nox.options.sessions = ["lint", "links"]
 nox.options.reuse_venv = "yes"
 
 ROOT = Path(__file__).resolve().parent
@@ -25,6 +25,7 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "MPLBACKEND": "Agg"}
 # what the sdist has to hold, as git names it; figures and pages of results are left out
 SDIST = ["zoo", "tests", "docs", "benchmarks", ".ci", ".github", ":(glob)*.*", "experiments/*.py"]
 SDIST += ["experiments/*.yaml", "experiments/*.json", "experiments/*.md"]
+SITE = ("docs/", "zoo/weights/")  # Markdown whose links are checked where its pages are built, or as weights load
 # what `package` runs: imports, data of the package, a solve, weights that ship
 SMOKE = """
 import sys, zoo, torch
@@ -77,13 +78,20 @@ def test(session: nox.Session) -> None:
     session.run("pytest", *session.posargs, env=OFFLINE)
 
 
-@nox.session(venv_backend="none")
+@nox.session
 def docs(session: nox.Session) -> None:
-    """Every local link of a Markdown file names a file that git knows, and every anchor a heading."""
+    """Build the site into build/site, tutorials executed; a warning, such as a link that leads nowhere, is an error."""
+    session.install("-e", ".[docs]")
+    session.run("sphinx-build", "-W", "--keep-going", "-q", *session.posargs, "docs", "build/site")
+
+
+@nox.session(venv_backend="none")
+def links(session: nox.Session) -> None:
+    """Every local link of a Markdown file outside docs/ names a file that git knows, and every anchor a heading."""
     known = set(tracked())
     folders = {str(parent) for name in known for parent in Path(name).parents}
     broken = []
-    for page in (name for name in known if name.endswith(".md") and not name.startswith("zoo/weights/")):
+    for page in (name for name in known if name.endswith(".md") and not name.startswith(SITE)):
         text = re.sub(r"^```.*?^```$", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
         for target in re.findall(r"\]\((?![a-z]+:)([^)\s]+)\)", text):
             path, _, anchor = target.partition("#")

@@ -1,6 +1,7 @@
-"""The tables of README and docs/measurements.md, from experiments/results: ``experiments/summary.py [--write]``.
+"""The tables of README and of the site, from experiments/results: ``experiments/summary.py [--write]``.
 
-A number there is never typed by hand: it stands between the two markers of its table, and a test compares.
+A number there is never typed by hand. README's table stands between two markers, and a test compares; those of the
+site are made when it is built, by the directive ``{results} NAME`` (docs/_ext/results.py).
 """
 
 from __future__ import annotations
@@ -166,7 +167,7 @@ def compared(name: str) -> Callable[[dict[str, dict[str, Any]]], str]:
 
 
 def theory(records: dict[str, dict[str, Any]]) -> str:
-    """The theory's table as `python -m zoo.compare --theory` wrote it, with links from where README lies."""
+    """The theory's table as `python -m zoo.compare --theory` wrote it, with links from the root of the repository."""
     text = (RESULTS / "theory.md").read_text(encoding="utf-8")
     lines = [line for line in text.partition("\n## ")[0].splitlines() if line.startswith("|")]
     return "\n".join(lines).replace("](figures/", "](experiments/results/figures/")
@@ -175,7 +176,7 @@ def theory(records: dict[str, dict[str, Any]]) -> str:
 def goals(records: dict[str, dict[str, Any]]) -> str:
     """What experiments were to reach, and what they did."""
     rows = [
-        [what, goal, got, f"[json](../experiments/results/{name}.json)"]
+        [what, goal, got, f"[json](experiments/results/{name}.json)"]
         for name, read in GOALS.items()
         if name in records
         for what, goal, got in read(records[name])
@@ -381,7 +382,86 @@ GOALS: dict[str, Callable[[dict[str, Any]], list[Goal]]] = {
     "bench_compile": _compiled,
 }
 
-README = {
+
+def _test(name: str) -> Callable[[dict[str, dict[str, Any]]], str]:
+    """The test's number of a kept run, with the data and the model that it is of."""
+
+    def read(records: dict[str, dict[str, Any]]) -> str:
+        r = records[name]
+        shown = primary_metric(r)
+        value = f"{shown.short} {shown.write(r['test'][shown.key])}"
+        return f"{r['data']} [{value}](experiments/results/{name}.json) (`{r['model']}`)"
+
+    return read
+
+
+def _of(name: str, data: str, read: Callable[[dict[str, Any]], str]) -> Callable[[dict[str, dict[str, Any]]], str]:
+    """A number that a record holds in a form of its own."""
+    return lambda records: f"{data} [{read(records[name])}](experiments/results/{name}.json)"
+
+
+def _best(r: dict[str, Any], key: str, aim: str, lower: bool) -> str:
+    """The best of the rows of one aim."""
+    rows = [row for row in r["rows"] if row.get("aim", "mortality") == aim]
+    row = (min if lower else max)(rows, key=lambda row: row[key])
+    return f"{metric_info(key).short} {metric_info(key).write(row[key])} ({row['model']})"
+
+
+def _nodes(r: dict[str, Any]) -> str:
+    row = max((row for row in r["rows"] if row["name"].startswith("ignn")), key=lambda row: row["length"])
+    return f"acc {row['test_accuracy']:.1%} over {row['length']} edges"
+
+
+ZOO: list[tuple[str, str, list[Callable[[dict[str, dict[str, Any]]], str]]]] = [  # family, models, what was measured
+    (
+        "equilibrium: images",
+        "`mdeq` (all published sizes), `mdeq_segmentation`, `monotone`, `concave`, `implicit_field`",
+        [_test("mdeq_tiny_mnist"), _test("mdeq_tiny_fashion_mnist"), _test("mdeq_segmentation_tiny_shapes")],
+    ),
+    (
+        "equilibrium: text",
+        "`deq_transformer` (the published WikiText-103 one too)",
+        [_test("deq_transformer_small_tiny_shakespeare")],
+    ),
+    ("equilibrium: graphs", "`ignn`", [_of("chains", "chains", _nodes)]),
+    ("equilibrium: constraints", "`constrained_net`; the layers `QP`, `Projection`, `LeastSquares`", []),
+    (
+        "neural ODE: images",
+        "`odenet`, augmented, second order, heavy ball; `steady`",
+        [_test("odenet_mnist_mnist"), _test("odenet_slim_fashion_mnist")],
+    ),
+    ("neural ODE: densities", "`ffjord`, `rnode`, `flow_matching`", [_test("cnf_flow_matching_two_moons")]),
+    (
+        "neural ODE: series, motion",
+        "`latent_ode`, `ode_rnn`, `neural_cde`; `hamiltonian`",
+        [_of("physionet", "PhysioNet, interpolation,", lambda r: _best(r, "mse", "interpolation", True))],
+    ),
+    (
+        "hypernetworks",
+        "`hypernet`, `hyper_wrn_40_1`, `hyperlstm`, `hyper_deq`, `hyper_ode`, `continual`",
+        [_test("hyper_cnn_mnist"), _test("hyperlstm_small_tiny_shakespeare"), _test("continual_split_mnist")],
+    ),
+    (
+        "meta-learning",
+        "`imaml`, `maml`, `fomaml`, `hyper_fewshot`, `prototypes`",
+        [_test("hyper_fewshot_omniglot"), _test("imaml_head_omniglot")],
+    ),
+    (
+        "explicit twins",
+        "`resnet_tiny`, `timm:NAME`, `cnn`, `wrn_40_1`, `transformer`, `lstm`, `gru`, `gcn`, `penalty_net`",
+        [_test("resnet_tiny_mnist"), _test("lstm_small_tiny_shakespeare")],
+    ),
+]
+
+
+def zoo(records: dict[str, dict[str, Any]]) -> str:
+    """The families, their models, and the numbers that were measured here."""
+    rows = [[family, models, "<br>".join(read(records) for read in reads)] for family, models, reads in ZOO]
+    return table(["family", "models", "measured here, on the test set"], rows)
+
+
+TABLES: dict[str, Callable[[dict[str, dict[str, Any]]], str]] = {
+    "zoo": zoo,
     "digits": compared("compare_digits"),
     "fashion_mnist": compared("compare_fashion_mnist"),
     "fashion_mnist_50m": compared("compare_fashion_mnist_50m"),
@@ -389,8 +469,6 @@ README = {
     "bpe": compared("compare_war_and_peace"),
     "theory": theory,
     "runs": runs,
-}
-MEASUREMENTS = {
     "goals": goals,
     "speed": speed,
     "products": products,
@@ -398,11 +476,11 @@ MEASUREMENTS = {
     "odenet": odenet_speed,
     "hypernet": hyper_speed,
 }
-FILES = {ROOT / "README.md": README, ROOT / "docs" / "measurements.md": MEASUREMENTS}
+FILES = {ROOT / "README.md": {"zoo": zoo}}
 
 
 def fill(file: Path) -> str:
-    """A file's text with every table made anew between its markers."""
+    """A file's text with its tables made anew, each between its markers."""
     records, text = load(), file.read_text(encoding="utf-8")
     for name, make in FILES[file].items():
         start, end = f"<!-- {name}: experiments/summary.py -->", f"<!-- /{name} -->"
@@ -417,13 +495,12 @@ def fill(file: Path) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help="put the tables into the files")
-    write = parser.parse_args().write
-    for file in FILES:
-        text = fill(file)
-        if write:
-            file.write_text(text, encoding="utf-8")
-        else:
-            print("\n\n".join(make(load()) for make in FILES[file].values()))
+    if parser.parse_args().write:
+        for file in FILES:
+            file.write_text(fill(file), encoding="utf-8")
+    else:
+        records = load()
+        print("\n\n".join(make(records) for make in TABLES.values()))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""README's code runs as it stands there; its commands are those that .ci/run runs."""
+"""The code of README and of the pages runs as it stands there; README's commands are those that .ci/run runs."""
 
 from __future__ import annotations
 
@@ -7,11 +7,16 @@ import re
 import shlex
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def blocks(language: str) -> list[str]:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = ["README.md", "docs/usage.md"]  # whose Python is one script each
+
+
+def blocks(language: str, page: str = "README.md") -> list[str]:
+    text = (ROOT / page).read_text(encoding="utf-8")
     return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
 
 
@@ -22,11 +27,12 @@ def test_the_two_commands_come_first():
     ]
 
 
-def test_the_python_of_readme_runs(tmp_path, monkeypatch):
+@pytest.mark.parametrize("page", PAGES)
+def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # where its training puts its run
     scope: dict[str, object] = {}
-    for block in blocks("python"):
-        exec(compile(block, "README.md", "exec"), scope)
+    for block in blocks("python", page):
+        exec(compile(block, page, "exec"), scope)
 
 
 def test_the_citation_names_the_version_and_the_changelog_is_open():
@@ -70,13 +76,21 @@ def test_readmes_tables_are_those_of_the_results():
 
 
 def test_readmes_commands_are_understood():
-    """Every ``python -m zoo.fit`` of README parses against the real options; training is tested elsewhere."""
+    """Every ``python -m zoo.fit`` of a page parses against the real options; training is tested elsewhere."""
     from zoo.training.options import Options
     from zoo.training.request import resolve
 
-    lines = re.findall(r"^python -m zoo\.fit (.*?)(?:\s{2,}#.*)?$", "\n".join(blocks("sh")), flags=re.MULTILINE)
+    lines = re.findall(
+        r"^python -m zoo\.fit (.*?)(?:\s{2,}#.*)?$",
+        "\n".join(b for page in PAGES for b in blocks("sh", page)),
+        flags=re.MULTILINE,
+    )
     assert len(lines) >= 3
     for line in lines:
         words = shlex.split(line.partition(";")[0].partition(">")[0])
         if "--resume" not in words and "--help" not in words:
             Options(resolve([w for w in words if w != "--print_config"]))
+
+
+def test_readme_is_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
