@@ -47,12 +47,19 @@ def parser() -> CommandParser:
     out.add_argument(
         "--depth", type=int, nargs="+", metavar="N", help="steps that a solve may take at most; one row for each"
     )
+    out.add_argument(
+        "--starts",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="starts of a reasoner, the least residual wins; a row for each",
+    )
     out.add_argument("--limit", type=int, metavar="N", help="only the first N batches; no number is checked then")
     out.add_argument("--json", metavar="FILE", help="write the measurements there as JSON; - for the terminal")
     return out
 
 
-ASKED = ("depth",)  # columns of what a model may be measured at several of
+ASKED = ("depth", "starts")  # columns of what a model may be measured at several of
 MORE: Mapping[str, tuple[str, str]] = {  # columns of the table that only some rows fill: title, form
     "nfe_forward": ("nfe", "{:.1f}"),
     "converged": ("converged", "{:.0%}"),
@@ -114,9 +121,9 @@ def work(given: argparse.Namespace) -> int:
 
     options = {"data": given.data, "root": given.root, "batch_size": given.batch_size, "solver": given.solver}
     rows = []
-    for name, depth in product(names, given.depth or [None]):
+    for name, depth, starts in product(names, given.depth or [None], given.starts or [None]):
         try:
-            rows.append(evaluate(name, **options, depth=depth, limit=given.limit))
+            rows.append(evaluate(name, **options, depth=depth, starts=starts, limit=given.limit))
         except (WeightsError, UnknownName, ValueError, OSError, RuntimeError) as error:
             print(f"zoo.evaluate: error: {name}: {error}", file=sys.stderr)
             rows.append({"name": name, "error": str(error), "holds": False})

@@ -75,12 +75,20 @@ def test_a_depth_bounds_every_solve(capsys):
     ("name", "depth", "said"),
     [
         ("resnet_tiny.digits", 3, "ResNet solves no fixed points"),
-        ("mdeq_tiny.digits", 0, "A depth is a number of steps, at least 1; got 0"),
+        ("mdeq_tiny.digits", 0, "max_steps must be at least 1; got 0"),
     ],
 )
 def test_a_depth_that_no_solve_has_is_refused(name, depth, said):
     with pytest.raises(ValueError, match=said):
         evaluate(name, depth=depth)
+
+
+def test_starts_are_refused_where_a_solve_takes_none():
+    with pytest.raises(ValueError, match="MDEQ begins every solve at one place, so it takes no starts"):
+        evaluate("mdeq_tiny.digits", starts=8)
+    with pytest.raises(ValueError, match="at least 1; got 0"):
+        evaluate("mdeq_tiny.digits", starts=0)
+    assert evaluate("mdeq_tiny.digits", starts=1, limit=1)["starts"] == 1
 
 
 def test_a_wrong_number_fails(monkeypatch, capsys):

@@ -91,7 +91,7 @@ class Reasoning(Task):
         metrics: Any = self.metrics[stage]
         metrics["solved"].update(solved.float())
         metrics["cells"].update(right.float())
-        return Scored(loss, dict(metrics.items()), len(givens))  # type: ignore[arg-type]  # one reading at least
+        return Scored(loss, dict(metrics.items()), len(givens), solved)  # type: ignore[arg-type]  # one reading at least
 
     def _segments(self, givens: Tensor) -> list[Tensor]:
         """The logits after each segment of a training step."""

@@ -13,7 +13,10 @@ from torch import nn
 from zoo.callbacks.telemetry import SolverTelemetry
 from zoo.callbacks.trust import TrustMonitor
 from zoo.data import DATA
+from zoo.deq.reasoner.base import Reasoner
+from zoo.deq.reasoner.starts import random_starts
 from zoo.hub import cards
+from zoo.hub.failures import changed_steps
 from zoo.hub.pretrained import load
 from zoo.hub.trained import trained_config
 from zoo.hub.values import check_values
@@ -35,6 +38,7 @@ def evaluate(
     batch_size: int = 256,
     solver: str | Mapping[str, Any] | None = None,
     depth: int | None = None,
+    starts: int | None = None,
     limit: int | None = None,
 ) -> dict[str, Any]:
     """Measure a trained model on a test split, and compare with what its card, or else its folder, says.
@@ -46,46 +50,55 @@ def evaluate(
         batch_size: samples a batch. A converged sample does not depend on it.
         solver: another solver than the model was trained with.
         depth: steps that a solve may take, of a model that solves fixed points; None: as it was trained with.
+        starts: of a reasoner, at most: the usual one and random ones, until a puzzle's solve converges; the one of
+            least residual has the answer. None: the usual one.
         limit: only so many batches.
 
     Returns:
         ``name``, ``data``, ``metric``, ``measured``, ``card`` and ``tolerance`` (None where there is no number to
         compare with), ``holds`` (True, False, or None), ``samples``, ``seconds``, ``parameters``, ``test`` (all numbers
-        of the test), ``depth``, and ``source`` of the number compared with. Of a model that solves fixed points and
-        whose answers are right or wrong, ``test`` says how far the residual tells them apart, see
-        `zoo.callbacks.trust.ResidualTrust`.
+        of the test), ``depth`` and ``starts`` as asked for, and ``source`` of the number compared with. Of a model that
+        solves fixed points and whose answers are right or wrong, ``test`` says how far the residual tells them apart,
+        see `zoo.callbacks.trust.ResidualTrust`.
 
     Raises:
-        ValueError: a depth below 1, or for a model that solves no fixed points.
+        ValueError: a depth below 1, or for a model that solves no fixed points; several starts of another model than a
+            reasoner.
     """
     model = load(name, solver=solver)
     if depth is not None:
         set_depth(model, depth)
+    if starts is not None and starts > 1 and not isinstance(model, Reasoner):
+        raise ValueError(
+            f"{type(model).__name__} begins every solve at one place, so it takes no starts; leave them out."
+        )
     saved = trained_config(model)
     assert saved is not None  # `load` gives every model one
     variant, _, trained_on = saved.name.partition(".")
     c = cards.card(variant)
-    test, seconds, samples, metric = measure(
-        model,
-        c,
-        data or trained_on,
-        root=root,
-        batch_size=batch_size,
-        limit=limit,
-        settings=recipe_of(saved)["data"] if data in (None, trained_on) else None,
-    )
+    with random_starts(1 if starts is None else starts):
+        test, seconds, samples, metric = measure(
+            model,
+            c,
+            data or trained_on,
+            root=root,
+            batch_size=batch_size,
+            limit=limit,
+            settings=recipe_of(saved)["data"] if data in (None, trained_on) else None,
+        )
     promised: Mapping[str, Any] = saved.metrics
     source = "config.json"
     shipped = cards.card(name.partition(".")[0]).name == variant if cards.is_card_name(name) else False
     if shipped and trained_on in c.measured:
         promised, source = c.measured[trained_on], Path(c.source).name
-    comparable = data in (None, trained_on) and limit is None and depth is None
+    comparable = data in (None, trained_on) and limit is None and depth is None and starts is None
     number = _number(name, metric, promised.get(metric)) if comparable else None
     tolerance = _number(name, "tolerance", promised.get("tolerance", TOLERANCE)) if number is not None else None
     return {
         "name": saved.name,
         "data": data or trained_on,
         "depth": depth,
+        "starts": starts,
         "metric": metric,
         "measured": test[metric],
         "card": number,
@@ -100,20 +113,14 @@ def evaluate(
 
 
 def set_depth(model: nn.Module, depth: int) -> None:
-    """Let every solve for a fixed point within a model take ``depth`` steps at most, in training and evaluation.
+    """Let every solve for a fixed point within a model take ``depth`` steps at most, in evaluation.
 
     Raises:
         ValueError: a depth below 1, or a model that solves no fixed points.
     """
-    if depth < 1:
-        raise ValueError(f"A depth is a number of steps, at least 1; got {depth}.")
-    layers = [layer for _, layer in implicit_modules(model) if isinstance(layer.solver, Solver)]
-    if not layers:
+    if not any(isinstance(layer.solver, Solver) for _, layer in implicit_modules(model)):
         raise ValueError(f"{type(model).__name__} solves no fixed points, so it has no depth; leave the depth out.")
-    for layer in layers:
-        for key in ("solver", "eval_solver"):
-            if isinstance(solver := getattr(layer, key), Solver):
-                setattr(layer, key, solver.replace(max_steps=depth))
+    changed_steps(model, depth)
 
 
 def recipe_of(config: Config) -> dict[str, dict[str, Any]]:

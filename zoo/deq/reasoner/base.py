@@ -11,9 +11,11 @@ https://arxiv.org/abs/2510.04871; "Equilibrium reasoners", ICML 2026, https://ar
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from zoo.implicit import ImplicitMixin
+from zoo.deq.reasoner.starts import Best, asked_starts, best_of
+from zoo.implicit import ImplicitMixin, SolveRecord, untracked
 from zoo.layers.grids import GridCell, GridModel
 
 
@@ -30,6 +32,29 @@ class Reasoner(ImplicitMixin, GridModel):
         self.configure_implicit({"name": "picard", "rtol": 1e-4, "max_steps": 128}, "unroll")
 
     def equilibrium(self, givens: Tensor, z0: Tensor | None = None) -> Tensor:
-        """Return the equilibrium for givens (B, H, W), sought from ``z0`` on (None: from `start`)."""
+        """Return the equilibrium for givens (B, H, W), sought from ``z0`` on (None: from `start`).
+
+        In evaluation, within `zoo.deq.reasoner.starts.random_starts`, it is the best of several starts.
+        """
+        if z0 is None and not self.training and asked_starts().count > 1:
+            return self.best(givens).solution.value
         e = self.embed(givens)
         return self.solve(self.cell, self.start(givens) if z0 is None else z0, args=(e,))
+
+    def best(self, givens: Tensor) -> Best:
+        """Return the equilibrium of least residual of givens (B, H, W), of the starts that the scope asks for."""
+
+        def solve(rows: Tensor, z0: Tensor | None) -> tuple[Tensor, SolveRecord]:
+            some = givens[rows.to(givens.device)]
+            z = self.equilibrium(some, self.start(some) if z0 is None else z0)
+            assert self.last is not None  # a solve leaves its record
+            return z, self.last
+
+        def start(generator: torch.Generator) -> Tensor:
+            return self.start(givens[:1], random=True, generator=generator)
+
+        with untracked():  # the one record of all is that of the best
+            found = best_of(asked_starts(), len(givens), solve, start)
+        self.record(SolveRecord(found.solution.result, found.solution.stats))
+        self._refuse_unfinished(found.solution)
+        return found
