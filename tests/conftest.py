@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import os
+import shutil
 import sys
+import tempfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +16,9 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+if "ZOO_CACHE" not in os.environ:  # what tests generate is not for the user's own cache
+    os.environ["ZOO_CACHE"] = tempfile.mkdtemp(prefix="zoo-cache-")
+    atexit.register(shutil.rmtree, os.environ["ZOO_CACHE"], ignore_errors=True)
 ROOT = str(Path(__file__).resolve().parents[1])
 if importlib.util.find_spec("zoo") is None:  # the installed package is tested where there is one, else the checkout
     sys.path.insert(0, ROOT)

@@ -80,6 +80,7 @@ OPTIONAL = {
     "zoo.data.files": {"torchvision"},
     "zoo.data.omniglot": {"torchvision"},
     "zoo.data.own.augment": {"timm", "torchvision"},
+    "zoo.data.puzzles.base": {"tqdm"},
     "zoo.data.segmentation": {"torchvision"},
     "zoo.data.signals": {"sklearn"},
     "zoo.data.svhn": {"torchvision"},

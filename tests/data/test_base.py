@@ -39,6 +39,7 @@ def test_what_is_shared_is_abstract(kind):
         ("chains", {"num_classes": 2, "features": 100}),
         ("spirals", {"num_classes": 0, "features": 2}),
         ("shapes", {"num_classes": 5, "in_chans": 3}),
+        ("sudoku6", {"symbols": 7, "num_classes": 6, "box": (2, 3)}),
         ("qp_family", {"features": 50, "variables": 100, "inequalities": 50, "convex": True}),
         ("qp_family_nonconvex", {"features": 50, "variables": 100, "inequalities": 50, "convex": False}),
     ],

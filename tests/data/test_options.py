@@ -19,6 +19,9 @@ SMALL = {  # that the passes below are short
     "ideal_pendulum": {"count": 2},
     "digit_episodes": {"train_episodes": 20, "val_episodes": 2, "test_episodes": 2},
     "photograph": {"side": 16},
+    "sudoku4": {"train_size": 40, "val_size": 10, "test_size": 10},
+    "sudoku6": {"train_size": 40, "val_size": 10, "test_size": 10},
+    "sudoku9": {"train_size": 40, "val_size": 10, "test_size": 10},
     "qp_family": {"variables": 8, "equalities": 3, "inequalities": 3, "count": 240},
     "qp_family_nonconvex": {"variables": 8, "equalities": 3, "inequalities": 3, "count": 240},
 }
@@ -92,9 +95,11 @@ def test_an_option_does_something_or_is_refused(name, option):
     if option == "root":
         other: Any = "somewhere"
     elif option == "augment":
-        other = not kind.augmented
+        other = not (kind.augmented if default is None else default)
     elif (name, option) == ("shapes", "download"):
         other = True
+    elif option in ("min_holes", "max_holes"):
+        other = default - 1
     elif option == "count" or option not in OTHER:
         other = 2 * default + 1
     else:

@@ -71,6 +71,9 @@ DATA: Registry = Registry(
     Entry("spirals", "zoo.data.series:Spirals", "noisy planar spirals at irregular times, made on the spot", "series"),
     Entry("pendulums", "zoo.data.systems:Pendulums", "damped pendulums of unknown length and friction, made", "series"),
     Entry("physionet", "zoo.data.physionet:PhysioNet", "8,000 irregular intensive-care records of 48 h", "series"),
+    Entry("sudoku4", "zoo.data.puzzles.sudoku:Sudoku4", "Sudokus 4x4 with one solution each, drawn", "reasoning"),
+    Entry("sudoku6", "zoo.data.puzzles.sudoku:Sudoku6", "Sudokus 6x6 with one solution each, drawn", "reasoning"),
+    Entry("sudoku9", "zoo.data.puzzles.sudoku:Sudoku9", "Sudokus 9x9 with one solution each, drawn", "reasoning"),
     Entry("ett", "zoo.data.ett:ETT", "two years of hourly electricity transformer data, for forecasts", "series"),
 )
 

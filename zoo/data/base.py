@@ -125,7 +125,7 @@ class InMemoryDataModule(L.LightningDataModule, ABC, Generic[S]):
         self.setup()
         return {name: self.size_of(split) for name, split in self._splits.items()}
 
-    def model_arguments(self) -> dict[str, int]:
+    def model_arguments(self) -> dict[str, Any]:
         """Return what this data set decides of a model: the arguments of its class that follow from the data.
 
         By default those of ``num_classes``, ``in_chans``, ``vocab_size``, ``features`` and ``targets`` that the class

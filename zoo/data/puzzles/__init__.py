@@ -1,0 +1,9 @@
+"""Puzzles for reasoners: grids of symbols with an answer that rules can check; all are generated, none is downloaded.
+
+search        solve thousands of Sudokus at once; how hard each is
+generate      full grids, and puzzles with one solution
+rules         is an answer right?
+symmetry      what leaves a Sudoku the same: augmentation, and a proof that two splits share none
+cache         keep what was generated
+base, sudoku  the data modules
+"""

@@ -1,0 +1,170 @@
+"""Sudokus of three sizes, drawn, each with a single solution."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from zoo.data.puzzles.base import SPLITS, PuzzleData, Puzzles
+from zoo.data.puzzles.generate import draw
+from zoo.data.puzzles.rules import sudoku_agrees, sudoku_solved
+from zoo.data.puzzles.search import Box, nodes
+from zoo.data.puzzles.symmetry import SudokuSymmetry, invariant
+
+FIRST, CHUNK = 32, 1024  # puzzles that are drawn together, by a random state of their own: twice as many each time
+FRUITLESS = 20  # chunks without a new puzzle after which there are taken to be no more
+REVISION = 1  # of what is drawn: raise it where the same options give other puzzles
+
+
+class SudokuData(PuzzleData):
+    """Sudokus with a single solution and their solutions; see the classes below for each size.
+
+    Givens are 0 for a blank and digits 1 to n; answers are digits less one. The difficulty is the number of placements
+    that a plain search tries, see `zoo.data.puzzles.search.nodes`. Answers of different splits may be relatives of one
+    another, as there are few grids of the small sizes; puzzles are not.
+
+    Args:
+        batch_size: puzzles a batch.
+        seed: of the order and the augmentation; not of the puzzles.
+        train_size, val_size, test_size: puzzles of each split.
+        min_holes, max_holes: blanks of a puzzle. The number wanted is drawn evenly; a puzzle that has no given to
+            spare any more keeps more of them, but not more than ``min_holes`` allows.
+        augment: replace each puzzle of a batch to train on by a relative at random, see `SudokuSymmetry`.
+
+    Raises:
+        ValueError: an argument is out of range; at ``setup``: there are not as many puzzles as wanted.
+    """
+
+    box: ClassVar[Box]  # rows and columns
+
+    def __init__(
+        self,
+        batch_size: int,
+        seed: int,
+        train_size: int,
+        val_size: int,
+        test_size: int,
+        min_holes: int,
+        max_holes: int,
+        augment: bool,
+    ) -> None:
+        super().__init__(batch_size, seed, train_size, val_size, test_size)
+        cells = self.num_classes**2
+        if not 1 <= min_holes <= max_holes < cells:
+            raise ValueError(
+                f"{type(self).__name__}: 1 <= min_holes <= max_holes < {cells} must hold; got {min_holes}, {max_holes}."
+            )
+        self.min_holes, self.max_holes, self.augment = min_holes, max_holes, augment
+
+    @property
+    def num_classes(self) -> int:  # type: ignore[override]
+        return self.box[0] * self.box[1]
+
+    @property
+    def symbols(self) -> int:  # type: ignore[override]
+        return self.num_classes + 1
+
+    def model_arguments(self) -> dict[str, Any]:
+        return {**super().model_arguments(), "box": self.box}
+
+    @property
+    def transform(self) -> SudokuSymmetry:
+        return SudokuSymmetry(self.box, self.augment, self.augment)
+
+    def check(self, givens: Tensor, answer: Tensor) -> Tensor:
+        return sudoku_solved(answer, self.box) & sudoku_agrees(givens, answer)
+
+    def key(self) -> dict[str, Any]:
+        return {"revision": REVISION, "box": self.box, "holes": [self.min_holes, self.max_holes]}
+
+    def generate(self, advance: Callable[[int], None]) -> dict[str, Puzzles]:
+        taken: set[int] = set()
+        return {name: self._drawn(name, self.counts[name], taken, advance) for name in SPLITS}
+
+    def _drawn(self, name: str, count: int, taken: set[int], advance: Callable[[int], None]) -> Puzzles:
+        """Draw a split of puzzles whose invariants are none of ``taken``, which gets them."""
+        n = self.num_classes
+        puzzles, answers = np.zeros((0, n * n), np.uint8), np.zeros((0, n * n), np.uint8)
+        chunk = fruitless = 0
+        while len(puzzles) < count:
+            random = np.random.default_rng([REVISION, SPLITS.index(name), chunk])
+            new, solved = draw(min(FIRST << chunk, CHUNK), self.box, (self.min_holes, self.max_holes), random)
+            fresh: list[int] = []
+            for i, mark in enumerate(invariant(new, self.box).tolist()):
+                if mark not in taken and len(puzzles) + len(fresh) < count:
+                    taken.add(mark)
+                    fresh.append(i)
+            puzzles, answers = np.concatenate([puzzles, new[fresh]]), np.concatenate([answers, solved[fresh]])
+            advance(len(fresh))
+            chunk, fruitless = chunk + 1, 0 if fresh else fruitless + 1
+            if fruitless == FRUITLESS:
+                raise ValueError(
+                    f"{type(self).__name__}: found only {len(taken)} puzzles with {self.min_holes} to {self.max_holes} "
+                    f"holes that are no relatives of one another; {sum(self.counts.values())} are wanted. Ask for "
+                    "smaller splits, or for a wider range of holes."
+                )
+        grid = (-1, n, n)
+        return puzzles.reshape(grid), (answers - 1).reshape(grid), nodes(puzzles, self.box)
+
+
+class Sudoku4(SudokuData):
+    """Sudokus 4x4 with boxes 2x2: for tests. Their 288 grids are relatives of two."""
+
+    box = (2, 2)
+    tiers: ClassVar = {"easy": (0, 12), "hard": (12, 1 << 62)}
+
+    def __init__(
+        self,
+        batch_size: int = 32,
+        seed: int = 0,
+        train_size: int = 128,
+        val_size: int = 32,
+        test_size: int = 64,
+        min_holes: int = 6,
+        max_holes: int = 12,
+        augment: bool = True,
+    ) -> None:
+        super().__init__(batch_size, seed, train_size, val_size, test_size, min_holes, max_holes, augment)
+
+
+class Sudoku6(SudokuData):
+    """Sudokus 6x6 with boxes of 2 rows and 3 columns."""
+
+    box = (2, 3)
+    tiers: ClassVar = {"easy": (0, 22), "medium": (22, 27), "hard": (27, 1 << 62)}
+
+    def __init__(
+        self,
+        batch_size: int = 32,
+        seed: int = 0,
+        train_size: int = 1000,
+        val_size: int = 500,
+        test_size: int = 1000,
+        min_holes: int = 16,
+        max_holes: int = 26,
+        augment: bool = True,
+    ) -> None:
+        super().__init__(batch_size, seed, train_size, val_size, test_size, min_holes, max_holes, augment)
+
+
+class Sudoku9(SudokuData):
+    """Sudokus 9x9 with boxes 3x3."""
+
+    box = (3, 3)
+    tiers: ClassVar = {"easy": (0, 60), "medium": (60, 200), "hard": (200, 1000), "extreme": (1000, 1 << 62)}
+
+    def __init__(
+        self,
+        batch_size: int = 32,
+        seed: int = 0,
+        train_size: int = 2000,
+        val_size: int = 500,
+        test_size: int = 1000,
+        min_holes: int = 46,
+        max_holes: int = 60,
+        augment: bool = True,
+    ) -> None:
+        super().__init__(batch_size, seed, train_size, val_size, test_size, min_holes, max_holes, augment)
