@@ -123,6 +123,20 @@ def _watched(f: Callable[..., Any], place: int) -> Callable[..., Any]:
     return f
 
 
+Move = Callable[[Tensors], Tensors]
+_moves: ContextVar[tuple[Move, ...]] = ContextVar("zoo_moved_starts", default=())
+
+
+@contextmanager
+def moved_starts(move: Move) -> Iterator[None]:
+    """Scope in which fixed-point solves of modules begin at ``move(z0)`` in place of ``z0``."""
+    token = _moves.set((*_moves.get(), move))
+    try:
+        yield
+    finally:
+        _moves.reset(token)
+
+
 @contextmanager
 def untracked() -> Iterator[None]:
     """Scope of solves beside the answer (a shallow loss, a contractive start).
@@ -211,6 +225,8 @@ class ImplicitMixin:
         for limit in _limits.get():
             if isinstance(solver, Solver):
                 solver, adjoint = limit.of(solver, adjoint)
+        for move in _moves.get():
+            z0 = move(z0)
         cut = isinstance(present, Solver) and any((b.most or math.inf) < present.max_steps for b in _limits.get())
         solution = fixed_point(_watched(f, 0), z0, solver, adjoint, args=args, coupled=coupled)
         self.record(SolveRecord(solution.result, solution.stats, cut))

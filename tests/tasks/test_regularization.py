@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import math
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from lightning import Trainer
+from lightning.pytorch.callbacks import Timer
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -73,6 +75,22 @@ def test_budgets_are_drawn_by_the_step_alone():
     assert first.steps[-1] == 12 and first.solver.max_steps == 12  # of training steps only
 
 
+def test_solves_deepen_with_the_share_of_the_run():
+    model = Model()
+    train(model, depth_curriculum=[2, 5, 50])
+    assert model.steps == [2] * 4 + [5] * 4 + [12] * 4  # of 12 training steps; no more than the solver has
+
+
+def test_where_a_clock_ends_the_run_it_says_the_share():
+    task = Classification(Model(), stability=StabilityConfig(depth_curriculum=(2, 5)))
+    timer = Timer({"seconds": 100})
+    timer.time_elapsed, timer.time_remaining = lambda *_: 60.0, lambda *_: 40.0
+    task.trainer = SimpleNamespace(estimated_stepping_batches=math.inf, callbacks=[timer], world_size=1)
+    assert task._share() == pytest.approx(0.6)
+    task.trainer = SimpleNamespace(estimated_stepping_batches=math.inf, callbacks=[], world_size=1)
+    assert task._share() == 0.0  # nothing ends it
+
+
 def test_a_limit_is_a_scope():
     model, x = Model(), torch.ones(2, 3)
     with solver_budget(most=5):
@@ -124,7 +142,8 @@ def test_every_part_by_flag(tmp_path, precision):
         "digits",
         task={
             "jacobian_weight": 0.1, "jacobian_final": 0.5, "jacobian_until": 0.5, "random_budget": 2,
-            "correction_weight": 0.2, "contract": 5.0,
+            "correction_weight": 0.2, "contract": 5.0, "depth_curriculum": [2, 6], "map_noise": 0.01,
+            "start_noise": 0.1, "update_penalty": 0.1,
         },
         trainer={
             "max_steps": 4, "max_epochs": 1, "limit_val_batches": 1, "limit_test_batches": 1,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any, NamedTuple, cast, final
 
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from zoo import _compat, penalties
 from zoo.implicit import implicit_modules, solver_budget, untracked
 from zoo.tasks.contractive_start import contract
+from zoo.tasks.maps import last_updates, map_noise, start_noise, update_size
 from zoo.tasks.optim import Optim
 from zoo.tasks.regularization import StabilityConfig
 from zoo.tasks.sharding import shard, whole
@@ -110,7 +112,7 @@ class Task(LightningModule, ABC):
         for name, value in self.stability.enabled_options().items():
             if not solves:
                 what = "solves ODEs, no fixed points" if implicit_modules(model) else "solves nothing"
-                raise ValueError(f"task.{name} is {value}, but {type(model).__name__} {what}; set it to 0.")
+                raise ValueError(f"task.{name} is {value}, but {type(model).__name__} {what}; leave it out.")
         self.model = model
         self.optim = Optim(**optim) if isinstance(optim, Mapping) else optim or Optim()
         # plain values only, so that a checkpoint loads with weights_only=True; `load_from_checkpoint` hands them back
@@ -160,11 +162,21 @@ class Task(LightningModule, ABC):
         self._refuse_nan_input(batch)
         early = self._early(batch) if stability.correction_weight > 0 else None
         less = int(torch.randint(stability.random_budget + 1, ())) if stability.random_budget else 0
-        with penalties.collect(jacobian=weight > 0) as terms, solver_budget(less=less):
+        depth = stability.depth(self._share()) if stability.depth_curriculum else None
+        with (
+            penalties.collect(jacobian=weight > 0) as terms,
+            solver_budget(most=depth, less=less),
+            map_noise(stability.map_noise),
+            start_noise(stability.start_noise),
+            last_updates() if stability.update_penalty else nullcontext() as updates,
+        ):
             scored = self.score(batch, "train")
         loss = scored.loss
         if "jacobian" in terms:
             loss = loss + weight * terms["jacobian"]
+        if updates is not None:
+            terms["last_update"] = update_size(updates)
+            loss = loss + stability.update_penalty * terms["last_update"]
         if early is not None:
             loss = loss + stability.correction_weight * early
         finite = bool(torch.isfinite(loss))
@@ -172,8 +184,8 @@ class Task(LightningModule, ABC):
             return self._void()
         if not finite:
             raise NonFiniteError(self._sentence(f"The training loss became {loss.item()}", batch))
-        if "jacobian" in terms:
-            self.log("train/jacobian", terms["jacobian"].detach(), batch_size=scored.size)
+        for name, term in terms.items():
+            self.log(f"train/{name}", term.detach(), batch_size=scored.size)
         if early is not None:
             self.log("train/loss_early", early.detach(), batch_size=scored.size)
         self.log("train/loss", scored.loss.detach(), on_step=True, on_epoch=False, batch_size=scored.size)
@@ -275,15 +287,24 @@ class Task(LightningModule, ABC):
 
     def _factor(self, step: int, total: float) -> float:
         """The learning rate as a share of its peak. Where only the clock ends a run, the clock says how far it is."""
+        gone = self._gone() if math.isinf(total) else None
+        return self.optim.factor(step, total if gone is None else max(step, 1) / max(gone, 1e-9))
+
+    def _share(self) -> float:
+        """The share of the run that is done, by its steps or its clock; 0 where neither ends it."""
+        total = float(self.trainer.estimated_stepping_batches)
+        gone = self._gone() if math.isinf(total) else self.global_step / max(total, 1.0)
+        return min(gone or 0.0, 1.0)
+
+    def _gone(self) -> float | None:
+        """The share of its time that a run has used, the same in every process; None where no clock ends it."""
         timer = next((c for c in self.trainer.callbacks if isinstance(c, Timer)), None)  # type: ignore[attr-defined]
         left = timer.time_remaining() if timer is not None else None
-        if timer is not None and left is not None and math.isinf(total):
-            elapsed = timer.time_elapsed()
-            gone = elapsed / (elapsed + max(left, 0.0))
-            if self.trainer.world_size > 1:  # every rank takes the same step
-                gone = self.trainer.strategy.broadcast(gone)
-            total = max(step, 1) / max(gone, 1e-9)
-        return self.optim.factor(step, total)
+        if timer is None or left is None:
+            return None
+        elapsed = timer.time_elapsed()
+        gone = elapsed / (elapsed + max(left, 0.0))
+        return float(self.trainer.strategy.broadcast(gone)) if self.trainer.world_size > 1 else gone
 
     def _refuse_nan_input(self, batch: Any) -> None:
         what = self.describe(batch)

@@ -17,6 +17,9 @@ USUAL = (  # of the Trainer, shown by --help
     "max_epochs", "max_steps", "max_time", "accelerator", "devices", "strategy", "precision", "gradient_clip_val",
     "accumulate_grad_batches", "fast_dev_run",
 )  # fmt: skip
+RARE = (  # of StabilityConfig: what refines another option, or few runs need
+    "jacobian_every", "jacobian_final", "jacobian_until", "warmup_depth", "correction_steps", "contract", "nonfinite",
+)  # fmt: skip
 COLUMN = 45  # where the text begins, on a terminal that is wide enough
 
 
@@ -31,6 +34,8 @@ def options_help(options: Options, *, everything: bool = False) -> str:
     for key in options.option_keys():
         section, _, option = key.partition(".")
         if section == "trainer" and not everything and option not in USUAL:
+            continue
+        if not everything and section == "task" and _is_idle(option, options.values["task"].get(option)):
             continue
         if section != group and section != "ema":  # its one option stands below those of the optimizer
             group = section
@@ -47,6 +52,11 @@ def options_help(options: Options, *, everything: bool = False) -> str:
         more = "In full, with all of the Trainer's options: --help-all. All names: --help."
         lines += ["", *paragraph(more, width)]
     return "\n".join(lines)
+
+
+def _is_idle(option: str, value: Any) -> bool:
+    """Whether an option of the task is a rare one that has its default here."""
+    return option in RARE and value == getattr(StabilityConfig, option)
 
 
 def _docs(options: Options) -> dict[str, str]:
