@@ -19,6 +19,7 @@ SMALL = {  # that the passes below are short
     "ideal_pendulum": {"count": 2},
     "digit_episodes": {"train_episodes": 20, "val_episodes": 2, "test_episodes": 2},
     "photograph": {"side": 16},
+    "mazes": {"train_size": 40, "val_size": 10, "test_size": 10},
     "sudoku4": {"train_size": 40, "val_size": 10, "test_size": 10},
     "sudoku6": {"train_size": 40, "val_size": 10, "test_size": 10},
     "sudoku9": {"train_size": 40, "val_size": 10, "test_size": 10},
@@ -45,6 +46,8 @@ OTHER = {  # another value than the default, where twice the number and one is n
     "train_ways": 5,
     "epochs_per_task": 2,
     "noise": 0.5,
+    "loops": 0.5,
+    "test_loops": 0.5,
     "eval_batch_size": 3,
     "num_workers": 1,
 }

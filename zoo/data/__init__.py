@@ -74,6 +74,7 @@ DATA: Registry = Registry(
     Entry("sudoku4", "zoo.data.puzzles.sudoku:Sudoku4", "Sudokus 4x4 with one solution each, drawn", "reasoning"),
     Entry("sudoku6", "zoo.data.puzzles.sudoku:Sudoku6", "Sudokus 6x6 with one solution each, drawn", "reasoning"),
     Entry("sudoku9", "zoo.data.puzzles.sudoku:Sudoku9", "Sudokus 9x9 with one solution each, drawn", "reasoning"),
+    Entry("mazes", "zoo.data.puzzles.mazes:Mazes", "mazes with their shortest way, larger ones to test", "reasoning"),
     Entry("ett", "zoo.data.ett:ETT", "two years of hourly electricity transformer data, for forecasts", "series"),
 )
 

@@ -224,5 +224,5 @@ def test_impossible_options_are_refused(options, message):
 
 def test_more_puzzles_than_there_are_is_an_error():
     data = DATA["sudoku4"](train_size=500, val_size=0, test_size=1, min_holes=1, max_holes=2)
-    with pytest.raises(ValueError, match=r"found only \d+ puzzles with 1 to 2 holes .* 501 are wanted"):
+    with pytest.raises(ValueError, match=r"Sudoku4: found only \d+ puzzles .* 501 are wanted.* wider range of holes"):
         data.setup()

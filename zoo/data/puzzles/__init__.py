@@ -5,5 +5,6 @@ generate      full grids, and puzzles with one solution
 rules         is an answer right?
 symmetry      what leaves a Sudoku the same: augmentation, and a proof that two splits share none
 cache         keep what was generated
-base, sudoku  the data modules
+maze          carve mazes, find shortest ways
+base; sudoku, mazes   the data modules
 """

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,6 +18,8 @@ from zoo.data.puzzles.cache import Arrays, cached
 from zoo.data.tensors import Split, TensorData
 
 SPLITS = ("test", "val", "train")  # in the order in which they are drawn
+FIRST, CHUNK = 32, 1024  # puzzles that are drawn together, by a random state of their own: twice as many each time
+FRUITLESS = 20  # chunks without a new puzzle after which there are taken to be no more
 Puzzles = tuple[np.ndarray, np.ndarray, np.ndarray]  # givens and answers (n, H, W), difficulty (n,)
 
 
@@ -41,6 +43,8 @@ class PuzzleData(TensorData):
     symbols: int  # of the givens
     num_classes: int  # of an answer's cells
     tiers: ClassVar[dict[str, tuple[int, int]]]  # difficulties of each, from and up to but without
+    revision: ClassVar[int] = 1  # of what is drawn: raise it where the same options give other puzzles
+    more: ClassVar[str]  # what else to ask for, where there are too few puzzles
 
     def __init__(self, batch_size: int, seed: int, train_size: int, val_size: int, test_size: int) -> None:
         super().__init__(None, batch_size, seed)
@@ -54,11 +58,19 @@ class PuzzleData(TensorData):
 
     @abstractmethod
     def key(self) -> dict[str, Any]:
-        """Return all that the puzzles depend on, as JSON can write it."""
+        """Return all that the puzzles depend on, as JSON can write it; sizes of the splits aside."""
 
     @abstractmethod
-    def generate(self, advance: Callable[[int], None]) -> dict[str, Puzzles]:
-        """Draw the splits, and call ``advance`` with the number of puzzles done since the last call."""
+    def draw(self, split: str, count: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Return givens and answers of new puzzles (n, H, W), uint8; ``n`` is near ``count``."""
+
+    @abstractmethod
+    def marks(self, givens: np.ndarray) -> Sequence[Hashable]:
+        """Return a mark a puzzle: those that are relatives have the same one."""
+
+    @abstractmethod
+    def measure(self, givens: np.ndarray, answers: np.ndarray) -> np.ndarray:
+        """Return the difficulty of each puzzle, int (n,)."""
 
     @abstractmethod
     def check(self, givens: Tensor, answer: Tensor) -> Tensor:
@@ -85,13 +97,41 @@ class PuzzleData(TensorData):
 
     def _arrays(self) -> Arrays:
         name = type(self).__name__.lower()
-        return cached(name, {**self.key(), **self.counts}, lambda: self._generated(name))
+        return cached(name, {"revision": self.revision, **self.key(), **self.counts}, lambda: self._generated(name))
 
     def _generated(self, name: str) -> Arrays:
         from tqdm import tqdm
 
         hidden = not sys.stderr.isatty()
         with tqdm(total=sum(self.counts.values()), desc=name, unit="puzzle", leave=False, disable=hidden) as bar:
-            splits = self.generate(bar.update)
+            taken: set[Hashable] = set()
+            splits = {name: self._drawn(name, taken, bar.update) for name in SPLITS}
         parts = ("givens", "answer", "difficulty")
         return {f"{name}_{part}": x for name in SPLITS for part, x in zip(parts, splits[name], strict=True)}
+
+    def _drawn(self, split: str, taken: set[Hashable], advance: Callable[[int], Any]) -> Puzzles:
+        """Draw a split of puzzles whose relatives are not among ``taken``, which gets their marks.
+
+        A split with more puzzles begins with those of one with fewer.
+        """
+        count, found, chunk, fruitless = self.counts[split], 0, 0, 0
+        parts: list[Puzzles] = []
+        while found < count or not parts:
+            random = np.random.default_rng([self.revision, SPLITS.index(split), chunk])
+            givens, answers = self.draw(split, min(FIRST << chunk, CHUNK), random)
+            fresh: list[int] = []
+            for i, mark in enumerate(self.marks(givens)):
+                if mark not in taken and found + len(fresh) < count:
+                    taken.add(mark)
+                    fresh.append(i)
+            givens, answers = givens[fresh], answers[fresh]
+            parts.append((givens, answers, self.measure(givens, answers)))
+            advance(len(fresh))
+            found, chunk, fruitless = found + len(fresh), chunk + 1, 0 if fresh else fruitless + 1
+            if fruitless == FRUITLESS:
+                raise ValueError(
+                    f"{type(self).__name__}: found only {len(taken)} puzzles that are no relatives of one another; "
+                    f"{sum(self.counts.values())} are wanted. Ask for smaller splits, or {self.more}."
+                )
+        givens, answers, difficulty = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return givens, answers, difficulty

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from zoo.data.puzzles.maze import GOAL, START, WALL, distances
 from zoo.data.puzzles.search import Box, geometry
 
 
@@ -44,3 +45,24 @@ def sudoku_contradictions(givens: Tensor, box: Box) -> Tensor:
     peers = torch.from_numpy(geometry(box).peers).to(givens.device).triu()
     flat = givens.flatten(1)
     return ((flat[:, :, None] == flat[:, None]) & (flat[:, :, None] > 0) & peers).nonzero()
+
+
+def maze_solved(givens: Tensor, answer: Tensor) -> Tensor:
+    """Return whether an answer marks a shortest way from start to goal, and nothing else: bool (B,).
+
+    Args:
+        givens: int (B, H, W), 0 free, 1 wall, 2 start, 3 goal.
+        answer: int (B, H, W), 1 on the way, both ends included, else 0.
+
+    Example:
+        >>> maze = torch.tensor([[[2, 0, 0], [0, 1, 0], [0, 0, 3]]])
+        >>> one, both = torch.tensor([[[1, 1, 1], [0, 0, 1], [0, 0, 1]]]), (maze != 1).long()
+        >>> maze_solved(maze, one).item(), maze_solved(maze, both).item()
+        (True, False)
+    """
+    maze, marked = givens.cpu().numpy(), (answer == 1).cpu().numpy()
+    start, goal = maze == START, (maze == GOAL)
+    least, marked_way = (distances(passable, start)[goal] for passable in (maze != WALL, marked & (maze != WALL)))
+    # as many cells as a shortest way has, and a way among them: they are that way
+    right = (marked_way >= 0) & (marked.sum((1, 2)) == least + 1) & (marked & start).any((1, 2))
+    return torch.from_numpy(right).to(answer.device)

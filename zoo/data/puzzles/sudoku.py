@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor
 
-from zoo.data.puzzles.base import SPLITS, PuzzleData, Puzzles
+from zoo.data.puzzles.base import PuzzleData
 from zoo.data.puzzles.generate import draw
 from zoo.data.puzzles.rules import sudoku_agrees, sudoku_solved
 from zoo.data.puzzles.search import Box, nodes
 from zoo.data.puzzles.symmetry import SudokuSymmetry, invariant
-
-FIRST, CHUNK = 32, 1024  # puzzles that are drawn together, by a random state of their own: twice as many each time
-FRUITLESS = 20  # chunks without a new puzzle after which there are taken to be no more
-REVISION = 1  # of what is drawn: raise it where the same options give other puzzles
 
 
 class SudokuData(PuzzleData):
@@ -39,6 +34,7 @@ class SudokuData(PuzzleData):
     """
 
     box: ClassVar[Box]  # rows and columns
+    more = "for a wider range of holes"
 
     def __init__(
         self,
@@ -68,7 +64,7 @@ class SudokuData(PuzzleData):
         return self.num_classes + 1
 
     def model_arguments(self) -> dict[str, Any]:
-        return {**super().model_arguments(), "box": self.box}
+        return {**super().model_arguments(), "box": self.box, "grid": (self.num_classes, self.num_classes)}
 
     @property
     def transform(self) -> SudokuSymmetry:
@@ -78,36 +74,18 @@ class SudokuData(PuzzleData):
         return sudoku_solved(answer, self.box) & sudoku_agrees(givens, answer)
 
     def key(self) -> dict[str, Any]:
-        return {"revision": REVISION, "box": self.box, "holes": [self.min_holes, self.max_holes]}
+        return {"box": self.box, "holes": [self.min_holes, self.max_holes]}
 
-    def generate(self, advance: Callable[[int], None]) -> dict[str, Puzzles]:
-        taken: set[int] = set()
-        return {name: self._drawn(name, self.counts[name], taken, advance) for name in SPLITS}
-
-    def _drawn(self, name: str, count: int, taken: set[int], advance: Callable[[int], None]) -> Puzzles:
-        """Draw a split of puzzles whose invariants are none of ``taken``, which gets them."""
+    def draw(self, split: str, count: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         n = self.num_classes
-        puzzles, answers = np.zeros((0, n * n), np.uint8), np.zeros((0, n * n), np.uint8)
-        chunk = fruitless = 0
-        while len(puzzles) < count:
-            random = np.random.default_rng([REVISION, SPLITS.index(name), chunk])
-            new, solved = draw(min(FIRST << chunk, CHUNK), self.box, (self.min_holes, self.max_holes), random)
-            fresh: list[int] = []
-            for i, mark in enumerate(invariant(new, self.box).tolist()):
-                if mark not in taken and len(puzzles) + len(fresh) < count:
-                    taken.add(mark)
-                    fresh.append(i)
-            puzzles, answers = np.concatenate([puzzles, new[fresh]]), np.concatenate([answers, solved[fresh]])
-            advance(len(fresh))
-            chunk, fruitless = chunk + 1, 0 if fresh else fruitless + 1
-            if fruitless == FRUITLESS:
-                raise ValueError(
-                    f"{type(self).__name__}: found only {len(taken)} puzzles with {self.min_holes} to {self.max_holes} "
-                    f"holes that are no relatives of one another; {sum(self.counts.values())} are wanted. Ask for "
-                    "smaller splits, or for a wider range of holes."
-                )
-        grid = (-1, n, n)
-        return puzzles.reshape(grid), (answers - 1).reshape(grid), nodes(puzzles, self.box)
+        puzzles, grids = draw(count, self.box, (self.min_holes, self.max_holes), random)
+        return puzzles.reshape(-1, n, n), grids.reshape(-1, n, n) - 1
+
+    def marks(self, givens: np.ndarray) -> list[int]:
+        return invariant(givens.reshape(len(givens), self.num_classes**2), self.box).tolist()
+
+    def measure(self, givens: np.ndarray, answers: np.ndarray) -> np.ndarray:
+        return nodes(givens.reshape(len(givens), self.num_classes**2), self.box)
 
 
 class Sudoku4(SudokuData):
