@@ -26,6 +26,8 @@ from zoo.hub.numbers import Points, SeriesInputs
 from zoo.hub.pictures import Pictures, Scenes
 from zoo.hub.pretrained import load, preprocessing_of
 from zoo.hub.prompts import Prompts
+from zoo.hub.reason import Puzzles
+from zoo.hub.reason import Reasoned as Reasoned
 from zoo.hub.trained import trained_config
 from zoo.registry import unknown
 from zoo.storage.model_folder import Config
@@ -58,6 +60,7 @@ def predict(
     | of pixels | the same; each keeps its size | `Segmented` |
     | of language | a prompt, a list, a file with one a line, a folder of such ``.txt`` files | `Continuation` |
     | of density | points (N, D), or an ``.npy`` or ``.csv`` of them | `LogDensity` |
+    | of puzzles | a Sudoku as text, ``"53..7....6.."``, a grid (H, W), several, a file with one a line | `Reasoned` |
     | of series | a mapping of ``times, values, mask, query``, an ``.npz`` or long ``.csv`` | `Forecast`, `Prediction` |
 
     Args:
@@ -190,6 +193,8 @@ def inputs_of(model: nn.Module, given: Any, *, top: int = 3, length: int = LENGT
         return Prompts(model, given, top, length)
     if kind == "density":
         return Points(model, given, top)
+    if kind == "reasoning":
+        return Puzzles(model, given, top)
     if kind == "series":
         return SeriesInputs(model, given, top)
     if kind in ("classification", "segmentation"):
