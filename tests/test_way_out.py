@@ -115,8 +115,9 @@ def test_a_trace_of_a_solve_is_refused(module):
     x = torch.ones(2, 4)
     with torch.no_grad(), pytest.warns(FutureWarning), pytest.raises(RuntimeError, match="cannot be traced"):
         torch.jit.trace(module, (x,))
-    with torch.no_grad(), pytest.raises(RuntimeError, match="cannot be traced or exported"):
-        torch.export.export(module, (x,))
+    if isinstance(module, Ends):  # a program holds picard and anderson: tests/solvers/test_bounded.py
+        with torch.no_grad(), pytest.raises(RuntimeError, match="cannot be traced or exported"):
+            torch.export.export(module, (x,))
 
 
 def test_an_event_that_is_nan_from_the_start_is_refused():

@@ -16,6 +16,7 @@ from zoo.adjoints import ADJOINTS
 from zoo.adjoints.base import Adjoint
 from zoo.solvers import SOLVERS
 from zoo.solvers.base import Result, Solution, SolveError, Solver
+from zoo.solvers.bounded import bounded_fixed_point, bounded_odeint, refuse_unbounded
 from zoo.solvers.ode.base import ODESolution, ODESolver, PackedEvent, PackedField
 from zoo.solvers.ode.events import Event, Events
 from zoo.solvers.ode.runge_kutta import RungeKutta
@@ -109,7 +110,7 @@ def fixed_point(
     if args is not None and packing.whole:
         f, args = bind(f, _arguments(args)), None  # of one sample nothing is ever cut
     elif args is not None:
-        args = _arguments(args, len(flat))
+        args = _arguments(args, flat.shape[0])
     method, across = make_solver(solver), make_adjoint(adjoint)
     if isinstance(method, ODESolver):
         raise TypeError(
@@ -117,6 +118,9 @@ def fixed_point(
             "use a fixed-point solver, such as anderson, or call odeint."
         )
     _refuse_trace(method)
+    if torch.compiler.is_exporting():
+        solution = bounded_fixed_point(packing.wrap(f), flat, method, args)
+        return dataclasses.replace(solution, value=packing.unpack(solution.value))
     with profile_scope(f"solve by {type(method).__name__}"), _said_of_transforms():
         solution = across.solve(packing.wrap(f), flat, method, args)
     solution = dataclasses.replace(solution, value=packing.unpack(solution.value))
@@ -168,11 +172,14 @@ def _said_of_transforms() -> Iterator[None]:
 
 def _refuse_trace(method: Solver | ODESolver) -> None:
     """Raise where a trace would keep the steps that one input took."""
+    if torch.compiler.is_exporting():
+        refuse_unbounded(method)
     fixed = isinstance(method, RungeKutta) and not method.adaptive
-    if torch.compiler.is_exporting() or (torch.jit.is_tracing() and not fixed):
+    if torch.jit.is_tracing() and not fixed:
         raise RuntimeError(
-            "A solve cannot be traced or exported: how many steps it takes depends on its input, and a trace would "
-            "keep those of one. Save the module itself; torch.compile takes it, and runs the solve as it is."
+            "A solve cannot be traced by torch.jit: how many steps it takes depends on its input, and a trace would "
+            "keep those of one. Use torch.export, which unrolls picard and anderson to a bounded number of steps, or "
+            "save the module itself."
         )
 
 
@@ -246,6 +253,10 @@ def odeint(
     start = y0 if plain and isinstance(y0, Tensor) else packing.pack(y0)
     params = None if params is None else tuple(params)
     _refuse_trace(method)
+    if torch.compiler.is_exporting():
+        assert isinstance(method, RungeKutta)
+        solution = bounded_odeint(field, start, ts, method, args)
+        return solution if plain else dataclasses.replace(solution, value=packing.unpack(solution.value))
     with profile_scope(f"integrate by {type(method).__name__}"), _said_of_transforms():
         solution = across.integrate(field, start, ts, method, args, params, event=events, dense=dense)
     if not plain:

@@ -177,4 +177,12 @@ def test_the_command_writes_a_table_that_hides_nothing(tmp_path, capsys):
     assert door.main([*words, "--overwrite", "--max-steps", "1", "--on-failure", "raise"]) == 1
     assert "did not converge on 2 of 2" in capsys.readouterr().err
     assert door.main([*words[:2], "--input", "nowhere"]) == 1
-    assert zoo.predict("mdeq_tiny.digits", torch.zeros(8, 8)).converged  # the module's import left the function
+
+
+def test_the_command_s_module_is_the_function_too():
+    import zoo.predict as door
+
+    assert callable(door) and door(zoo.load("mdeq_tiny.digits"), torch.zeros(8, 8)).converged
+    with pytest.warns(UserWarning, match="did not converge") as caught:
+        door(hard(1), torch.zeros(8, 8))
+    assert caught[0].filename == __file__  # the caller is named, not the module

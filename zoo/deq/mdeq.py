@@ -226,10 +226,10 @@ class Multiscale(ImplicitMixin, nn.Module, ABC):
         self._check(images)
         x = self.stem(images)
         size = x.shape[-2:]
-        z0 = tuple(x.new_zeros(len(x), c, size[0] >> i, size[1] >> i) for i, c in enumerate(self.channels))
+        z0 = tuple(x.new_zeros(x.shape[0], c, size[0] >> i, size[1] >> i) for i, c in enumerate(self.channels))
         masks: State = ()
         if self.training and self.dropout:
-            masks = tuple(dropout_mask(x, self.dropout, len(x), c, 1, 1) for c in self.channels)
+            masks = tuple(dropout_mask(x, self.dropout, x.shape[0], c, 1, 1) for c in self.channels)
         return self.solve(self.cell, z0, args=(x, *masks))
 
     @property

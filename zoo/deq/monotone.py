@@ -22,8 +22,9 @@ Shape letters: ``B`` images, ``C, H, W`` channels and size of a map, ``K`` colum
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -77,11 +78,12 @@ class MonotoneConv(nn.Module):
         w = self.operator(height, width)
         eye = torch.eye(w.shape[-1], dtype=w.dtype, device=w.device)
         with torch.no_grad():
-            norm = float(torch.linalg.matrix_norm(eye - w, 2).max())
+            largest = torch.linalg.matrix_norm(eye - w, 2).max()
+        # the weights of a program that is exported have no values yet: the step stays a tensor, the rate is unknown
+        norm: Any = largest if torch.compiler.is_exporting() else float(largest)
         if splitting == "forward_backward":
             step = self.margin / norm**2
-            rate = max(0.0, 1 - (self.margin / norm) ** 2) ** 0.5
-            return lambda z, x: F.relu((1 - step) * z + step * (apply(w, z) + x)), step, rate
+            return lambda z, x: F.relu((1 - step) * z + step * (apply(w, z) + x)), step, _rate(self.margin / norm, 2)
         step = 1 / norm
         inverse = torch.linalg.inv(eye + step * (eye - w))
 
@@ -89,7 +91,7 @@ class MonotoneConv(nn.Module):
             h = 2 * F.relu(u) - u
             return 2 * apply(inverse, h + step * x) - h
 
-        return reflect, step, max(0.0, 1 - self.margin / norm) ** 0.5
+        return reflect, step, _rate(self.margin / norm, 1)
 
     @staticmethod
     def _frequencies(weight: Tensor, height: int, width: int) -> Tensor:
@@ -98,6 +100,10 @@ class MonotoneConv(nn.Module):
         half = weight.shape[-1] // 2
         padded = F.pad(weight, (0, width - weight.shape[-1], 0, height - weight.shape[-2]))
         return torch.fft.rfft2(padded.roll((-half, -half), (2, 3))).permute(2, 3, 0, 1)
+
+
+def _rate(share: float | Tensor, power: int) -> float:
+    return math.nan if isinstance(share, Tensor) else max(0.0, 1 - share**power) ** 0.5
 
 
 def apply(matrix: Tensor, z: Tensor) -> Tensor:

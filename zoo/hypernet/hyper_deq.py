@@ -112,20 +112,20 @@ class HyperDEQ(ImplicitMixin, nn.Module):
         names = list(theta)
         if code.dim() == 1:
             return self.solve(lambda z, x: self.target(theta, z, x), start, args=(x,))
-        if len(code) == len(x):  # the weights are arguments of a sample: they leave the batch with it
+        if code.shape[0] == x.shape[0]:  # the weights are arguments of a sample: they leave the batch with it
 
             def one(z: Tensor, x: Tensor, *tensors: Tensor) -> Tensor:
                 return self.target.each(dict(zip(names, tensors, strict=True)), z, x)
 
             return self.solve(one, start, args=(x, *theta.values()))
-        if code.dim() != 2 or len(x) % len(code):
+        if code.dim() != 2 or x.shape[0] % code.shape[0]:
             raise ValueError(
                 f"{len(x)} samples need a code each, one code for all, or a number of tasks that divides them; got "
                 f"codes of shape {tuple(code.shape)}."
             )
 
         def tasks(z: Tensor) -> Tensor:
-            split = (len(code), len(x) // len(code))
+            split = (code.shape[0], x.shape[0] // code.shape[0])
             return self.target(theta, z.unflatten(0, split), x.unflatten(0, split), batched=True).flatten(0, 1)
 
         return self.solve(tasks, start)

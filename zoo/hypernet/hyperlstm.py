@@ -64,7 +64,7 @@ class HyperLSTMCell(Cell):
         return torch.cat([self.input(x), self.hyper.input(x)], -1)
 
     def start(self, like: Tensor) -> State:
-        zero = self.hidden.new_zeros(len(like), self.width)
+        zero = self.hidden.new_zeros(like.shape[0], self.width)
         return (zero, zero, *self.hyper.start(like))
 
     def forward(self, read: Tensor, state: State, mask: Tensor | None = None) -> State:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from zoo import _compat
+from zoo.hypernet.products import exportable
 from zoo.layers.autocast import vmap
 from zoo.registry import unknown
 
@@ -169,7 +170,8 @@ class HyperTarget(nn.Module):
         in_dims = axes if None in axes else 0
 
         def one(*x: Any) -> Any:
-            return self._call(dict(zip(names, x, strict=False)), x[len(names) :])
+            with exportable():
+                return self._call(dict(zip(names, x, strict=False)), x[len(names) :])
 
         try:
             return vmap(one, flat[0].device.type, in_dims=in_dims, randomness="different")(*flat)

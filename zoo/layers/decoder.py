@@ -197,7 +197,7 @@ class DecoderLM(LanguageHead, nn.Module, ABC):
 
     def hidden(self, tokens: Tensor, memory: Memory | None = None) -> tuple[Tensor, Memory | None]:
         """Return the states (B, T, D) that score the next words, and the memory."""
-        if memory is not None and len(memory[0]) != len(tokens):
+        if memory is not None and memory[0].shape[0] != tokens.shape[0]:
             raise ValueError(
                 f"The memory holds {len(memory[0])} sequences, the tokens {len(tokens)}: a memory belongs to the batch "
                 "that it came from. Give None where other texts begin."
@@ -225,7 +225,7 @@ class DecoderLM(LanguageHead, nn.Module, ABC):
         """Return dropout masks of one forward pass, as `DecoderCell.forward` takes them; none in evaluation mode."""
         if not self.training or not (self.dropout or self.attention_dropout):
             return ()
-        b = len(like)
+        b = like.shape[0]
         drop = [self._mask(like, b, 1, size) for size in (cell.width, cell.inner, cell.width)]
         if self.attention_dropout:
             drop.append(dropout_mask(like, self.attention_dropout, b, cell.attention.heads, t, m + t))
@@ -246,4 +246,4 @@ class DecoderLM(LanguageHead, nn.Module, ABC):
         """Variational dropout: whole features, for all places of a sequence."""
         if not self.training or not self.dropout:
             return h
-        return h * self._mask(h, len(h), 1, h.shape[-1])
+        return h * self._mask(h, h.shape[0], 1, h.shape[-1])

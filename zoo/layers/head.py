@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -188,6 +189,8 @@ def check_finite(images: Tensor) -> None:
     It waits for the device. But a solver that keeps the best iterate answers NaN with its start, as if all were well;
     and NaN would spoil running statistics for good.
     """
+    if torch.compiler.is_exporting():  # a program says of them that they have not converged
+        return
     finite = images.isfinite().flatten(1).all(1)
     if not finite.all():
         bad = (~finite).nonzero().flatten().tolist()

@@ -103,7 +103,7 @@ class LSTMCell(Cell):
         return self.input(x).unflatten(-1, (4, self.width))
 
     def start(self, like: Tensor) -> State:
-        zero = self.hidden.new_zeros(len(like), self.width)
+        zero = self.hidden.new_zeros(like.shape[0], self.width)
         return zero, zero
 
     def forward(self, read: Tensor, state: State, mask: Tensor | None = None) -> State:

@@ -151,17 +151,17 @@ class Hyper(TimeLayer):
 
     def forward(self, t: Tensor, h: Tensor) -> Tensor:
         weight, bias = self.generate(t)
-        if len(weight) == 1:
+        if weight.shape[0] == 1:
             if not self.kernel:
                 return F.linear(h, weight[0], bias[0])
             return F.conv2d(h, weight[0], bias[0], padding=self.kernel // 2)
         if not self.kernel:
-            rows = h.reshape(len(h), -1, self.c_in)
+            rows = h.reshape(h.shape[0], -1, self.c_in)
             return torch.baddbmm(bias[:, None], rows, weight.mT).view(*h.shape[:-1], self.c_out)
         # every sample has a kernel of its own: one convolution of B groups
         one = h.reshape(1, -1, *h.shape[2:])
-        out = F.conv2d(one, weight.flatten(0, 1), bias.flatten(), padding=self.kernel // 2, groups=len(h))
-        return out.view(len(h), self.c_out, *h.shape[2:])
+        out = F.conv2d(one, weight.flatten(0, 1), bias.flatten(), padding=self.kernel // 2, groups=h.shape[0])
+        return out.view(h.shape[0], self.c_out, *h.shape[2:])
 
 
 LAYERS: dict[str, type[TimeLayer]] = {"plain": Plain, "concat": Concat, "concat_squash": ConcatSquash, "hyper": Hyper}

@@ -56,7 +56,7 @@ class ODEBlock(ImplicitMixin, nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The state at the end, (B, C + augment, ...), of an input (B, C, ...)."""
-        y = torch.cat([x, x.new_zeros(len(x), self.augment, *x.shape[2:])], 1) if self.augment else x
+        y = torch.cat([x, x.new_zeros(x.shape[0], self.augment, *x.shape[2:])], 1) if self.augment else x
         if self.velocity:
             y = torch.cat([y, torch.zeros_like(y)], 1)
         y = self.integrate(self.field, y, (0.0, self.end))[-1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -50,6 +50,8 @@ class Anderson(FixedPointSolver):
     ridge: float | None = None
     restart: float = 10.0
 
+    traceable: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.window < 1:
@@ -80,7 +82,7 @@ class Anderson(FixedPointSolver):
     def weights(self, state: State) -> Tensor:
         """(B, n) float64: ``a`` of the iterates in the window, by their place in it."""
         n = state.g.used
-        y = torch.linalg.solve_ex(state.gram[:, :n, :n], state.ones[:, :n])[0][:, :, 0]
+        y = solve_positive(state.gram[:, :n, :n], state.ones[:, :n])[:, :, 0]
         return y / y.sum(dim=1, keepdim=True)
 
     def absorb(self, state: State, z: Tensor, fz: Tensor) -> State:
@@ -105,10 +107,25 @@ class Anderson(FixedPointSolver):
     def forget(self, state: State, mask: Tensor) -> State:
         """An uncoupled row with right-hand side 0 has weight 0; the newest iterate stays."""
         n, slot = state.g.used, state.g.slot
-        gram, ones = state.gram.clone(), state.ones.clone()
-        kept = gram[mask, slot, slot]
-        gram[mask] = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
-        ones[mask, :n] = 0.0
-        gram[mask, slot, slot] = kept
-        ones[mask, slot] = 1.0
-        return state._replace(gram=gram, ones=ones)
+        m = state.gram.shape[1]
+        alone = torch.eye(m, dtype=state.gram.dtype, device=state.gram.device)
+        here = alone[slot]  # 1 at the newest iterate
+        alone = torch.where((here[:, None] * here) > 0, state.gram, alone)
+        weight = torch.where(torch.arange(m, device=here.device) < n, here, 1.0)[:, None]
+        gone = mask[:, None, None]
+        return state._replace(gram=torch.where(gone, alone, state.gram), ones=torch.where(gone, weight, state.ones))
+
+
+def solve_positive(matrix: Tensor, right: Tensor) -> Tensor:
+    """Solve ``matrix y = right`` for positive definite matrices (B, n, n), of a few rows; (B, n, k).
+
+    In an exported program by elimination, in operations that every runtime has: such matrices need no pivots.
+    """
+    if not torch.compiler.is_exporting():
+        return torch.linalg.solve_ex(matrix, right)[0]
+    n = matrix.shape[1]
+    both = torch.cat([matrix, right], 2)
+    for i, unit in enumerate(torch.eye(n, dtype=matrix.dtype, device=matrix.device)):
+        row = both[:, i : i + 1] / both[:, i : i + 1, i : i + 1]
+        both = both - (both[:, :, i : i + 1] - unit[:, None]) * row  # row i becomes ``row``, column i the unit
+    return both[:, :, n:]

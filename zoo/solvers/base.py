@@ -238,6 +238,7 @@ class Solver(ABC):
     krylov: ClassVar[bool] = False  # ... by the best combination of the products that it has seen
     monotone: ClassVar[bool] = False  # its residual never grows: the last iterate is the best
     unrollable: ClassVar[bool] = True  # its steps can be backpropagated through
+    traceable: ClassVar[bool] = False  # its steps decide nothing on the host: a graph of tensors can hold them
     holds: ClassVar[bool] = False  # a settled sample stays at its answer, and every step measures it again there
 
     def __post_init__(self) -> None:

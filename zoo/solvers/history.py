@@ -15,6 +15,11 @@ _MOST = 6
 _lock = threading.Lock()
 
 
+def recorded() -> bool:
+    """Whether nothing may be written in place: a gradient is recorded, or a program is exported."""
+    return torch.is_grad_enabled() or torch.compiler.is_exporting()
+
+
 class History(NamedTuple):
     """A ring of at most ``size`` vectors a sample: one preallocated buffer (B, size, N), written in place.
 
@@ -30,7 +35,7 @@ class History(NamedTuple):
     def empty(cls, like: Tensor, size: int) -> History:
         """Room for ``size`` vectors like (B, N)."""
         batch, n = like.shape
-        if torch.is_grad_enabled():
+        if recorded():
             return cls(like.new_empty(batch, 0, n), size, 0)
         with _lock:
             for i, spare in enumerate(_spares):
@@ -60,7 +65,7 @@ class History(NamedTuple):
     def push(self, vector: Tensor, minus: Tensor | None = None, times: Tensor | None = None) -> History:
         """Keep ``vector``, or ``vector - minus``, or ``vector * times``, written straight to its place."""
         slot = self.pushed % self.size
-        if not torch.is_grad_enabled():
+        if not recorded():
             place = self.buffer[:, slot]
             if minus is not None:
                 torch.sub(vector, minus, out=place)
@@ -100,14 +105,14 @@ def release(state: Any) -> None:
 
 def write(matrix: Tensor, place: Any, values: Tensor | float) -> Tensor:
     """``matrix[place] = values``: in place, or into a copy while a gradient is recorded."""
-    matrix = matrix.clone() if torch.is_grad_enabled() else matrix
+    matrix = matrix.clone() if recorded() else matrix
     matrix[place] = values
     return matrix
 
 
 def write_cross(matrix: Tensor, slot: int, row: Tensor, diagonal: Tensor | None = None) -> Tensor:
     """Put ``row`` (B, n) into row and column ``slot`` of a symmetric matrix (B, size, size): a new Gram row."""
-    matrix = matrix.clone() if torch.is_grad_enabled() else matrix
+    matrix = matrix.clone() if recorded() else matrix
     n = row.shape[1]
     matrix[:, slot, :n] = row
     matrix[:, :n, slot] = row

@@ -54,7 +54,7 @@ class Packing:
         for p in parts:
             if p.numel() == 0 or (p.dim() == 0 and not whole):
                 raise ValueError(f"{what} must be batch first with at least one sample; got shape {tuple(p.shape)}.")
-            if (p.dtype, p.device) != (first.dtype, first.device) or (not whole and len(p) != len(first)):
+            if (p.dtype, p.device) != (first.dtype, first.device) or (not whole and p.shape[0] != first.shape[0]):
                 raise ValueError(f"All tensors of {what} must share batch size, dtype and device; got {_describe(z)}.")
         work = torch.promote_types(first.real.dtype if first.is_complex() else first.dtype, torch.float32)
         named = type(z) if hasattr(z, "_make") else None
@@ -83,7 +83,7 @@ class Packing:
         if (
             len(parts) != len(self.shapes)
             or not all(map(self._fits, parts, self.shapes))
-            or (not self.whole and any(len(p) != len(parts[0]) for p in parts))
+            or (not self.whole and any(p.shape[0] != parts[0].shape[0] for p in parts))
         ):
             each = "" if self.whole else " for each sample"
             raise ValueError(

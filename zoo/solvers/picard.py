@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,6 +32,8 @@ class Picard(FixedPointSolver):
     """
 
     damping: float = 1.0
+
+    traceable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
