@@ -13,11 +13,12 @@ import yaml
 from torch import nn
 
 import zoo
+from zoo.data.puzzles.maze import shortest_paths
 from zoo.data.puzzles.notation import parse_sudoku
 from zoo.data.puzzles.search import candidates, search
 from zoo.deq.reasoner.base import Reasoner
 from zoo.hub import cards
-from zoo.hub.reason import Reasoned
+from zoo.hub.reason import Reasoned, SudokuForm
 from zoo.hub.trained import set_trained_config
 from zoo.layers.equivariant import EquivariantCell
 from zoo.layers.grids import GridCell, GridHead
@@ -84,7 +85,7 @@ def named(model, data="sudoku9"):
 
 def test_a_sudoku_is_answered_by_its_grid(model):
     found = zoo.predict(model, PUZZLE)
-    assert "".join(map(str, found.grid.flatten().tolist())) == ANSWER
+    assert "".join(str(1 + v) for v in found.grid.flatten().tolist()) == ANSWER
     assert found.right and found.converged and found.residual < 1e-4 and found.confidence > 0.99
     lines = str(found).splitlines()
     assert lines[0] == "5 3 4 | 6 7 8 | 9 1 2" and lines[3] == "------+-------+------" and len(lines) == 11
@@ -169,12 +170,63 @@ def test_the_command_writes_a_line_a_puzzle(model, tmp_path, monkeypatch, capsys
 
 
 def test_the_rules_of_unknown_data_are_not_known(model):
-    with pytest.raises(ValueError, match="is no data set of puzzles"):
+    with pytest.raises(ValueError, match="'digits' are of no kind that is read and checked here"):
         zoo.predict(named(model, "digits"), PUZZLE)
 
 
+class Way(GridCell):
+    """A map that goes to the shortest way of a maze."""
+
+    def inject(self, givens):
+        way = torch.from_numpy(shortest_paths(givens.numpy().astype(np.uint8))[0]).long()
+        return nn.functional.one_hot(way, 2).flatten(1, 2).float()
+
+    def state_shape(self, givens):
+        return givens[0].numel(), 2
+
+    def forward(self, z, e):
+        return 0.1 * z + 0.9 * e
+
+    def head(self):
+        return Times()
+
+
+MAZE = """
+#######
+#S#   #
+# # # #
+#   #G#
+#######
+"""
+
+
+def test_a_maze_is_answered_by_its_way(model):
+    walker = named(Reasoner(Way()).eval(), "mazes")
+    found = zoo.predict(walker, MAZE)
+    assert str(found).splitlines()[1:4] == ["#S#***#", "#*#*#*#", "#***#G#"]
+    assert found.right and found.converged and int(found.grid.sum()) == 11
+    line = found.rows()[0]["givens"]
+    assert "/" in line and zoo.predict(walker, line).text == found.text
+    assert zoo.predict(walker, [found.givens, MAZE])[0].right
+
+
+@pytest.mark.parametrize(
+    ("maze", "said"),
+    [
+        (MAZE.replace("S", " "), "A maze has one start, S; got 0"),
+        (MAZE.replace("#   #G#", "### #G#").replace("# # # #", "###*# #"), "got '[*]'"),
+        (MAZE.replace("#   #G#", "#  ##G#"), "No way leads from the start to the goal"),
+        (torch.full((5, 5), 7), "Givens are 0 to 3 here; got 7"),
+    ],
+)
+def test_a_maze_without_a_way_is_refused(model, maze, said):
+    with pytest.raises(ValueError, match=said):
+        zoo.predict(named(Reasoner(Way()).eval(), "mazes"), maze)
+
+
 def test_an_answer_that_breaks_the_rules_says_so():
-    grid = parse_sudoku("1" * 16)
-    found = Reasoned(grid, grid * 0, False, 0.25, (2, 2), residual=0.5, converged=False)
+    grid = torch.zeros(4, 4, dtype=torch.long)
+    form = SudokuForm((2, 2))
+    found = Reasoned(grid, grid, form.write(grid, grid), form.write(grid), False, 0.25, residual=0.5, converged=False)
     assert str(found).splitlines()[-1] == "(breaks the rules) (not converged)"
-    assert found.rows()[0]["givens"] == "." * 16
+    assert found.rows()[0]["givens"] == "." * 16 and found.rows()[0]["grid"] == "1" * 16

@@ -60,7 +60,7 @@ def predict(
     | of pixels | the same; each keeps its size | `Segmented` |
     | of language | a prompt, a list, a file with one a line, a folder of such ``.txt`` files | `Continuation` |
     | of density | points (N, D), or an ``.npy`` or ``.csv`` of them | `LogDensity` |
-    | of puzzles | a Sudoku as text, ``"53..7....6.."``, a grid (H, W), several, a file with one a line | `Reasoned` |
+    | of puzzles | a Sudoku, ``"53..7....6.."``, a maze, a grid (H, W), several, a file with one a line | `Reasoned` |
     | of series | a mapping of ``times, values, mask, query``, an ``.npz`` or long ``.csv`` | `Forecast`, `Prediction` |
 
     Args:

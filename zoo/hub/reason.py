@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,10 @@ from torch import Tensor, nn
 
 from zoo.data import DATA
 from zoo.data.puzzles.base import PuzzleData
+from zoo.data.puzzles.maze import check_maze, format_maze, parse_maze
+from zoo.data.puzzles.mazes import Mazes
 from zoo.data.puzzles.notation import format_sudoku, parse_sudoku, refuse_contradictions
-from zoo.data.puzzles.rules import sudoku_agrees, sudoku_solved
+from zoo.data.puzzles.rules import maze_solved, sudoku_agrees, sudoku_solved
 from zoo.data.puzzles.search import Box
 from zoo.data.puzzles.sudoku import SudokuData
 from zoo.hub.answers import Answer, Solved
@@ -25,6 +28,78 @@ from zoo.storage.guards import MiB, read_file
 LARGEST = 64 * MiB  # of a file of puzzles
 
 
+class Form(ABC):
+    """How a kind of puzzle is read, checked and written."""
+
+    @abstractmethod
+    def parse(self, text: str) -> Tensor:
+        """Return the givens (H, W) of a text, or raise ValueError."""
+
+    @abstractmethod
+    def check(self, givens: Tensor) -> None:
+        """Raise ValueError where givens (H, W), int64, are no puzzle or cannot have an answer."""
+
+    @abstractmethod
+    def right(self, givens: Tensor, answer: Tensor) -> Tensor:
+        """Return which answers (B, H, W), of classes, keep the rules and agree with the givens: bool (B,)."""
+
+    @abstractmethod
+    def write(self, givens: Tensor, answer: Tensor | None = None) -> str:
+        """Return lines of text of givens (H, W), or of their answer (H, W), of classes."""
+
+
+@dataclass(frozen=True)
+class SudokuForm(Form):
+    """Sudokus; boxes of other sizes than the data's are as square as can be."""
+
+    own: Box
+
+    def box(self, n: int) -> Box:
+        rows = next(r for r in range(int(n**0.5), 0, -1) if n % r == 0)
+        return self.own if self.own[0] * self.own[1] == n else (rows, n // rows)
+
+    def parse(self, text: str) -> Tensor:
+        return parse_sudoku(text)
+
+    def check(self, givens: Tensor) -> None:
+        n = givens.shape[-1]
+        if len(givens) != n:
+            raise ValueError(f"a Sudoku is n x n; got {tuple(givens.shape)}.")
+        check_grids(givens[None], n + 1)
+        refuse_contradictions(givens, self.box(n))
+
+    def right(self, givens: Tensor, answer: Tensor) -> Tensor:
+        return sudoku_solved(answer, self.box(givens.shape[-1])) & sudoku_agrees(givens, answer)
+
+    def write(self, givens: Tensor, answer: Tensor | None = None) -> str:
+        return format_sudoku(givens if answer is None else answer + 1, self.box(givens.shape[-1]))
+
+
+@dataclass(frozen=True)
+class MazeForm(Form):
+    """Mazes, in lines of ``#`` wall, ``S`` start, ``G`` goal; a slash ends a line too."""
+
+    def parse(self, text: str) -> Tensor:
+        return torch.from_numpy(parse_maze(text.replace("/", "\n"))).long()
+
+    def check(self, givens: Tensor) -> None:
+        check_grids(givens[None], Mazes.symbols)
+        check_maze(givens.numpy())
+
+    def right(self, givens: Tensor, answer: Tensor) -> Tensor:
+        return maze_solved(givens, answer)
+
+    def write(self, givens: Tensor, answer: Tensor | None = None) -> str:
+        return format_maze(givens.numpy(), None if answer is None else answer.numpy())
+
+
+def form_of(data: PuzzleData) -> Form | None:
+    """Return how puzzles of a data set are written; None where nothing is known of it."""
+    if isinstance(data, SudokuData):
+        return SudokuForm(data.box)
+    return MazeForm() if isinstance(data, Mazes) else None
+
+
 @dataclass(frozen=True, repr=False)
 class Reasoned(Answer):
     """What a reasoner says about a puzzle. As text it is the grid.
@@ -32,46 +107,47 @@ class Reasoned(Answer):
     A small `residual` is the sign of a right answer that needs no rules: see the ROC area of ``zoo.evaluate``.
 
     Attributes:
-        grid: (H, W) the answer, in the symbols of the givens for a Sudoku (1 to n), else in classes.
+        grid: (H, W) the answer in classes: of a Sudoku the digit less one, of a maze 1 on the way.
         givens: (H, W) the puzzle.
+        text: the answer in lines, as the puzzle is written.
+        puzzle: the puzzle in lines.
         right: whether the answer keeps the rules and agrees with the givens.
         confidence: the least probability of a cell's symbol.
-        box: rows and columns of a box, of a Sudoku.
     """
 
     columns: ClassVar[tuple[str, ...]] = ("givens", "grid", "right", "confidence")
 
     grid: Tensor
     givens: Tensor
+    text: str
+    puzzle: str
     right: bool
     confidence: float
-    box: Box | None = None
 
     def __str__(self) -> str:
         if self.error:
             return f"not read: {self.error}"
-        left = [] if self.right else ["(breaks the rules)"]
-        return "\n".join([_text(self.grid, self.box), *left]) + self._told()
+        return self.text + ("" if self.right else "\n(breaks the rules)") + self._told()
 
     def __repr__(self) -> str:
         if self.error:
             return f"Reasoned(error={self.error!r})"
         told = f"right={self.right}, converged={self.converged}, residual={self.residual:.2g}"
-        return f"Reasoned({_line(self.grid)!r}, {told}, confidence={self.confidence:.4f})"
+        return f"Reasoned({_joined(self.text)!r}, {told}, confidence={self.confidence:.4f})"
 
     def rows(self) -> list[dict[str, Any]]:
         if self.error:
             return [self._line({})]
         told = {"right": str(self.right).lower(), "confidence": f"{self.confidence:.6f}"}
-        return [self._line({"givens": _line(self.givens), "grid": _line(self.grid), **told})]
+        return [self._line({"givens": _joined(self.puzzle), "grid": _joined(self.text), **told})]
 
 
 class Puzzles(Inputs):
     """Puzzles for a reasoner.
 
     Args:
-        given: a Sudoku as text (``"53..7....6..195..."``, row by row), a grid of numbers (H, W), several (B, H, W), a
-            list of either, or a text file with a Sudoku a line.
+        given: a puzzle as text (a Sudoku row by row, ``"53..7....6..195..."``; a maze in lines of ``#``, ``S``, ``G``),
+            a grid of numbers (H, W), several (B, H, W), a list of either, or a text file with one a line.
     """
 
     noun = "puzzle"
@@ -81,69 +157,49 @@ class Puzzles(Inputs):
         saved = trained_config(model)
         name = saved.name.partition(".")[2] if saved is not None else ""
         data = DATA[name]() if name in DATA and DATA.entry(name).kind == "reasoning" else None
-        if not isinstance(data, PuzzleData):
-            raise ValueError(f"{name or type(model).__name__!r} is no data set of puzzles: their rules are not known.")
-        self.data = data
+        form = form_of(data) if isinstance(data, PuzzleData) else None
+        if form is None:
+            raise ValueError(
+                f"The puzzles of {name or type(model).__name__!r} are of no kind that is read and checked here "
+                f"(Sudokus, mazes). Call the model on tensors as {type(model).__name__} takes them."
+            )
+        self.form = form
         self.items, self.sources, self.several = _puzzles(given)
 
     def source(self, i: int) -> str:
         return self.sources[i]
 
-    def box(self, n: int) -> Box:
-        """Rows and columns of a box in Sudokus n x n: the data's; of another size as square as can be."""
-        own: Box = self.data.box  # type: ignore[attr-defined]  # of SudokuData, which asks
-        rows = next(r for r in range(int(n**0.5), 0, -1) if n % r == 0)
-        return own if own[0] * own[1] == n else (rows, n // rows)
-
     def prepare(self, i: int) -> tuple[Tensor, ...]:
         item = self.items[i]
-        sudoku = isinstance(self.data, SudokuData)
-        if isinstance(item, str):
-            if not sudoku:
-                raise ValueError(f"a puzzle of {type(self.data).__name__} is a grid of numbers (H, W); got a text.")
-            givens = parse_sudoku(item)
-        else:
-            givens = torch.as_tensor(item)
-        check_grids(givens[None], givens.shape[-1] + 1 if sudoku else self.data.symbols)
-        if sudoku:
-            n = givens.shape[-1]
-            if givens.shape[0] != n:
-                raise ValueError(f"a Sudoku is n x n; got {tuple(givens.shape)}.")
-            refuse_contradictions(givens, self.box(n))
+        givens = self.form.parse(item) if isinstance(item, str) else torch.as_tensor(item).cpu()
+        check_grids(givens[None])
+        self.form.check(givens.long())
         return (givens.long()[None],)
 
     def ask(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         givens = batch[0].to(self.device)
-        chances = self.model(givens).float().softmax(-1)
-        best, answer = chances.max(-1)
-        return givens, answer, best.flatten(1).amin(1), self._right(givens, answer)
-
-    def _right(self, givens: Tensor, answer: Tensor) -> Tensor:
-        if isinstance(self.data, SudokuData):  # of any size
-            return sudoku_solved(answer, self.box(givens.shape[-1])) & sudoku_agrees(givens, answer)
-        return self.data.check(givens, answer)
+        best, answer = self.model(givens).float().softmax(-1).max(-1)
+        return givens, answer, best.flatten(1).amin(1), self.form.right(givens, answer)
 
     def answer(self, out: tuple[Tensor, ...], i: int, solved: Solved) -> Answer:
-        givens, answer, confidence, right = out
-        sudoku = isinstance(self.data, SudokuData)
-        grid, box = (answer + 1, self.box(givens.shape[-1])) if sudoku else (answer, None)
-        return Reasoned(grid, givens, bool(right), float(confidence), box, source=self.source(i), **vars(solved))
+        givens, grid, confidence, right = out
+        text, puzzle = self.form.write(givens, grid), self.form.write(givens)
+        source = self.source(i)
+        return Reasoned(grid, givens, text, puzzle, bool(right), float(confidence), source=source, **vars(solved))
 
     def unread(self, i: int, error: str) -> Answer:
         none = torch.zeros(0, 0, dtype=torch.long)
-        return Reasoned(none, none, False, 0.0, converged=False, source=self.source(i), error=error)
+        return Reasoned(none, none, "", "", False, 0.0, converged=False, source=self.source(i), error=error)
 
     def columns(self) -> tuple[str, ...]:
         return Reasoned.columns
 
 
-def _text(grid: Tensor, box: Box | None) -> str:
-    return format_sudoku(grid, box) if box else "\n".join(" ".join(map(str, row)) for row in grid.tolist())
-
-
-def _line(grid: Tensor) -> str:
-    """A grid in one line, a sign for each cell."""
-    return "".join(format_sudoku(grid).split())
+def _joined(text: str) -> str:
+    """Lines of a puzzle as one line, which is read again: a Sudoku without spaces and frames, a maze with slashes."""
+    if "#" in text:
+        return text.replace("\n", "/")
+    return "".join(line for line in text.split("\n") if line.strip("-+")).replace(" ", "").replace("|", "")
 
 
 def _puzzles(given: Any) -> tuple[Sequence[Any], list[str], bool]:
