@@ -25,6 +25,8 @@ from zoo.deq.optimization import QP
 
 SEED = 0
 OUT = ROOT / "experiments" / "results" / "bench_optimization.json"
+# batch and variables
+SIZES = [(256, 100), (64, 100), (16, 100), (64, 25), (64, 50), (16, 200), (4, 500), (2, 1000), (1, 2000)]
 NAMES = ("Q", "q", "A", "b", "G", "h")
 Solve = Callable[..., Tensor]
 
@@ -168,7 +170,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
-    sizes = [(8, 10)] if given.quick else [(256, 100), (64, 100), (16, 100), (64, 25), (64, 50), (16, 200), (4, 500)]
+    sizes = [(8, 10)] if given.quick else SIZES
     for i, (batch, n) in enumerate(sizes):
         for projection in (False, True):
             rows += compare(batch, n, n // 2, n // 2, projection, given.rounds, slow=i == 0 or given.quick)

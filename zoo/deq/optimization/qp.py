@@ -16,8 +16,11 @@ from zoo.deq.optimization.search import Search
 from zoo.deq.optimization.splitting import Program, Scaling, Splitting
 from zoo.deq.optimization.status import ProgramRecord, Status
 from zoo.implicit import ImplicitMixin, SolveRecord
-from zoo.solve import Spec, fixed_point
+from zoo.solve import Spec, fixed_point, make_adjoint
 from zoo.solvers.base import Result, Solver, Stats
+
+# The default. Of this one the linear system is that of the active constraints, factored once; others solve the map's.
+DIRECT = make_adjoint({"name": "implicit", "solver": {"name": "gmres", "rtol": 1e-9, "atol": 0.0, "max_steps": 400}})
 
 
 class QP(ImplicitMixin, nn.Module):
@@ -63,10 +66,9 @@ class QP(ImplicitMixin, nn.Module):
         self.program: ProgramRecord | None = None
         self.configure_implicit(
             solver or {"name": "anderson", "window": 5, "rtol": 1e-7, "atol": 1e-9, "max_steps": 50},
-            adjoint or {"name": "implicit", "solver": {"name": "gmres", "rtol": 1e-9, "atol": 0.0, "max_steps": 400}},
+            DIRECT if adjoint is None else adjoint,
             throw=throw,
         )
-        self._direct = self.adjoint if adjoint is None else None  # one factorization, until another is chosen
 
     def forward(
         self,
@@ -133,7 +135,7 @@ class QP(ImplicitMixin, nn.Module):
         lost = torch.tensor([s not in (Status.solved, Status.max_steps) for s in self.program.status], device=x.device)
         if torch.is_grad_enabled() and any(t.requires_grad for t in (p.Q, p.q, p.C, p.l, p.u)):
             _, across = self._present("anderson", "implicit")
-            if across is self._direct and not p.cones:
+            if across == DIRECT and not p.cones:
                 x = self._solved(p, x, search, splitting, lost)
             else:
                 graph = Splitting(p.scaled(scaling), rho, equal, search.held)
