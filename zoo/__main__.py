@@ -14,6 +14,7 @@ COMMANDS = {  # name -> the module whose ``main`` it is, and what it does
     "evaluate": ("zoo.evaluate", "measure a trained model again, and compare with what its card says"),
     "compare": ("zoo.compare.command", "train and measure models side by side, or measure the theory"),
     "predict": ("zoo.predict", "ask a trained model about a file or a folder"),
+    "serve": ("zoo.serve.command", "answer for a trained model over HTTP"),
     "export": ("zoo.export", "make a publishable folder from a training run"),
     "convert": ("zoo.convert", "make a model folder from a released checkpoint of (M)DEQ"),
     "sample": ("zoo.sample", "let a trained language model write"),

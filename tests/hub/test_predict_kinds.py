@@ -50,6 +50,12 @@ def test_another_solver_is_tried_where_more_steps_do_not_help():
     assert answer.converged and answer.solver.startswith(("broyden", "anderson")) and answer.residual <= 1e-5
 
 
+def test_an_ode_that_runs_out_of_steps_is_given_more():
+    model = zoo.load("odenet_mnist.digits", solver={"name": "dopri5", "rtol": 1e-4, "atol": 1e-4, "max_steps": 2})
+    answer = zoo.predict(model, torch.zeros(8, 8), on_failure="fallback")
+    assert answer.converged and answer.solver == "dopri5, 16 steps" and model.solver.max_steps == 2
+
+
 def test_nothing_that_helps_leaves_the_best_and_says_so():
     model = zoo.load("mdeq_tiny.digits", solver={"name": "anderson", "rtol": 1e-30, "atol": 1e-30, "max_steps": 1})
     with pytest.warns(UserWarning, match="did not converge"):

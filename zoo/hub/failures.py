@@ -114,7 +114,7 @@ def _attempts(model: nn.Module) -> Iterator[tuple[str, Change]]:
     posers = _posers(model)
     if not posers:
         return
-    more = [(m, s.replace(max_steps=MORE * s.max_steps) if hasattr(s, "max_steps") else s) for m, s in posers]
+    more = [(m, replace(s, max_steps=MORE * s.max_steps) if hasattr(s, "max_steps") else s) for m, s in posers]
     own = sorted({type(s).__name__.lower() for _, s in posers})
     yield ", ".join(["/".join(own), *_steps(more)]), more
     for kind, others in OTHERS.items():
@@ -148,7 +148,20 @@ def changed_steps(model: nn.Module, steps: int) -> None:
     if not posers:
         raise ValueError(f"{type(model).__name__} has no solver whose steps are bounded, so max_steps says nothing.")
     for module, solver in posers:
-        module.eval_solver = solver.replace(max_steps=steps)
+        module.eval_solver = replace(solver, max_steps=steps)
+
+
+@contextmanager
+def at_most(model: nn.Module, steps: int | None) -> Iterator[None]:
+    """Scope in which the model's solvers take at most so many steps; None: their own."""
+    posers = [(m, s) for m, s in _posers(model) if steps is not None and hasattr(s, "max_steps")]
+    with _changed([(m, replace(s, max_steps=steps)) for m, s in posers]):
+        yield
+
+
+def steps_of(model: nn.Module) -> int | None:
+    """The most steps of the model's solvers; None where it solves nothing whose steps are bounded."""
+    return max((s.max_steps for _, s in _posers(model) if hasattr(s, "max_steps")), default=None)
 
 
 def _like(solver: Any, other: Mapping[str, Any]) -> dict[str, Any]:

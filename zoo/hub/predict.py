@@ -222,6 +222,18 @@ def _preprocessing(saved: Config) -> Preprocessing:
     return Preprocessing.read(known)
 
 
+def kind_of(model: nn.Module) -> str:
+    """The kind of task that a loaded model answers: "classification", "segmentation", "language", ...
+
+    Raises:
+        ValueError: it was not loaded with weights.
+    """
+    saved = trained_config(model)
+    if saved is None:
+        raise ValueError(f"{type(model).__name__} was not loaded with weights: use zoo.load(...).")
+    return _task_of(saved)
+
+
 def _task_of(saved: Config) -> str:
     """The kind of task that a model was trained for, as its card's task is called."""
     return cards.card(saved.name).task.partition(":")[0].rpartition(".")[2]
