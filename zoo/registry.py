@@ -63,7 +63,10 @@ def sentence(error: BaseException) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One registered name. ``kind`` groups names that serve the same purpose (``fixed_point``, ``linear``, ``ode``)."""
+    """One registered name. ``kind`` groups names that serve the same purpose (``fixed_point``, ``linear``, ``ode``).
+
+    A name that serves several purposes has their kinds with spaces between them.
+    """
 
     name: str
     path: str  # "package.module:attribute"
@@ -119,7 +122,7 @@ class Registry(Generic[T]):
     def entries(self, pattern: str = "*", kind: str | None = None) -> list[Entry]:
         """The entries whose name matches a shell pattern, in order of name; of one kind, if given."""
         found = [e for n, e in sorted(self._entries.items()) if fnmatch.fnmatchcase(n, pattern)]
-        return [e for e in found if kind is None or e.kind == kind]
+        return [e for e in found if kind is None or kind in e.kind.split()]
 
     def names(self, pattern: str = "*", kind: str | None = None) -> list[str]:
         return [e.name for e in self.entries(pattern, kind)]

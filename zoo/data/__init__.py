@@ -20,6 +20,25 @@ DATA: Registry = Registry(
         "classification",
     ),
     Entry(
+        "breast_cancer",
+        "zoo.data.sklearn_tables:BreastCancer",
+        "569 tumors by 30 numbers of their cells",
+        "classification",
+    ),
+    Entry("diabetes", "zoo.data.sklearn_tables:Diabetes", "442 patients by 10 numbers", "regression"),
+    Entry(
+        "table",
+        "zoo.data.own.table:Table",
+        "your own CSV or Parquet file, by --data.path",
+        "classification regression density",
+    ),
+    Entry(
+        "arrays",
+        "zoo.data.own.arrays:Arrays",
+        "your own .npz, .npy or .safetensors file, by --data.path",
+        "classification regression",
+    ),
+    Entry(
         "python_docs", "zoo.data.corpora:PythonDocs", "370,000 characters of prose that ship with Python", "language"
     ),
     Entry("tiny_shakespeare", "zoo.data.corpora:TinyShakespeare", "1.1 million characters of plays", "language"),

@@ -29,7 +29,7 @@ _OPTIONAL = {
     "published": dict,
     "weights": dict,
 }
-_VARIANT = {"summary": str, "model": dict, "solver": dict, "adjoint": dict, "data": list, "takes": str}
+_VARIANT = {"summary": str, "task": str, "model": dict, "solver": dict, "adjoint": dict, "data": list, "takes": str}
 
 
 class CardError(ValueError):
@@ -129,6 +129,8 @@ def _variant(path: Path, raw: Mapping[str, Any], name: str, given: Any) -> Model
             "argument."
         )
     _check(path, f"variants.{name}.", variant, _VARIANT)
+    if ":" not in variant.get("task", raw["task"]):
+        raise CardError(f"{path}: variants.{name}.task must be 'package.module:Class'; got {variant['task']!r}.")
     data: Any = variant.get("data", raw["data"])
     _names(path, f"variants.{name}.data", data)
     specs = overlay(
@@ -142,7 +144,7 @@ def _variant(path: Path, raw: Mapping[str, Any], name: str, given: Any) -> Model
         name=name,
         family=raw["family"],
         path=raw["class"],
-        task=raw["task"],
+        task=variant.get("task", raw["task"]),
         summary=str(variant.get("summary", raw["summary"])),
         model=variant.get("model", {}),
         data=tuple(data),

@@ -16,6 +16,7 @@ TASKS: Registry = Registry(
     Entry("motion", "zoo.tasks.motion:Motion", "the paths of a physical system"),
     Entry("node_classification", "zoo.tasks.node_classification:NodeClassification", "a class for each node"),
     Entry("reasoning", "zoo.tasks.reasoning:Reasoning", "grids that are filled in, cell by cell"),
+    Entry("regression", "zoo.tasks.regression:Regression", "numbers for each sample"),
     Entry("segmentation", "zoo.tasks.segmentation:Segmentation", "a class for each pixel"),
     Entry("series", "zoo.tasks.series:TimeSeries", "series at irregular times"),
 )

@@ -50,6 +50,7 @@ METRICS: Mapping[str, MetricInfo] = {
         MetricInfo("bits_per_character", "bits a character", "bpc"),
         MetricInfo("bits_per_dim", "bits a dimension", "bpd"),
         MetricInfo("mse", "mean squared error", "mse", "{:.4g}"),
+        MetricInfo("mae", "mean absolute error", "mae", "{:.4g}"),
         MetricInfo("energy_drift", "relative energy drift", "drift", "{:.3g}"),
         MetricInfo("gap", "gap to the optimum (%)", "gap", "{:.2%}", 100.0),
         MetricInfo("violation", "largest violation", "violation", "{:.2g}"),

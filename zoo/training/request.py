@@ -190,7 +190,7 @@ def _configuration(
     if "data" not in objects:
         data = sections.get("data", {}).get("name") or card.data[0]
         _check_data(card.name, kind, data)
-        base["data"] = {"name": data}
+        base["data"] = {"name": data, **_aim(data, kind)}
     elif kind is not None and _kind(objects["data"]) not in ("", kind):
         raise UsageError(f"the data are for {_kind(objects['data'])}; {card.name} is trained for {kind}")
     if sections.get("task", {}).get("name", kind) != kind:
@@ -231,7 +231,9 @@ def _own_model(sections: dict[str, Any], objects: Mapping[str, Any]) -> dict[str
         return sections
     task = sections.setdefault("task", {})
     kind = DATA.entry(data).kind if data is not None else _kind(objects["data"])
-    name = task.setdefault("name", kind)
+    name = task.setdefault("name", kind if " " not in kind else "")
+    if data is not None:
+        sections["data"] = {**_aim(data, name), **sections["data"]}
     if not name:
         raise UsageError(f"what is the model to learn? Name the task: task='classification', or {_or(TASKS.names())}")
     check_name("task", name)
@@ -241,7 +243,14 @@ def _own_model(sections: dict[str, Any], objects: Mapping[str, Any]) -> dict[str
 def _kind(data: Any) -> str:
     """The kind of data of an object, where it is a data module of the zoo; else empty."""
     paths = {f"{c.__module__}:{c.__qualname__}" for c in type(data).__mro__}
-    return next((e.kind for e in DATA.entries() if e.path in paths), "")
+    kind = next((e.kind for e in DATA.entries() if e.path in paths), "")
+    return kind if " " not in kind else str(data.aim)
+
+
+def _aim(data: str, kind: str | None) -> dict[str, str]:
+    """The option that tells a data set for several tasks which one it is for; empty for one that is for one alone."""
+    kinds = DATA.entry(data).kind.split()
+    return {"aim": kind} if kind in kinds and len(kinds) > 1 else {}
 
 
 def _check_data(model: str, kind: str | None, data: str) -> None:
@@ -254,7 +263,7 @@ def _check_data(model: str, kind: str | None, data: str) -> None:
         raise UnknownName(unknown("data set", data, fit))
     if kind is not None and data not in fit:
         raise UsageError(
-            f"--data {data} is for {DATA.entry(data).kind}; {model} is trained for {kind}, with one of: "
+            f"--data {data} is for {_or(DATA.entry(data).kind.split())}; {model} is trained for {kind}, with one of: "
             f"{', '.join(fit)}"
         )
 
@@ -273,4 +282,4 @@ def _keys(config: Mapping[str, Any]) -> list[str]:
 
 
 def _or(names: Sequence[str]) -> str:
-    return ", ".join(names[:-1]) + f" or {names[-1]}"
+    return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))

@@ -69,7 +69,7 @@ def _commands(run: Session, results: Mapping[str, Any]) -> list[str]:
     if epochs > 0 and run.keeper.last.exists():  # below 0: the clock ended the run
         words.append(["--resume", str(run.folder), "--trainer.max_epochs", str(epochs)])
     commands = [f"python -m zoo.fit {shlex.join(w)}" for w in words]
-    if DATA.entry(data).kind == "classification" and results["model"] != TWIN and TWIN in cards.all_cards():
+    if "classification" in DATA.entry(data).kind.split() and results["model"] != TWIN and TWIN in cards.all_cards():
         commands.append(f"python -m zoo.compare --models {results['model']} {TWIN} --data {data}")
     return commands
 
