@@ -123,7 +123,10 @@ def test_an_option_does_something_or_is_refused(name, option):
 def test_sets_of_files_look_below_their_root(name, tmp_path, monkeypatch):
     """Those that cannot be found there say so and name the folder."""
     monkeypatch.delenv("ZOO_DATA", raising=False)
-    options = {"path": "a.txt"} if name == "text" else {}
+    files = {"text": "a.txt", "arrays": "a.npz", "table": "a.csv", "series_table": "a.csv"}
+    options = {"path": files[name]} if name in files else {}
+    if name == "table":
+        options["target"] = "y"
     if "download" in option_names(DATA[name]):
         options["download"] = False
     data = DATA[name](root=str(tmp_path), **options)

@@ -106,7 +106,7 @@ def test_bad_texts_are_refused(tmp_path):
         DATA["text"](path=str(latin)).setup()
     with pytest.raises(DataError, match="was not found"):
         DATA["text"](path=str(tmp_path / "none.txt")).setup()
-    with pytest.raises(ValueError, match="--data.path FILE"):
+    with pytest.raises(ValueError, match="--data.path PATH"):
         DATA["text"]()
 
 

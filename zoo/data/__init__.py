@@ -46,7 +46,7 @@ DATA: Registry = Registry(
     Entry("wikitext2", "zoo.data.corpora:WikiText2", "2.1 million words of Wikipedia", "language"),
     Entry("wikitext103", "zoo.data.corpora:WikiText103", "103 million words of Wikipedia", "language"),
     Entry("ptb", "zoo.data.corpora:PennTreebank", "0.93 million words of the Wall Street Journal", "language"),
-    Entry("text", "zoo.data.corpora:TextFile", "any text file, by --data.path", "language"),
+    Entry("text", "zoo.data.own.text_files:TextFile", "your own text: a file, a folder, a Parquet column", "language"),
     Entry("two_moons", "zoo.data.density:TwoMoons", "two half circles in the plane, drawn", "density"),
     Entry("eight_gaussians", "zoo.data.density:EightGaussians", "eight normal distributions, drawn", "density"),
     Entry("checkerboard", "zoo.data.density:Checkerboard", "a uniform checkerboard in the plane, drawn", "density"),
@@ -83,6 +83,18 @@ DATA: Registry = Registry(
         "optimization",
     ),
     Entry("cityscapes", "zoo.data.segmentation:Cityscapes", "3,475 street scenes 2048x1024 with masks", "segmentation"),
+    Entry(
+        "mask_folder",
+        "zoo.data.own.mask_folder:MaskFolder",
+        "your own pictures with masks of the same names",
+        "segmentation",
+    ),
+    Entry(
+        "episode_folder",
+        "zoo.data.own.episode_folder:EpisodeFolder",
+        "few-shot episodes of your own pictures",
+        "fewshot",
+    ),
     Entry("digit_episodes", "zoo.data.episodes:DigitEpisodes", "few-shot episodes of digits 8x8", "fewshot"),
     Entry("omniglot", "zoo.data.omniglot:Omniglot", "few-shot episodes of 1,623 characters 28x28", "fewshot"),
     Entry("split_digits", "zoo.data.continual:SplitDigits", "digits 8x8 as five tasks of two, in turn", "continual"),
@@ -94,6 +106,9 @@ DATA: Registry = Registry(
     Entry("sudoku6", "zoo.data.puzzles.sudoku:Sudoku6", "Sudokus 6x6 with one solution each, drawn", "reasoning"),
     Entry("sudoku9", "zoo.data.puzzles.sudoku:Sudoku9", "Sudokus 9x9 with one solution each, drawn", "reasoning"),
     Entry("mazes", "zoo.data.puzzles.mazes:Mazes", "mazes with their shortest way, larger ones to test", "reasoning"),
+    Entry(
+        "series_table", "zoo.data.own.series_table:SeriesTable", "your own series, a long CSV or Parquet file", "series"
+    ),
     Entry("ett", "zoo.data.ett:ETT", "two years of hourly electricity transformer data, for forecasts", "series"),
 )
 

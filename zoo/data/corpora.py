@@ -1,4 +1,4 @@
-"""The texts by name: one that ships with Python, Shakespeare, a novel, the published benchmarks, and any file."""
+"""The texts by name: one that ships with Python, Shakespeare, a novel, and the published benchmarks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from zoo.data.files import DataError, checked, corrupt, missing, read_bytes
 from zoo.data.text import Corpus, Source, TextData, cut
@@ -92,52 +92,6 @@ class WarAndPeace(PlainText):
             f"It is not downloaded by itself: curl --create-dirs -Lo {folders[0] / '2600-0.txt'} {url}",
         )
         return without_gutenberg(text)
-
-
-class TextFile(PlainText):
-    """Any text file in UTF-8, by ``--data.path``.
-
-    Args:
-        path: the file: absolute, from the present folder, or from the folder of the data sets.
-    """
-
-    def __init__(
-        self,
-        path: str = "",
-        root: str | None = None,
-        batch_size: int = 32,
-        length: int = 128,
-        level: str | None = None,
-        order: Literal["streams", "random"] = "streams",
-        min_count: int = 1,
-        bpe_size: int = 8192,
-        eval_batch_size: int = 16,
-        val_fraction: float = 0.05,
-        test_fraction: float = 0.05,
-        vocabulary: str | None = None,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(
-            root,
-            batch_size,
-            length,
-            level,
-            order,
-            min_count,
-            bpe_size,
-            eval_batch_size,
-            val_fraction,
-            test_fraction,
-            vocabulary,
-            seed,
-        )
-        if not path:
-            raise ValueError("The data set 'text' needs a file: --data.path FILE.")
-        self.path = path
-
-    def whole(self) -> str:
-        places = [Path(self.path).expanduser(), self.root / self.path]
-        return _first("text", places, self.path, "A text file in UTF-8 is expected.")
 
 
 class Benchmark(TextData):
@@ -238,10 +192,15 @@ def _first(name: str, places: Sequence[Path], layout: str, why: str = "") -> str
     """Return the text of the first file that is there."""
     for path in places:
         if is_file(path):
-            if path.stat().st_size == 0:
-                raise DataError(f"{path} is empty. Put a text in UTF-8 there, or name another file or folder.")
-            return _text(read_bytes(path, free_memory() // 8), path)
+            return read_text(path)
     raise missing(name, places, layout, why)
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file in UTF-8; raises DataError where it is empty or none."""
+    if path.stat().st_size == 0:
+        raise DataError(f"{path} is empty. Put a text in UTF-8 there, or name another file or folder.")
+    return _text(read_bytes(path, free_memory() // 8), path)
 
 
 def _text(data: bytes, path: Path) -> str:

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from zoo.data.base import InMemoryDataModule
-from zoo.data.files import DataError, first_that_works, missing
+from zoo.data.files import DataError, first_that_works, missing, read_bytes
 from zoo.data.files import download as download_file
 from zoo.data.stream import Segments
 from zoo.registry import unknown
-from zoo.storage.guards import is_file
+from zoo.storage.guards import MiB, is_file
 from zoo.storage.model_folder import WeightsError
 from zoo.storage.text_preprocessing import TextPreprocessing
-from zoo.storage.tokenizer import LEVELS, Tokenizer, learn
+from zoo.storage.tokenizer import LEVELS, BytePairs, Tokenizer, learn
 
 
 class Source(NamedTuple):
@@ -48,8 +48,8 @@ class TextData(InMemoryDataModule[Tensor]):
         root: the folder of the data sets; None: the environment's ZOO_DATA, else ./data.
         batch_size: streams read side by side (by a device).
         length: tokens of a segment.
-        level: what a token is: characters, words, or bpe (byte pairs; needs the package tokenizers); None: as is usual
-            for the set.
+        level: what a token is: characters, words, bytes, or bpe (byte pairs; needs the package tokenizers); None: as
+            is usual for the set.
         order: of the training: streams (each batch continues the one before) or random (none does).
         min_count: of words: how often one must occur in the training part to be in the vocabulary.
         bpe_size: of byte pairs: size of the vocabulary, at most.
@@ -57,8 +57,8 @@ class TextData(InMemoryDataModule[Tensor]):
             little: each stream begins without what came before. 1 is the strictest measure, and the slowest.
         val_fraction: the part that is held out for validation, of a text that was published in one piece.
         test_fraction: the part that is held out for the test, the last of such a text.
-        vocabulary: a model folder or a run whose tokenizer is taken, to train its weights on with --pretrained; null: a
-            new one is made from the training part.
+        vocabulary: a model folder or a run whose tokenizer is taken, to train its weights on with --pretrained; or a
+            JSON file of the package tokenizers; null: a new one is made from the training part.
         seed: of the cuts and the order; not of the parts.
         download: fetch files that are missing, of a set that is published at one address.
 
@@ -159,7 +159,7 @@ class TextData(InMemoryDataModule[Tensor]):
             found.update(len(raw).to_bytes(8, "little") + raw)
         try:
             if self.vocabulary:
-                symbols = TextPreprocessing.of(self.vocabulary).symbols()
+                symbols = _symbols(self.vocabulary)
                 self.level = symbols.level
             else:
                 symbols = learn(corpus.train, self.level, min_count=self.min_count, vocab_size=self.bpe_size)
@@ -208,6 +208,19 @@ class TextData(InMemoryDataModule[Tensor]):
             where=self.position if train else None,
             ranks=self.ranks,
         )
+
+
+def _symbols(vocabulary: str) -> Tokenizer:
+    """Return the tokenizer of a model folder or a run, or that of a JSON file."""
+    if not vocabulary.endswith(".json"):
+        return TextPreprocessing.of(vocabulary).symbols()
+    path = Path(vocabulary).expanduser()
+    if not is_file(path):
+        raise DataError(f"{path} was not found. Name a tokenizer's JSON file, a run or a model folder.")
+    try:
+        return BytePairs(read_bytes(path, 256 * MiB).decode("utf-8"))
+    except ValueError as error:  # UnicodeDecodeError among them
+        raise DataError(f"{path} is no tokenizer of the package tokenizers: {error}") from error
 
 
 def cut(text: str, val: float, test: float) -> Corpus:

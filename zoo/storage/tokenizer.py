@@ -1,4 +1,4 @@
-"""Text to token numbers and back: characters, words, or byte pairs. A tokenizer is plain data, and is saved as such.
+"""Text to token numbers and back: characters, words, bytes, or byte pairs. A tokenizer is plain data, saved as such.
 
 The vocabulary is made from the training part of a text alone. Symbols that it lacks become ``unknown``.
 """
@@ -14,7 +14,7 @@ import numpy as np
 
 from zoo.registry import sentence, unknown
 
-LEVELS = ("characters", "words", "bpe")
+LEVELS = ("characters", "words", "bpe", "bytes")
 UNKNOWN = "<unk>"  # as the published word-level corpora write it
 END = "<eos>"  # of a line, likewise
 
@@ -144,8 +144,28 @@ class Words(Tokenizer):
         return {"level": self.level, "words": " ".join(self.words)}
 
 
+class Bytes(Tokenizer):
+    """Every byte of the text in UTF-8 is a token; every text can be written."""
+
+    level = "bytes"
+    unknown = None
+
+    @property
+    def vocab_size(self) -> int:
+        return 256
+
+    def encode(self, text: str) -> np.ndarray:
+        return np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8).astype(np.int32)
+
+    def decode(self, numbers: Iterable[int]) -> str:
+        return bytes(numbers).decode("utf-8", "replace")
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"level": self.level}
+
+
 class BytePairs(Tokenizer):
-    """Byte-level byte-pair encoding by the package ``tokenizers``; every text can be written.
+    """Byte-level byte-pair encoding by the package ``tokenizers``, or any other tokenizer that it reads from JSON.
 
     Args:
         json: the tokenizer as that package writes it.
@@ -180,7 +200,7 @@ class BytePairs(Tokenizer):
         return int(self._inner.get_vocab_size())
 
     def encode(self, text: str) -> np.ndarray:
-        parts = self._inner.encode_batch(list(_lines(text)))
+        parts = self._inner.encode_batch(list(_lines(text)), add_special_tokens=False)
         return np.fromiter((i for part in parts for i in part.ids), np.int32)
 
     def decode(self, numbers: Iterable[int]) -> str:
@@ -200,6 +220,8 @@ def tokenizer(given: Mapping[str, Any]) -> Tokenizer:
     keys = {"characters": "alphabet", "words": "words", "bpe": "json"}
     level = str(given.get("level", ""))
     if level not in keys:
+        if level == "bytes":
+            return Bytes()
         raise ValueError(f"A tokenizer says its level: {unknown('level', level, LEVELS)}")
     value = given.get(keys[level])
     if not isinstance(value, (str, list, tuple)):
@@ -218,7 +240,7 @@ def learn(text: str, level: str, *, min_count: int = 1, vocab_size: int = 8192) 
 
     Args:
         text: the training part.
-        level: "characters", "words" or "bpe".
+        level: "characters", "words", "bpe" or "bytes".
         min_count: of words: how often one must occur to be in the vocabulary.
         vocab_size: of byte pairs, at most.
 
@@ -230,6 +252,8 @@ def learn(text: str, level: str, *, min_count: int = 1, vocab_size: int = 8192) 
         raise ValueError(unknown("level", level, LEVELS))
     if min_count < 1:
         raise ValueError(f"min_count must be at least 1; got {min_count}.")
+    if level == "bytes":
+        return Bytes()
     if level == "characters":
         return Characters.learn(text)
     if level == "words":
@@ -254,7 +278,7 @@ def _tokenizers() -> Any:
     except ImportError as error:
         raise ImportError(
             "Byte-pair encoding needs the package tokenizers: pip install 'implicit-zoo[text]'; or take --data.level "
-            "characters or words, which need nothing."
+            "characters, words or bytes, which need nothing."
         ) from error
     import tokenizers.decoders
     import tokenizers.models
