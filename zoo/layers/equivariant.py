@@ -15,8 +15,6 @@ Shape letters: ``B`` puzzles, ``n`` rows, columns and symbols, ``d`` channels.
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -101,7 +99,6 @@ class SymbolHead(GridHead):
         return self.score(z).view(*givens.shape, z.shape[2])
 
 
-@lru_cache(maxsize=32)
 def _membership(n: int, box: tuple[int, int]) -> Tensor:
     """Which of the rows, the columns and the boxes each cell lies in: ones in (n n, 3 n)."""
     cell = torch.arange(n * n)

@@ -89,7 +89,7 @@ def _model(options: Options, data: LightningDataModule) -> tuple[nn.Module, dict
         given = derived.get(k, arguments[k])
         given = tuple(given) if isinstance(given, list) else given
         may_be_larger = k in ("num_classes", "vocab_size", "symbols")
-        if given < size or (given != size and not may_be_larger):
+        if given is not None and (given < size or (given != size and not may_be_larger)):
             raise UsageError(f"--model.{k} {given} does not fit {options.names['data']}, which has {size}")
     model = create_model(
         options.names["model"], solver=specs["solver"], adjoint=specs["adjoint"], **arguments | derived

@@ -30,7 +30,7 @@ from zoo.training.words import OWN, SECTIONS, split
 
 PROG = "zoo.fit"
 # the data set decides these unless given
-DERIVED = ("num_classes", "in_chans", "vocab_size", "features", "targets", "symbols", "box")
+DERIVED = ("num_classes", "in_chans", "vocab_size", "features", "targets", "symbols", "box", "grid")
 TRAINER = {"max_epochs": 10, "log_every_n_steps": 10, "num_sanity_val_steps": 0, "enable_model_summary": False}
 
 
