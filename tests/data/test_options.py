@@ -47,6 +47,7 @@ OTHER = {  # another value than the default, where twice the number and one is n
     "epochs_per_task": 2,
     "noise": 0.5,
     "loops": 0.5,
+    "test_puzzles": "ambiguous",
     "test_loops": 0.5,
     "eval_batch_size": 3,
     "num_workers": 1,
@@ -103,6 +104,8 @@ def test_an_option_does_something_or_is_refused(name, option):
         other = True
     elif option in ("min_holes", "max_holes"):
         other = default - 1
+    elif option == "test_nodes":
+        other = kind.minimal_holes[0]
     elif option == "count" or option not in OTHER:
         other = 2 * default + 1
     else:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zoo.data import DATA
-from zoo.data.puzzles.generate import dig, draw, full_grids
+from zoo.data.puzzles.generate import dig, draw, draw_minimal, full_grids
 from zoo.data.puzzles.rules import sudoku_agrees, sudoku_contradictions, sudoku_solved
 from zoo.data.puzzles.search import candidates, digits, geometry, nodes, popcount, search
 from zoo.data.puzzles.symmetry import SudokuSymmetry, invariant
@@ -68,6 +68,13 @@ def test_all_grids_of_four_are_found():
     """288 solved grids 4x4, as counted by many."""
     blank = np.zeros((1, 16), np.uint8)
     assert search(candidates(blank, (2, 2)), (2, 2), limit=1000).count.tolist() == [288]
+
+
+def test_there_are_36_minimal_puzzles_of_four():
+    """The known number: what is drawn reaches them all, and the invariant tells them apart."""
+    puzzles, _ = draw_minimal(2000, (2, 2), (0, 16), np.random.default_rng(0))
+    assert len(puzzles) == 2000
+    assert len(set(invariant(puzzles, (2, 2)).tolist())) == 36
 
 
 def test_a_contradiction_has_no_solution():
@@ -207,6 +214,27 @@ def test_without_a_place_for_the_cache_puzzles_are_drawn_all_the_same(monkeypatc
         assert DATA["sudoku4"](**SIZES).sizes["train"] == 20
 
 
+@pytest.mark.parametrize(("kind", "count"), [("minimal", 1), ("unsolvable", 0), ("ambiguous", 2)])
+@pytest.mark.parametrize("name", ["sudoku4", "sudoku6", "sudoku9"])
+def test_test_puzzles_of_other_kinds(name, kind, count):
+    sizes = {"train_size": 10, "val_size": 0, "test_size": 10}
+    data = DATA[name](**sizes, test_puzzles=kind)
+    x, y = data.split("test")
+    assert (search(candidates(x.flatten(1).numpy(), data.box), data.box).count == count).all()
+    assert not len(sudoku_contradictions(x, data.box))
+    assert data.check(x, y).all() == (kind != "unsolvable") and sudoku_solved(y, data.box).all()
+    assert kind != "unsolvable" or not data.check(x, y).any()
+    if kind == "minimal":
+        blanks = (x == 0).flatten(1).sum(1)
+        assert blanks.min() >= data.minimal_holes[0] and blanks.max() <= data.minimal_holes[1]
+    assert data.check(*data.split("train")).all()
+
+
+def test_hard_tests_are_hard():
+    data = DATA["sudoku9"](train_size=5, val_size=0, test_size=5, test_puzzles="minimal", test_nodes=300)
+    assert data.difficulty("test").min() >= 300 > data.difficulty("train").min()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -214,6 +242,8 @@ def test_without_a_place_for_the_cache_puzzles_are_drawn_all_the_same(monkeypatc
         ({"max_holes": 36}, "got 16, 36"),
         ({"train_size": 0}, "train_size must be at least 1; got 0"),
         ({"val_size": -1}, "val_size must be at least 0; got -1"),
+        ({"test_puzzles": "hard"}, "must be one of drawn, minimal, unsolvable, ambiguous; got 'hard'"),
+        ({"test_nodes": -1}, "test_nodes must not be negative; got -1"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
     ],
 )

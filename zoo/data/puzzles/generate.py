@@ -76,3 +76,49 @@ def draw(count: int, box: Box, holes: tuple[int, int], random: np.random.Generat
     puzzles = dig(grids, random.integers(holes[0], holes[1] + 1, count), box, random)
     enough = (puzzles == 0).sum(1) >= holes[0]
     return puzzles[enough], grids[enough]
+
+
+def draw_minimal(
+    count: int, box: Box, holes: tuple[int, int], random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return those of ``count`` minimal puzzles whose blanks lie in ``holes``, both ends included, and their solutions.
+
+    No given of a minimal puzzle can be spared; but one whose proof would take more than the budget stays, too.
+    """
+    grids = full_grids(count, box, random)
+    puzzles = dig(grids, np.full(count, grids.shape[1]), box, random)
+    blanks = (puzzles == 0).sum(1)
+    wanted = (blanks >= holes[0]) & (blanks <= holes[1])
+    return puzzles[wanted], grids[wanted]
+
+
+def without_solution(
+    puzzles: np.ndarray, grids: np.ndarray, box: Box, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return those of the puzzles (N, n^2) that have no solution after one given was changed, and their former grids.
+
+    The new digit is drawn from those that none of the cell's givens in sight has: no two givens contradict one another.
+    """
+    g = geometry(box)
+    each = np.arange(len(puzzles))
+    cell = ((puzzles > 0) * (1 - random.random(puzzles.shape))).argmax(1)
+    changed = puzzles.copy()
+    seen = np.zeros((len(puzzles), g.n + 1), bool)
+    rows, places = np.nonzero(g.peers[cell])
+    seen[rows, puzzles[rows, places]] = True
+    seen[each, puzzles[each, cell]] = seen[:, 0] = True
+    changed[each, cell] = (~seen * (1 - random.random(seen.shape))).argmax(1)
+    found = search(candidates(changed, box), box, limit=1, budget=BUDGET)
+    none = (changed[each, cell] > 0) & (found.count == 0) & found.complete
+    return changed[none], grids[none]
+
+
+def with_several(puzzles: np.ndarray, box: Box, random: np.random.Generator) -> np.ndarray:
+    """Return the puzzles (N, n^2) with as many givens less, drawn one by one, as it takes to have several solutions."""
+    puzzles = puzzles.copy()
+    single = np.arange(len(puzzles))
+    while len(single):
+        cell = ((puzzles[single] > 0) * (1 - random.random((len(single), puzzles.shape[1])))).argmax(1)
+        puzzles[single, cell] = 0
+        single = single[search(candidates(puzzles[single], box), box, limit=2).count < 2]
+    return puzzles
