@@ -46,7 +46,7 @@ HERE = Path(__file__).parent / "results"
 DEPTHS = (4, 8, 16, 32, 64, 128, 256)
 STARTS = (1, 8, 32)
 SMALL = 1e-3  # a residual that is taken for a sign of a right answer
-MOMENTS = (1, 4, 16, 64)
+MOMENTS, MOMENTS_OF_MAZES = (1, 4, 16, 64), (1, 16, 64, 256)  # iterations that are drawn
 SOLVERS: dict[str, dict[str, Any]] = {
     "plain": {"name": "picard"},
     "anderson": {"name": "anderson", "window": 5},
@@ -217,9 +217,9 @@ def _solutions(puzzle: np.ndarray, box: tuple[int, int]) -> int:
 
 @torch.inference_mode()
 def settling(
-    model: Reasoner, givens: Tensor, answer: Tensor, moments: Sequence[int]
+    model: Reasoner, givens: Tensor, answer: Tensor, moments: Sequence[int], first: int
 ) -> tuple[list[Moment], list[float]]:
-    """The answers to one puzzle (H, W) at some iterations of plain iteration, and the residual after each."""
+    """The answers to one puzzle (H, W) at some plain iterations, ``first`` for class 0, and the residual after each."""
     one, moves = givens[None], []
     e, residuals = model.embed(one), []
     z = model.cell(model.start(one), e)
@@ -228,7 +228,7 @@ def settling(
         residuals.append(float((new - z).norm() / z.norm()))
         if k in moments:
             read = model.read(z, one).argmax(-1)[0]
-            moves.append(Moment(k, (read + 1).numpy(), (read != answer).numpy()))
+            moves.append(Moment(k, (read + first).numpy(), (read != answer).numpy()))
         z = new
     return moves, residuals
 
@@ -293,11 +293,11 @@ def main() -> None:
         depth_figure(curves, figures, f"{stem}_depth", told=told),
         residual_figure(every.residual.numpy(), every.right.numpy(), figures, f"{stem}_residual", told),
     ]
-    if isinstance(data, SudokuData):
-        hardest = int(torch.where(every.right, every.steps, -1).argmax())  # solved, by the most iterations
-        moments, residuals = settling(model, givens[hardest], answer[hardest], [m for m in MOMENTS if m <= deepest])
-        shown = givens[hardest].numpy()
-        written.append(settling_figure(shown, moments, residuals, figures, f"{stem}_settling", data.box))
+    hardest = int(torch.where(every.right, every.steps, -1).argmax())  # solved, by the most iterations
+    one, box = givens[hardest], data.box if isinstance(data, SudokuData) else None
+    shown = [m for m in (MOMENTS if box else MOMENTS_OF_MAZES) if m <= deepest]
+    moments, residuals = settling(model, one, answer[hardest], shown, 1 if box else 0)
+    written.append(settling_figure(one.numpy(), moments, residuals, figures, f"{stem}_settling", box))
     facts["figures"] = {p.name: p.caption for p in written}
     facts |= environment()
     args.out.mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,11 @@ def drawn(folder, kind):
         answers = [np.full((4, 4), 1 + k) for k in range(3)]
         moments = [Moment(4**k, a, a != 2) for k, a in enumerate(answers)]
         return settling_figure(givens, moments, [0.0, *[10.0**-k for k in range(16)]], folder, "settling", (2, 2))
+    if kind == "maze":
+        givens = np.array([[1] * 5, [1, 2, 0, 0, 1], [1, 1, 1, 0, 1], [1, 3, 0, 0, 1], [1] * 5])
+        way = (givens != 1).astype(int)
+        moments = [Moment(1, way * 0, way == 1), Moment(4, 1 - way, way < 2), Moment(16, way, way < 0)]
+        return settling_figure(givens, moments, [10.0**-k for k in range(16)], folder, "maze")
     if kind == "residual":
         residual = np.array([0.0, 1e-5, 3e-5, np.nan, 0.4])
         return residual_figure(residual, np.array([True, True, True, False, False]), folder, "residual", "Told.")
@@ -25,6 +30,10 @@ def drawn(folder, kind):
     ("kind", "said"),
     [
         ("settling", "shaded: wrong cells (16 at 1, 0 at 4, 16 at 16)"),
+        (
+            "maze",
+            "Black: walls, start and goal; blue: the answer at that iteration; shaded: wrong cells (7 at 1, 25 at 4",
+        ),
         ("residual", "of 5 puzzles. Told."),
         ("depth", "against iterations at test."),
     ],

@@ -16,6 +16,7 @@ from zoo.reporting.plots import Picture, legend, panels, style, write
 
 LEAST = 1e-9  # a residual below it is drawn there: a log axis has no zero
 GIVEN, FILLED, WRONG = "#111111", "#1f4e9c", "#f0b8a8"
+WAY, LOST = "#8fb0e0", "#c2571a"  # of a maze: cells of the answer; those that do not belong to it
 
 
 @dataclass(frozen=True)
@@ -34,21 +35,29 @@ class Moment:
 
 
 def settling_figure(
-    givens: np.ndarray, moments: Sequence[Moment], residuals: Sequence[float], folder: Path, name: str,
+    givens: np.ndarray,
+    moments: Sequence[Moment],
+    residuals: Sequence[float],
+    folder: Path,
+    name: str,
     box: tuple[int, int] | None = None,
-) -> Picture:  # fmt: skip
+) -> Picture:
     """Draw a puzzle that settles: its grid at some iterations, wrong cells marked, beside the residual of each.
 
     Args:
-        givens: (H, W) symbols, 0 for a blank.
+        givens: (H, W) symbols: of a Sudoku 0 for a blank, of a maze 0 free, 1 wall, 2 start, 3 goal.
         moments: of the solve, in order.
         residuals: after each iteration, from the first on.
         folder, name: where the figure goes.
-        box: rows and columns of a box, of a Sudoku.
+        box: rows and columns of a box, of a Sudoku; None: a maze, whose answers are 1 on the way.
     """
     figure, axes = panels(1, len(moments) + 1, width=3.0, height=3.3)
     for axis, moment in zip(axes[0], moments, strict=False):
-        _grid(axis, givens, moment, box)
+        axis.set_title(f"iteration {moment.iteration}", fontsize=10)
+        if box is None:
+            _maze(axis, givens, moment)
+        else:
+            _grid(axis, givens, moment, box)
     axis = axes[0, -1]
     shown = np.maximum(np.asarray(residuals, float), LEAST)
     steps = np.arange(1, len(shown) + 1)
@@ -60,20 +69,20 @@ def settling_figure(
     axis.minorticks_off()
     left = ", ".join(f"{int(m.wrong.sum())} at {m.iteration}" for m in moments)
     caption = (
-        f"A puzzle that settles. Black: givens; blue: the answer at that iteration; shaded: wrong cells ({left}). "
+        f"A puzzle that settles. Black: {'givens' if box else 'walls, start and goal'}; blue: the answer at that "
+        f"iteration; shaded: wrong cells ({left}). "
         "Right: |f(z) - z| / |z| after each iteration."
     )
     return write(figure, folder, name, caption)
 
 
-def _grid(axis: Any, givens: np.ndarray, moment: Moment, box: tuple[int, int] | None) -> None:
+def _grid(axis: Any, givens: np.ndarray, moment: Moment, box: tuple[int, int]) -> None:
     height, width = givens.shape
     axis.grid(False)
     axis.spines[["top", "right"]].set_visible(True)
     axis.set(xlim=(0, width), ylim=(height, 0), aspect="equal", xticks=[], yticks=[])
-    axis.set_title(f"iteration {moment.iteration}", fontsize=10)
     shaded = np.ones((height, width, 3))
-    shaded[moment.wrong] = [int(WRONG[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    shaded[moment.wrong] = _rgb(WRONG)
     axis.imshow(shaded, extent=(0, width, height, 0), zorder=0)
     size = min(13.0, 120.0 / height)
     for row in range(height):
@@ -84,9 +93,27 @@ def _grid(axis: Any, givens: np.ndarray, moment: Moment, box: tuple[int, int] | 
                 color=GIVEN if given else FILLED, fontweight="bold" if given else "normal",
             )  # fmt: skip
     for k in range(height + 1):
-        axis.axhline(k, color="0.2", lw=1.4 if box and k % box[0] == 0 else 0.4)
+        axis.axhline(k, color="0.2", lw=1.4 if k % box[0] == 0 else 0.4)
     for k in range(width + 1):
-        axis.axvline(k, color="0.2", lw=1.4 if box and k % box[1] == 0 else 0.4)
+        axis.axvline(k, color="0.2", lw=1.4 if k % box[1] == 0 else 0.4)
+
+
+def _maze(axis: Any, givens: np.ndarray, moment: Moment) -> None:
+    colors = np.ones((*givens.shape, 3))
+    colors[moment.answer == 1] = _rgb(WAY)
+    colors[moment.wrong] = _rgb(WRONG)
+    colors[(moment.answer == 1) & moment.wrong] = _rgb(LOST)
+    colors[givens == 1] = np.where(moment.wrong[givens == 1][:, None], _rgb(LOST), _rgb("#444444"))
+    axis.grid(False)
+    axis.set(xticks=[], yticks=[])
+    axis.imshow(colors)
+    for symbol, letter in ((2, "S"), (3, "G")):
+        for row, column in np.argwhere(givens == symbol):
+            axis.text(column, row, letter, ha="center", va="center", fontsize=120 / len(givens) + 4, fontweight="bold")
+
+
+def _rgb(color: str) -> list[float]:
+    return [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
 
 
 def _symbol(value: int) -> str:
