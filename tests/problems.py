@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import zoo
 
@@ -86,9 +86,11 @@ def left(
 
 
 def contract(model: torch.nn.Module) -> None:
-    """Let the input of an MDEQ or a DEQ transformer outweigh its state, as a random start may have no fixed point."""
+    """Let the input of a model outweigh its state, as random weights may have no fixed point."""
     cell = getattr(model, "cell", None)
     with torch.no_grad():
+        for p in getattr(cell, "net", nn.Identity()).parameters():  # of a reasoner of two levels
+            p.mul_(0.3)
         for post in getattr(cell, "post", []):  # MDEQ's last normalization then adds much and lets little through
             torch.nn.init.constant_(post[2].weight, 0.02)
             torch.nn.init.normal_(post[2].bias)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from problems import left
 from torch import nn
 
 from zoo.deq.reasoner.equivariant import EquivariantReasoner
@@ -122,3 +123,61 @@ def test_a_model_without_a_state_is_trained_in_one_piece():
 def test_a_task_out_of_range_is_refused(options, said):
     with pytest.raises(ValueError, match=said):
         task(**options)
+
+
+TIGHT = {"rtol": 1e-11, "atol": 1e-12, "max_steps": 300}
+EXACT = {"name": "implicit", "solver": {"name": "gmres", "rtol": 1e-11, "atol": 0.0, "max_steps": 200}}
+
+
+def settled(solver="picard", adjoint="unroll", **options) -> Reasoning:
+    """A reasoner whose map contracts, and a loss at its equilibrium."""
+    one = task(segments=1, steps=0, free_steps=0, **options)
+    one.model.double()
+    with torch.no_grad():
+        one.model.cell.embedding.weight.mul_(3.0)  # what is injected outweighs what is heard
+        one.model.cell.widen.weight[:, : 5 * one.model.cell.channels].mul_(0.1)
+        one.model.cell.narrow.weight.mul_(8.0)
+    own = {"name": "reversible", "damping": 0.5, "max_steps": 22} if solver == "reversible" else {"name": solver}
+    one.model.configure_implicit({**TIGHT, **own}, adjoint)
+    return one
+
+
+def gradients(one, batch) -> torch.Tensor:
+    found = torch.autograd.grad(one.score(batch, "train").loss, list(one.model.parameters()))
+    return torch.cat([g.flatten() for g in found])
+
+
+@pytest.mark.parametrize(
+    ("solver", "adjoint", "off"),
+    [
+        ("picard", EXACT, 1e-6),
+        ("anderson", EXACT, 1e-6),
+        ("picard", {"name": "phantom", "steps": 100, "damping": 1.0}, 1e-6),
+        ("reversible", "reversible", 1e-2),  # as many steps as can be undone
+    ],
+)
+def test_near_the_equilibrium_all_gradients_agree(solver, adjoint, off):
+    batch = latin()
+    unrolled = settled()
+    expected = gradients(unrolled, batch)
+    assert unrolled.model.last.stats.converged.all()
+    found = gradients(settled(solver, adjoint), batch)
+    error = float((found - expected).norm() / expected.norm())
+    assert error < off
+
+
+def test_a_gradient_cut_short_points_the_same_way():
+    batch = latin()
+    expected = gradients(settled(), batch)
+    found = gradients(settled(adjoint="jfb"), batch)
+    assert float(torch.cosine_similarity(found, expected, dim=0)) > 0.5
+    assert float((found - expected).norm() / expected.norm()) > 1e-3  # it is no exact one
+
+
+@pytest.mark.parametrize("adjoint", ["unroll", "jfb", "phantom", "implicit", "reversible"])
+def test_every_adjoint_trains_by_its_name(adjoint):
+    one = task(segments=2, steps=4, free_steps=2)
+    one.model.configure_implicit("reversible" if adjoint == "reversible" else "picard", adjoint)
+    batch = latin(8)
+    torch.manual_seed(0)
+    assert left(lambda: one.score(batch, "train").loss, one.model, 0.7, lr=2e-2) < 0.7
