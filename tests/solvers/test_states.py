@@ -21,6 +21,21 @@ def test_a_map_that_writes_into_its_state_is_refused(solver):
     assert z0.tolist() == [[-1.0, 2.0]]
 
 
+@pytest.mark.parametrize("solver", ["picard", "anderson", "broyden", "reversible"])
+def test_a_map_that_begins_to_write_late_is_found_or_answered_rightly(solver):
+    def late(calls):
+        calls.append(1)
+        return lambda z: (0.5 * (z.cos_() if len(calls) > 2 else z.cos()), calls.append(1))[0]
+
+    z0 = torch.tensor([[-1.0, 2.0]])
+    with torch.no_grad(), pytest.raises(ValueError, match="wrote into its input"):
+        zoo.fixed_point(late([]), z0, solver)
+    with torch.inference_mode():
+        found = zoo.fixed_point(late([]), z0, {"name": solver, "rtol": 1e-5})
+        torch.testing.assert_close(found.value, torch.full((1, 2), 0.450183611), rtol=1e-4, atol=0)
+    assert z0.tolist() == [[-1.0, 2.0]]
+
+
 @pytest.mark.parametrize("adjoint", ["implicit", "phantom", "jfb", "unroll"])
 def test_a_cell_that_begins_in_place_is_refused(adjoint):
     cell = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(4, 4))

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from zoo.solvers.base import Affine, Map, Result, Solution, Solver, Stats, freeze, take
 from zoo.solvers.history import release
-from zoo.solvers.packing import mixes, refuse_in_place, resolution, version
+from zoo.solvers.packing import mixes, refuse_in_place, resolution, versions
 from zoo.solvers.profiler import profile_scope
 from zoo.solvers.progress import BatchProgress, noise
 
@@ -39,11 +39,11 @@ class Counted:
     def __call__(self, z: Tensor) -> Tensor:
         self.calls += 1
         self.samples += z.shape[0]
-        before = [version(x) for x in (z, *self.args)]
+        given = (z.clone() if z.is_inference() else z, *self.args)  # whose writes nothing counts: a copy bears them
+        before = versions(given)
         with self.autocast, profile_scope("evaluation"):
-            fz = self.f(z, *self.args)
-        for x, count in zip((z, *self.args), before, strict=True):
-            refuse_in_place(x, count, "The map")
+            fz = self.f(*given)
+        refuse_in_place(given, before, "The map")
         if fz.shape != z.shape or fz.dtype != z.dtype:
             raise ValueError(
                 f"The map must keep its state's shape and dtype: given {tuple(z.shape)} {z.dtype}, it returned "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -163,22 +163,27 @@ def resolution(f: Any, z: Tensor) -> float:
     return torch.finfo(dtype).eps
 
 
-def version(x: Tensor) -> int:
-    """How often a tensor's memory was written to; -1 for inference tensors, whose writes torch does not count."""
-    return -1 if x.is_inference() else x._version
+def versions(inputs: Sequence[Tensor]) -> list[int]:
+    """How often the memory of tensors was written to; -1 for inference tensors, whose writes torch does not count."""
+    return [-1 if x.is_inference() else x._version for x in inputs]
 
 
-def refuse_in_place(x: Tensor, before: int, what: str) -> None:
-    """Raise where `version` of an input is no longer what it was before a call of the user's function ``what``.
+def refuse_in_place(inputs: Sequence[Tensor], before: list[int], what: str) -> None:
+    """Raise where the `versions` of inputs are no longer what they were before a call of the user's function ``what``.
 
     Raises:
-        ValueError: the function wrote into its input.
+        ValueError: the function wrote into an input.
     """
-    if version(x) != before:
-        raise ValueError(
-            f"{what} wrote into its input, which belongs to the solver: the answer would be wrong. Use operations that "
-            "return a new tensor (torch.relu, nn.ReLU(inplace=False)), or begin with a clone()."
-        )
+    if versions(inputs) != before:
+        raise wrote_in_place(what)
+
+
+def wrote_in_place(what: str) -> ValueError:
+    """The error for a user's function that wrote into its input."""
+    return ValueError(
+        f"{what} wrote into its input, which belongs to the solver: the answer would be wrong. Use operations that "
+        "return a new tensor (torch.relu, nn.ReLU(inplace=False)), or begin with a clone()."
+    )
 
 
 def _parts(z: Any) -> tuple[Tensor, ...]:

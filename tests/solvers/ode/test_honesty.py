@@ -78,6 +78,25 @@ def test_a_field_that_writes_into_its_input_is_refused_and_y0_stays(solver, adjo
             assert y0.tolist() == [[-1.0, 2.0]]
 
 
+@pytest.mark.parametrize("solver", ["euler", "heun", "rk4", {"name": "dopri5", "per_sample": True}, "torchdiffeq:rk4"])
+def test_a_field_that_begins_to_write_late_is_found_or_answered_rightly(solver):
+    """Where torch counts no writes, under inference_mode, a copy bears them."""
+
+    def late(t, y):
+        return -(torch.relu_(y) if float(t.max()) > 0.3 else torch.relu(y))
+
+    y0 = torch.tensor([[-1.0, 2.0]])
+    for scope in (nullcontext(), torch.no_grad()):
+        with scope, pytest.raises(ValueError, match="wrote into"):
+            odeint(late, y0, [0.0, 0.2, 1.0], solver)
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            odeint(late, y0, [0.0, 0.2, 1.0], solver).value,
+            odeint(lambda t, y: -torch.relu(y), y0, [0.0, 0.2, 1.0], solver).value,
+        )
+    assert y0.tolist() == [[-1.0, 2.0]]
+
+
 def test_a_field_that_writes_into_its_arguments_is_refused():
     with pytest.raises(ValueError, match="wrote into"):
         odeint(lambda t, y, a: a.mul_(2) * y, torch.ones(1, 1), [0.0, 1.0], args=(torch.ones(1, 1),))
