@@ -31,6 +31,7 @@ def grow(z, w, x, scale):
     return scale * (z @ w.T + x)
 
 
+@pytest.mark.filterwarnings("ignore:1 of 4 samples grew so much")
 @pytest.mark.parametrize("bound", [True, False])
 @pytest.mark.parametrize("f", [explode, grow])
 @pytest.mark.parametrize(("s", "a"), PAIRS)
@@ -69,6 +70,67 @@ def test_a_lost_sample_gives_no_gradient(s, a):
         gw, gx = torch.autograd.grad(value.sum(), (w, x))
         assert torch.isfinite(gw).all() and (gx[0] == 0).all()
         assert len(scale) == 1 or (gx[1] != 0).all()
+
+
+@pytest.mark.parametrize("scale", [[40.0], [40.0, 0.5]])
+def test_reversible_steps_that_cannot_be_undone_give_no_gradient(scale):
+    """They are finite; but what undoing them gives is rounding error, enlarged."""
+    scale = torch.tensor(scale)[:, None]
+    w, x = matrix(N, 0.9, torch.float32).requires_grad_(), torch.full((len(scale), N), 0.1).requires_grad_()
+    with pytest.warns(UserWarning, match="1 of . samples grew so much.*give no gradient"):
+        solution = zoo.fixed_point(
+            lambda z: scale * (z @ w.T + x), torch.zeros_like(x), {"name": "reversible", "max_steps": 12}, "reversible"
+        )
+    assert solution.value.isfinite().all() and solution.value[0].abs().max() > 1e15
+    gw, gx = torch.autograd.grad(solution.value.sum(), (w, x))
+    assert torch.isfinite(gw).all() and (gx[0] == 0).all()
+    assert len(scale) == 1 or (gx[1] != 0).all()
+
+
+FIXED = ["euler", "midpoint", "heun", "rk4", "leapfrog", "yoshida4"]
+
+
+@pytest.mark.parametrize("bound", [True, False])
+@pytest.mark.parametrize("adjoint", ["unroll", "checkpoint"])
+@pytest.mark.parametrize("solver", FIXED)
+def test_fixed_steps_that_overflow_leave_the_others_their_gradient(solver, adjoint, bound):
+    """The first sample overflows at once, the second after the second requested time."""
+    rate = torch.tensor([[30.0], [3.0], [0.3], [0.1]])
+
+    def field(t, y, rate, w):
+        q, p = y.chunk(2, 1)
+        return torch.cat([p @ w, -rate * q * torch.exp(rate * q * q)], 1)
+
+    def run(rows):
+        w, own = torch.eye(1).requires_grad_(), rate[rows].clone().requires_grad_()
+        y0 = torch.tensor([2.0, 0.5]).expand(len(rows), 2).contiguous().requires_grad_()
+        given = {"args": (own,)} if bound else {}
+        f = (lambda t, y, *a: field(t, y, *a, w)) if bound else lambda t, y: field(t, y, own, w)
+        solution = zoo.odeint(f, y0, [0.0, 0.01, 1.0], {"name": solver, "steps": 40}, adjoint, **given)
+        return solution, torch.autograd.grad(solution.value[:, -2:].square().sum(), (w, own, y0))
+
+    (together, found), (alone, exact) = run([0, 1, 2, 3]), run([2, 3])
+    assert together.result is Result.nonfinite and alone.result is Result.fixed_steps
+    assert torch.isfinite(together.value).all()
+    assert together.stats.reached[0] == 0 and together.stats.reached[-1] == 1
+    assert together.stats.converged.tolist() == [False, False, True, True]
+    torch.testing.assert_close(together.value[:, 2:], alone.value)
+    torch.testing.assert_close(found[0], exact[0])
+    torch.testing.assert_close(found[1][2:], exact[1])
+    torch.testing.assert_close(found[2][2:], exact[2])
+    assert (found[2][:2] == 0).all()
+    if bound:  # what the field only captures is its own: its answer there is infinite at every state
+        assert (found[1][:2] == 0).all()
+
+
+@pytest.mark.parametrize("solver", FIXED)
+def test_fixed_steps_of_a_batch_that_is_lost_give_zero(solver):
+    w, y0 = torch.ones(()).requires_grad_(), torch.full((2, 2), 1e3).requires_grad_()
+    f = lambda t, y: torch.cat([w * y[:, 1:], -(y[:, :1] ** 9)], 1)  # noqa: E731
+    solution = zoo.odeint(f, y0, [0.0, 10.0], {"name": solver, "steps": 32})
+    assert solution.result is Result.nonfinite
+    (g,) = torch.autograd.grad(solution.value.sum(), y0)
+    torch.testing.assert_close(g, torch.full_like(y0, 2.0))  # of the start, which both rows repeat
 
 
 def test_phantom_holds_what_its_own_iterations_lose():

@@ -59,13 +59,13 @@ def _frames(step: Step, field: Field, keep_slope: bool) -> Step:
         start, slope, bound = (
             y.detach(),
             k.detach() if keep_slope and k is not None else None,
-            (field.args, field.active_mask),
+            (field.args, field.active_mask, field.stand_in),
         )
         wants = y.requires_grad, k is not None, k is not None and k.requires_grad
 
         def replay() -> None:
-            now = field.args, field.active_mask
-            field.args, field.active_mask = bound
+            now = field.args, field.active_mask, field.stand_in
+            field.args, field.active_mask, field.stand_in = bound
             try:
                 with autocast():
                     again = slope
@@ -76,7 +76,7 @@ def _frames(step: Step, field: Field, keep_slope: bool) -> Step:
                     state = start.detach().requires_grad_(wants[0])
                     step(t, dt, state, again if again is None else again.detach().requires_grad_(wants[2]), dense)
             finally:
-                field.args, field.active_mask = now
+                field.args, field.active_mask, field.stand_in = now
 
         y_dtype, autocast = y.dtype, saved_autocast(y.device.type)
         if not solves:

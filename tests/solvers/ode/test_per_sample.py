@@ -38,3 +38,18 @@ def test_per_sample_results_do_not_depend_on_the_batch():
         alone = odeint(van_der_pol, y0[i : i + 1], ts, spec, args=(mu[i : i + 1],)).value[:, 0]
         assert (alone - together[:, i]).abs().max() < 1e-13
         assert (alone - held[:, i]).abs().max() < 1e-13
+
+
+def test_a_step_that_everyone_rejects_costs_no_slope():
+    """Heun's method has the slope at its start from no former step; a rejected step leaves it as it was."""
+    seen = []
+
+    def f(t, y):
+        seen.append(float(t.flatten()[0]))
+        return torch.cos(40 * t) * torch.ones_like(y)
+
+    solver = {"name": "heun", "per_sample": True, "first_step": 0.5, "rtol": 1e-4}
+    stats = odeint(f, torch.zeros(1, 1), [0.0, 1.0], solver).stats
+    assert stats.rejected[0] > 2
+    # a slope for every accepted step, and a second stage for each attempt
+    assert len(seen) == stats.nfe == int(stats.accepted[0]) + int(stats.accepted[0] + stats.rejected[0])

@@ -26,7 +26,7 @@ from torch import Tensor
 from zoo.solvers.base import Result, Solution, Stats
 from zoo.solvers.ode.dense import Interpolant
 from zoo.solvers.ode.events import Events
-from zoo.solvers.packing import Packed, Packing, refuse_in_place, resolution, version
+from zoo.solvers.packing import Packed, Packing, refuse_in_place, resolution, versions, wrote_in_place
 
 VectorField = Callable[..., Tensor]  # (t, y, *args) -> dy/dt, of y's shape
 Norm = Callable[[Tensor], Tensor]  # error over tolerance, of the state's shape -> (rows,), each at most 1 to accept
@@ -132,22 +132,39 @@ def _time(packing: Packing, t: Tensor) -> Tensor:
     return t.to(packing.real)
 
 
+WRITER = "The field f(t, y, *args)"
+
+
 class Field:
     """The user's ``f`` bound to its per-sample arguments: it counts calls, checks shapes and holds still who is done.
 
     A sample that is settled (terminal event, diverged) sees ``f = 0``: its state stays, its error is zero, and its
     gradient passes through unchanged, whatever the method.
+
+    Attributes:
+        active_mask: (B, 1, ..., 1), False for samples that are held still.
+        stand_in: the sample whose state, and arguments, ``f`` is shown in place of those that are held still: where
+            ``f`` is not finite at their own, 0 * NaN would reach the parameters that all share. None: their own.
     """
 
     def __init__(self, f: VectorField, args: tuple[Tensor, ...] | None) -> None:
         self.f, self.args = f, args or ()
         self.calls = self.samples = 0
-        self.active_mask: Tensor | None = None  # (B, 1, ..., 1), False for samples that are held still
+        self.active_mask: Tensor | None = None
+        self.stand_in: int | None = None
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
         self.calls += 1
         self.samples += y.shape[0]
-        dy = self.f(t, y, *self.args) if self.calls > 1 else self._first(t, y)
+        # The first state is the caller's own, and inference tensors do not count their writes: a copy bears them.
+        given = (y.clone() if self.calls == 1 or y.is_inference() else y, *self.args)
+        if self.stand_in is not None:
+            given = tuple(self._standing_in(x, self.stand_in) for x in given)
+        before = versions(given)
+        dy = self.f(t, *given)
+        refuse_in_place(given, before, WRITER)
+        if self.calls == 1 and given[0].is_inference() and not torch.equal(given[0], y):
+            raise wrote_in_place(WRITER)
         if dy.__class__ is not Tensor and not isinstance(dy, Tensor):
             raise TypeError(f"f(t, y) must return a tensor of y's shape {tuple(y.shape)}; got {type(dy).__name__}.")
         if dy.dtype != y.dtype and torch.is_autocast_enabled(y.device.type):
@@ -159,16 +176,9 @@ class Field:
             )
         return dy if self.active_mask is None else torch.where(self.active_mask, dy, 0.0)
 
-    def _first(self, t: Tensor, y: Tensor) -> Any:
-        """The first call tells whether f writes into its input; on a copy, as the state is the caller's own."""
-        given = (y.clone(), *self.args)
-        before = [version(x) for x in given]
-        dy = self.f(t, *given)
-        for x, count in zip(given, before, strict=True):
-            refuse_in_place(x, count, "The field f(t, y, *args)")
-        if y.is_inference() and not torch.equal(given[0], y):  # whose writes are not counted
-            refuse_in_place(given[0], -2, "The field f(t, y, *args)")
-        return dy
+    def _standing_in(self, x: Tensor, row: int) -> Tensor:
+        assert self.active_mask is not None
+        return torch.where(self.active_mask.view(-1, *[1] * (x.dim() - 1)), x, x[row].detach())
 
 
 @dataclass(frozen=True)
@@ -197,7 +207,9 @@ class ODESolver(ABC):
         rtol, atol: a step is accepted when, with ``e`` its error estimate, ``s = atol + rtol * max(|y|, |y_next|)`` and
             the root mean square taken over one sample's numbers, ``rms(e / s) <= 1`` *for every sample*: a mean over
             the batch would average a hard sample's error away. Never below the resolution of the state's dtype.
-            Methods of fixed steps make no use of them.
+            A tighter ``rtol`` alone leaves ``atol`` as it is, for one is of the state's unit and the other is not:
+            numbers below ``atol / rtol`` (0.1, by default) are then as accurate as before, so give both. Methods of
+            fixed steps make no use of them.
         max_steps: attempted steps of adaptive methods at most; then the states reached are returned with
             ``Result.max_steps``, or ``Result.stiff``. Fixed steps are taken as they were asked for.
 

@@ -25,14 +25,28 @@ from zoo.solvers.ode.waypoints import Waypoint, jump_gap, waypoints
 
 
 def integrate_batched(solver: OneStep, p: Problem) -> ODESolution:
-    """Integrate all samples with common steps."""
-    return _Batched(solver, p).run()
+    """Integrate all samples with common steps.
+
+    Fixed steps take a sample to infinity or NaN and on, and its evaluations there would stay in the graph, where
+    0 * NaN reaches the parameters that all samples share. Where a gradient is recorded, such steps are taken once more,
+    with the sample held still, out of the field's sight, from the last requested time at which it was finite.
+    """
+    loop = _Batched(solver, p)
+    solution = loop.run()
+    lost = loop.log.broken
+    if lost is None or not solution.value.requires_grad:
+        return solution
+    return _Batched(solver, p, lost).run()
 
 
 class _Batched:
-    """One integration with common steps: the clock, the states, and who still moves."""
+    """One integration with common steps: the clock, the states, and who still moves.
 
-    def __init__(self, solver: OneStep, p: Problem) -> None:
+    Args:
+        broken: (B,) the requested time, by its number, after which a sample is known to become infinite or NaN.
+    """
+
+    def __init__(self, solver: OneStep, p: Problem, broken: np.ndarray | None = None) -> None:
         self.solver, self.p, self.field, self.y = solver, p, p.field, p.y0
         self.norm = p.norm or sample_norm(p.y0)
         self.step, self.slope = step_functions(solver, p, self.norm)
@@ -46,6 +60,7 @@ class _Batched:
         self.wants_slope = self.between or solver.first_slope != "none"
         self.k: Tensor | None = None
         self.log = IntegrationProgress(p.batch, start, fixed=not solver.adaptive)
+        self.broken = broken
         self.moving, self.left_over = np.ones(p.batch, dtype=bool), True
         self.accepted, self.last = 0, math.nan
         self.segments: list[Segment] = []
@@ -57,10 +72,12 @@ class _Batched:
     def run(self) -> ODESolution:
         values = [self.y]
         self.set_out()
+        self.leave_broken(0)
         for mark in self.route:
             self.go_to(mark)
             if mark.requested:
                 values.append(self.y)
+                self.leave_broken(len(values) - 1)
         self.settle(self.moving)
         log, field = self.log, self.field
         if self.pace.ratio is not None:
@@ -68,7 +85,7 @@ class _Batched:
         if log.short.any() and self.accepted >= self.pace.enough_to_judge:
             log.stiff |= log.short & stiff(field, self.clock(self.t), self.y, self.last)
         log.trace = [*self.pace.trace]
-        field.active_mask = None
+        field.active_mask = field.stand_in = None
         return log.solution(torch.stack(values), field, self.p.ts, self.segments, events=self.events is not None)
 
     def set_out(self) -> None:
@@ -147,6 +164,14 @@ class _Batched:
         self.hold(who)
         self.pace.dt = self.pace.good
 
+    def leave_broken(self, row: int) -> None:
+        """Hold the samples whose last finite state is that at the requested time ``row``."""
+        if self.broken is not None and (who := self.moving & (self.broken == row)).any():
+            self.settle(who)
+            self.log.dead |= who
+            self.hold(who)
+            self.field.stand_in = int(self.moving.argmax()) if self.left_over else None
+
     def settle(self, who: np.ndarray) -> None:
         """Write down where samples stand that go no further."""
         self.log.reached[who], self.log.last_dt[who] = self.t, self.last
@@ -154,9 +179,8 @@ class _Batched:
 
     def hold(self, who: np.ndarray) -> None:
         """Hold samples still from now on."""
-        assert self.k is not None
         self.moving[who] = False
         self.left_over = bool(self.moving.any())
         mask = torch.tensor(self.moving, device=self.y.device).view((-1,) + (1,) * (self.y.dim() - 1))
         self.field.active_mask = mask
-        self.k = torch.where(mask, self.k, 0.0)
+        self.k = None if self.k is None else torch.where(mask, self.k, 0.0)

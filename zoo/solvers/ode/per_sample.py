@@ -148,7 +148,8 @@ class _PerSample:
 
         y, k, mask = self.y, self.k, None if ok.all() else self.device(ok)
         self.y = attempt.y if mask is None else torch.where(mask, attempt.y, y)
-        self.k = attempt.k if mask is None or attempt.k is None else torch.where(mask, attempt.k, k)
+        if ok.any():  # where everyone starts anew, the slopes are those that are known
+            self.k = attempt.k if mask is None or attempt.k is None else torch.where(mask, attempt.k, k)
         t_next = np.where(ok, np.where(landing, target, c.t + h), c.t)
         crossed = np.zeros(len(c.rows), dtype=bool)
         if self.events is not None:

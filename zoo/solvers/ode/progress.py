@@ -35,6 +35,7 @@ class IntegrationProgress:
         self.short, self.unsolved, self.stiff, self.stalled, self.dead = self.failures
         self.trace: list[np.ndarray | float] = []
         self.shifts: list[tuple[np.ndarray, Tensor]] = []  # rows, and the derivative of their events' times
+        self.broken: np.ndarray | None = None  # (B,) the last row with a finite state, -1 where all are; None: all are
 
     @property
     def result(self) -> Result:
@@ -102,6 +103,7 @@ class IntegrationProgress:
         bad = first_bad > 0
         rows[:, bad] = np.minimum(rows[:, bad], first_bad[bad] - 1)
         self.dead |= bad
+        self.broken = np.where(bad, first_bad - 1, -1)
         self.reached[bad] = np.broadcast_to(times, (value.shape[1], len(value)))[bad, first_bad[bad] - 1]
         index = torch.from_numpy(rows).to(value.device)
         return value[index, torch.arange(value.shape[1], device=value.device)]
