@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from zoo.adjoints.base import Adjoint, wrong_pair
 from zoo.adjoints.recompute import Recomputation, RecomputedStep, kept_tensors
 from zoo.adjoints.rng import RNGState, saved_autocast
-from zoo.solvers.base import Map, Solution, Solver
+from zoo.solvers.base import Map, Solution, Solver, Stats
 from zoo.solvers.iterate import iterate
 from zoo.solvers.packing import resolution
 from zoo.solvers.reversible import Reversible as ReversibleSolver
@@ -24,7 +25,8 @@ class Reversible(Adjoint):
 
     Serves the solver `reversible` only. The two iterates are float64, whatever the map computes in, so that the steps
     can be undone. Gradients reach whatever the map captured, and what it draws at random (dropout) is drawn again. A
-    sample that is lost to infinity or NaN gives no gradient. First derivatives only.
+    sample that is lost to infinity or NaN gives no gradient, nor does one that grows so much that its steps cannot be
+    undone. First derivatives only.
 
     Raises:
         TypeError: another solver.
@@ -47,9 +49,17 @@ class Reversible(Adjoint):
         floor = resolution(f, z0)
         solution = iterate(undo.call, z0.double(), undo.watch(solver), select="last", floor=floor, keep_state=True)
         undo.end = solution.state.y.detach(), solution.state.z.detach()
-        lost = solution.stats.lost
-        if lost is not None and lost.any():
+        lost, kept = undo.cannot(solution.stats)
+        if lost.any():
             undo.lost = lost.to(z0.device)[:, None]
+            value = torch.where(undo.lost, solution.value.detach(), solution.value)
+            solution = dataclasses.replace(solution, value=value)
+        if kept:
+            warnings.warn(
+                f"{kept} of {len(z0)} samples grew so much that their reversible steps cannot be undone, and give no "
+                "gradient: the map does not contract there. Normalize it, or take fewer steps (max_steps).",
+                stacklevel=2,
+            )
         return dataclasses.replace(solution, value=solution.value.to(z0.dtype), state=None)
 
 
@@ -69,6 +79,19 @@ class _Undo:
         self.end: tuple[Tensor, Tensor] | None = None
         self.at: tuple[int, Tensor, Tensor] | None = None  # (evaluation, y, z): both as they were when it was made
         self.known: tuple[int, Tensor] = (-1, torch.empty(0))  # the newest replayed evaluation, and its answer
+        self.first = torch.empty(0)  # (B,) sizes of the start and of its residual, together
+
+    def cannot(self, stats: Stats) -> tuple[Tensor, int]:
+        """(B,) whose steps cannot be undone, and how many of them are finite all the same.
+
+        Undoing leaves rounding errors of the size of the last state, times ``(1 - damping)^-2`` for every step. Where
+        they exceed the first move, what comes out has nothing to do with the early states.
+        """
+        assert self.end is not None and stats.lost is not None
+        size = torch.linalg.vector_norm(torch.cat(self.end, 1), dim=1).cpu()
+        error = size * torch.finfo(torch.float64).eps * (1 - self.damping) ** (-2.0 * stats.steps)
+        grown = ~stats.converged & ~stats.lost & ~(error <= self.first.cpu())
+        return stats.lost | grown, int(grown.sum())
 
     def watch(self, solver: ReversibleSolver) -> Solver:
         """The same solver, noting which samples each step moves."""
@@ -86,6 +109,8 @@ class _Undo:
         frame = RecomputedStep(replay, self.solve)
         self.draws.append(frame.draws)
         out = frame.record(lambda: self._evaluate(z))
+        if number == 0:
+            self.first = torch.linalg.vector_norm(torch.cat([z.detach(), (out - z).detach()], 1), dim=1)
         self.solve.watch(out, self.args, (z, *self.args))
         return out
 
