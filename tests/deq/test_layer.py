@@ -10,6 +10,7 @@ from torch import nn
 
 import zoo
 from zoo.deq import DEQ
+from zoo.implicit import _looked_at
 
 
 class Cell(nn.Module):
@@ -63,7 +64,9 @@ class Dropped(Cell):
 def test_dropout_in_a_cell_is_named_where_the_solve_fails():
     torch.manual_seed(0)
     layer, x = DEQ(Dropped()), torch.randn(16, 8)
-    with pytest.warns(UserWarning, match=r"draws dropout anew at every evaluation \(drop\).*dropout_mask"):
+    with pytest.warns(
+        UserWarning, match=r"draws at random at every evaluation \(nn.Dropout: cell.drop\).*dropout_mask"
+    ):
         layer(x)
     assert not layer.last.result.success
     with warnings.catch_warnings():
@@ -71,3 +74,37 @@ def test_dropout_in_a_cell_is_named_where_the_solve_fails():
         layer.eval()(x)  # nothing is drawn
         assert layer.last.result is zoo.Result.converged
         DEQ(Cell(), {"name": "picard", "max_steps": 1}).train()(x)  # fails for another reason
+
+
+class Functional(Cell):
+    """Drops by a function, which no search of the modules finds; counts its calls in a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, z, x):
+        self.calls += 1
+        return super().forward(nn.functional.dropout(z, 0.5), x)
+
+
+def test_random_draws_that_are_no_module_are_named_once_and_change_nothing():
+    x = torch.randn(16, 8)
+
+    def run(look):
+        torch.manual_seed(0)
+        layer = DEQ(Functional())
+        if not look:
+            _looked_at.add(layer)
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            layer(x)
+            layer(x)
+        return len(seen), torch.randn(3), layer.cell.calls, layer.last.stats.nfe
+
+    (warned, *looked), (silent, *left) = run(True), run(False)
+    assert (warned, silent) == (1, 0)
+    for a, b in zip(looked, left, strict=True):
+        assert torch.equal(torch.as_tensor(a), torch.as_tensor(b))
+    with pytest.warns(UserWarning, match=r"The map of DEQ draws at random.*functional.dropout"):
+        DEQ(Functional())(x)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
@@ -30,7 +29,7 @@ class DEQ(ImplicitMixin, nn.Module):
     state of training. For the cell to have a fixed point: normalize its output (group or layer normalization), keep
     its weights small (weight or spectral normalization, the Jacobian penalty of `zoo.penalties`), and draw dropout
     masks outside of it (`zoo.layers.dropout.dropout_mask`): ``nn.Dropout`` in a cell draws anew at every evaluation,
-    and a solve that fails in training warns of it.
+    and a solve that fails warns of it.
 
     Every sample of a batch is solved by itself, and leaves the batch once it has converged. A cell that knows more of
     the batch (an edge list, a mask for each sample, the drop pattern of another package) is noticed where a part of the
@@ -88,12 +87,6 @@ class DEQ(ImplicitMixin, nn.Module):
                 f"DEQ began at zeros like its first input, {tuple(inputs[0].shape)}, and the cell refuses that state: "
                 f"{str(error).splitlines()[0]}. Where the state has another shape, give it, z0=torch.zeros(...)."
             ) from error
-        if self.last is not None and not self.last.result.success and (names := _dropout(self.cell)):
-            warnings.warn(
-                f"The cell draws dropout anew at every evaluation ({', '.join(names[:3])}), so that it has no fixed "
-                "point. Draw the mask before the solve and hand it in as an input: zoo.layers.dropout.dropout_mask.",
-                stacklevel=2,
-            )
         return out
 
     def _takes(self, start: Tensors, inputs: tuple[Tensor, ...]) -> bool:
@@ -113,12 +106,6 @@ class DEQ(ImplicitMixin, nn.Module):
         out = self.solve(self.cell, start, args=inputs)
         self.whole_batch = self.last is not None and self.last.stats.whole
         return out
-
-
-def _dropout(cell: nn.Module) -> list[str]:
-    """The names of what drops entries of a cell's states at random now."""
-    kinds = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
-    return [name or "itself" for name, m in cell.named_modules() if isinstance(m, kinds) and m.training and m.p > 0]
 
 
 def _normalizes_batches(cell: nn.Module) -> bool:
