@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+import subprocess
+import sys
+
 import pytest
 import torch
+import torch.autograd.forward_ad as fwAD
 from torch import nn
 
 import zoo
@@ -138,3 +143,80 @@ def test_dense_output_of_no_step_says_so():
 def test_the_names_of_other_packages_lead_to_ours(kind, theirs, ours):
     assert f"Did you mean {ours!r}?" in unknown(kind, theirs, ["midpoint", "steps", "step_size", "tol", ours])
     assert ours not in unknown(kind, theirs, ["midpoint", "steps"])
+
+
+FIELD = lambda t, y: -y  # noqa: E731
+
+
+@pytest.mark.parametrize(
+    ("solve", "option", "said"),
+    [
+        (zoo.odeint, {"method": "dopri5"}, "No argument of odeint named 'method'. Did you mean 'solver'?"),
+        (zoo.odeint, {"t": [0.0, 1.0]}, "Did you mean 'ts'?"),
+        (zoo.odeint, {"event_fn": None}, "Did you mean 'event'?"),
+        (zoo.odeint, {"rtol": 1e-6}, "an option of the solver: solver={'name': 'dopri5', 'rtol': 1e-06}."),
+        (zoo.odeint, {"dt0": 0.1}, "solver={'name': 'dopri5', 'first_step': 0.1}."),
+        (zoo.odeint, {"options": {"step_size": 0.1}}, "stand beside the solver's name: solver={'name': 'rk4', ...}."),
+        (zoo.fixed_point, {"max_iter": 9}, "solver={'name': 'anderson', 'max_steps': 9}."),
+        (zoo.fixed_point, {"damping": 0.5}, "solver={'name': 'anderson', 'damping': 0.5}."),
+        (zoo.fixed_point, {"f_solver": "anderson"}, "Did you mean 'solver'?"),
+        (zoo.fixed_point, {"thorw": True}, "Did you mean 'throw'?"),
+    ],
+)
+def test_keywords_of_other_packages_lead_to_ours(solve, option, said):
+    given = (FIELD, torch.ones(1, 2), *([[0.0, 1.0]] * (solve is zoo.odeint)))
+    with pytest.raises(TypeError) as error:
+        solve(*given, **option)
+    assert said in str(error.value)
+
+
+def test_the_entry_points_show_their_arguments():
+    assert list(inspect.signature(zoo.fixed_point).parameters)[:4] == ["f", "z0", "solver", "adjoint"]
+    assert list(inspect.signature(zoo.odeint).parameters)[:3] == ["f", "y0", "ts"]
+
+
+def test_a_command_called_as_a_function_leads_to_its_python():
+    code = """
+import zoo
+for name in ("fit", "evaluate", "compare", "export", "convert", "sample"):
+    try:
+        getattr(zoo, name)()
+    except AttributeError as error:
+        assert f"python -m zoo.{name}. From Python: " in str(error), error
+    else:
+        raise AssertionError(name)
+from zoo import fit
+assert callable(fit.main)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("solver", "adjoint"), [("anderson", "implicit"), ("newton", "implicit"), ("broyden", "phantom")]
+)
+def test_forward_mode_through_a_fixed_point_leads_to_reverse_mode(solver, adjoint):
+    x = torch.randn(2, 4)
+    with fwAD.dual_level(), pytest.raises(RuntimeError, match=r"forward-mode.*Use loss.backward\(\)"):
+        dual = fwAD.make_dual(x, torch.ones_like(x))
+        zoo.fixed_point(lambda z: torch.tanh(0.3 * z + dual), torch.zeros(2, 4), solver, adjoint)
+
+
+@pytest.mark.parametrize("solve", ["picard", "anderson", "rk4", "dopri5"])
+def test_unrolled_solves_carry_tangents(solve):
+    def run(x):
+        if solve in ("picard", "anderson"):
+            f = lambda z: torch.tanh(0.3 * z + x)  # noqa: E731
+            return zoo.fixed_point(f, torch.zeros(2, 4, dtype=D), {"name": solve, "rtol": 1e-12}, "unroll").value
+        return zoo.odeint(lambda t, y: torch.tanh(x - y), torch.zeros(2, 4, dtype=D), [0.0, 1.0], solve).value[-1]
+
+    x = torch.linspace(-1, 1, 8, dtype=D).view(2, 4)
+    with fwAD.dual_level():
+        forward = fwAD.unpack_dual(run(fwAD.make_dual(x, torch.ones_like(x)))).tangent
+    x.requires_grad_()
+    torch.testing.assert_close(forward, torch.autograd.grad(run(x).sum(), x)[0])  # each number depends on its own x
+
+
+def test_failures_that_have_their_sentence_keep_it_under_forward_mode():
+    with fwAD.dual_level(), pytest.raises(zoo.SolveError):
+        x = fwAD.make_dual(torch.ones(1, 2), torch.ones(1, 2))
+        zoo.fixed_point(lambda z: 1 - z + x, torch.zeros(1, 2), "picard", "unroll", throw=True)

@@ -56,6 +56,15 @@ _HOME = {  # public name -> the module it lives in; a module without a name of i
     "train": "zoo.training.train",
 }
 
+_COMMANDS = {  # a command that has no function of its name -> what does the same from Python
+    "fit": 'zoo.train("mdeq_tiny", "digits")',
+    "evaluate": 'from zoo.training.evaluate import evaluate; evaluate("mdeq_tiny.digits")',
+    "compare": 'zoo.compare_models(["mdeq_tiny", "odenet"], "digits")',
+    "export": 'from zoo.training.export import export; export("runs/NAME")',
+    "convert": 'from zoo.hub.convert import convert; convert("released.pkl", "DIR")',
+    "sample": 'zoo.generate("runs/NAME", "The ")',
+}
+
 __all__ = sorted([*_HOME, "__version__", "list_adjoints", "list_solvers"])
 
 
@@ -86,6 +95,8 @@ def list_adjoints(pattern: str = "*", kind: str | None = None) -> list[str]:
 
 def __getattr__(name: str) -> Any:
     home = _HOME.get(name)
+    if name in _COMMANDS:
+        raise AttributeError(f"zoo.{name} is a command, python -m zoo.{name}. From Python: {_COMMANDS[name]}")
     if home is None:
         raise AttributeError(f"module 'zoo' has no attribute {name!r}; it has {', '.join(__all__)}.")
     module = import_module(home)

@@ -125,7 +125,8 @@ def work(given: argparse.Namespace) -> int:
         try:
             rows.append(evaluate(name, **options, depth=depth, starts=starts, limit=given.limit))
         except (WeightsError, UnknownName, ValueError, OSError, RuntimeError) as error:
-            print(f"zoo.evaluate: error: {name}: {error}", file=sys.stderr)
+            named = "" if name in str(error) else f"{name}: "
+            print(f"zoo.evaluate: error: {named}{error}", file=sys.stderr)
             rows.append({"name": name, "error": str(error), "holds": False})
     report = {"rows": rows, "environment": environment()}
     if given.json == "-":

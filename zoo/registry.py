@@ -13,7 +13,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -36,6 +36,29 @@ ELSEWHERE = {
     "max_num_steps": "max_steps",
     "jump_t": "jump_ts",
     "step_t": "jump_ts",
+    "tol": "rtol",
+    "threshold": "max_steps",
+    "dt0": "first_step",
+    "dtmax": "max_step",
+    "func": "f",
+    "vector_field": "f",
+    "fun": "f",
+    "x0": "z0",
+    "z_init": "z0",
+    "init_params": "z0",
+    "t": "ts",
+    "t_span": "ts",
+    "saveat": "ts",
+    "method": "solver",
+    "f_solver": "solver",
+    "event_fn": "event",
+    "events": "event",
+    "adjoint_params": "params",
+    "grad": "adjoint",
+    "b_solver": "adjoint",
+    "adjoint_method": "adjoint",
+    "implicit_adjoint": "adjoint",
+    "dense_output": "dense",
 }
 
 
@@ -47,6 +70,30 @@ def unknown(noun: str, name: str, known: Iterable[str]) -> str:
     )
     hint = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
     return f"No {noun} named {name!r}.{hint} Known: {', '.join(known) or 'none'}."
+
+
+def names_keywords(hint: Callable[[str, Any], str | None]) -> Callable[[F], F]:
+    """Decorator: a keyword that a function does not take is an error that names the nearest.
+
+    Args:
+        hint: from the keyword and its value to what to write in its place, a sentence; None: nothing is known of it.
+    """
+
+    def around(f: F) -> F:
+        parameters = inspect.signature(f).parameters
+
+        @functools.wraps(f)
+        def call(*args: Any, **options: Any) -> Any:
+            if not options.keys() <= parameters.keys():
+                name = next(k for k in options if k not in parameters)
+                known = unknown(f"argument of {f.__name__}", name, parameters)
+                meant = hint(name, options[name])
+                raise TypeError(f"No argument of {f.__name__} named {name!r}. {meant}" if meant else known)
+            return f(*args, **options)
+
+        return cast(F, call)
+
+    return around
 
 
 def sentence(error: BaseException) -> str:

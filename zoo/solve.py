@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo._compat import inside_transform, opaque
+from zoo._compat import forward_mode_is_on, inside_transform, opaque
 from zoo.adjoints import ADJOINTS
 from zoo.adjoints.base import Adjoint
+from zoo.registry import ELSEWHERE, names_keywords, option_names
 from zoo.solvers import SOLVERS
 from zoo.solvers.base import Result, Solution, SolveError, Solver
 from zoo.solvers.bounded import bounded_fixed_point, bounded_odeint, refuse_unbounded
@@ -63,7 +64,23 @@ def _nested(spec: Any) -> Any:
     return {k: make_solver(v) if k in solvers and isinstance(v, str | Mapping) else v for k, v in spec.items()}
 
 
+def _option_of(*methods: str) -> Callable[[str, Any], str | None]:
+    """Where a keyword belongs that is an option of one of these solvers, or of other packages."""
+
+    def hint(name: str, value: Any) -> str | None:
+        if name == "options":
+            return f"Options stand beside the solver's name: solver={{'name': {methods[-1]!r}, ...}}."
+        option = ELSEWHERE.get(name, name)
+        for method in methods:
+            if option in option_names(SOLVERS[method]):
+                return f"It is an option of the solver: solver={{'name': {method!r}, {option!r}: {value!r}}}."
+        return None
+
+    return hint
+
+
 @opaque  # the loop reads the host at every step: no work for a compiler
+@names_keywords(_option_of("anderson", "broyden", "picard"))
 def fixed_point(
     f: Callable[..., Tensors],
     z0: Tensors,
@@ -156,17 +173,24 @@ def _arguments(args: Any, batch: int | None = None) -> tuple[Any, ...]:
 
 @contextmanager
 def _said_of_transforms() -> Iterator[None]:
-    """Say in words what a solve inside a transform of torch.func fails with."""
+    """Say in words what a solve inside a transform of torch.func, or under forward-mode derivatives, fails with."""
     try:
         yield
     except RuntimeError as error:
-        if not inside_transform():
+        if isinstance(error, SolveError) or not (inside_transform() or forward_mode_is_on()):
             raise
+        what, why = (
+            ("inside torch.func.grad, vjp, jvp, jacrev or vmap", "it reads residuals to know when to stop, and those "
+             "transforms hide them")
+            if inside_transform()
+            else ("under forward-mode derivatives (torch.autograd.forward_ad)", "this solver or adjoint writes into "
+                  "its own tensors, or has derivatives of its own. Picard and Anderson by the adjoint unroll, and the "
+                  "explicit ODE solvers by unroll or checkpoint, carry tangents")
+        )  # fmt: skip
         raise RuntimeError(
-            "A solve cannot run inside torch.func.grad, vjp, jvp, jacrev or vmap: it reads residuals to know when to "
-            "stop, and those transforms hide them. Use loss.backward() or torch.autograd.grad, with "
+            f"A solve cannot run {what}: {why}. Use loss.backward() or torch.autograd.grad, with "
             "torch.func.functional_call where the parameters are given; in place of vmap, a batch. Transforms inside "
-            "the map itself are fine."
+            f"the map itself are fine. ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
         ) from error
 
 
@@ -184,6 +208,7 @@ def _refuse_trace(method: Solver | ODESolver) -> None:
 
 
 @opaque
+@names_keywords(_option_of("dopri5", "rk4"))
 def odeint(
     f: Callable[..., Tensors],
     y0: Tensors,

@@ -154,6 +154,9 @@ def test_what_cannot_be_built_is_found_before_anything_trains(tmp_path):
     with pytest.raises(UsageError, match=r"^test_odenet picard: .*poses ODEs.* \(and 3 more that cannot run\)"):
         run_all(jobs, tmp_path)
     assert (tmp_path / kept.ROWS).read_text() == before and not (tmp_path / "runs").exists()
+    with pytest.raises(UsageError, match="and 3 more"):
+        run_all(jobs, tmp_path / "new" / "folder")
+    assert not (tmp_path / "new").exists()
 
 
 def test_solvers_and_adjoints_side_by_side():

@@ -41,6 +41,11 @@ def test_a_task_loads_from_its_checkpoint(tmp_path):
         assert torch.equal(task.state_dict()[key], value)
 
 
+def test_a_checkpoint_without_its_model_leads_to_zoo_load():
+    with pytest.raises(TypeError, match=r"needs the model .*model=zoo.create_model\(NAME\).*zoo.load\('a.ckpt'\)"):
+        Classification.load_from_checkpoint("a.ckpt")
+
+
 def test_a_plain_trainer_saves_and_loads_every_option(tmp_path):
     model = zoo.create_model("test_mdeq")
     task = Classification(model, Optim(lr=0.25), StabilityConfig(jacobian_weight=0.5))

@@ -120,7 +120,8 @@ def test_one_that_cannot_be_measured_costs_one_row(monkeypatch, tmp_path, capsys
     rows = json.loads((tmp_path / "report.json").read_text())["rows"]
     assert "is no model folder" in rows[0]["error"]
     assert rows[1]["holds"] is True
-    assert "failed" in capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert "failed" in shown.out and shown.err.count(str(tmp_path)) == 1
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,13 @@ def inside_transform() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
+def forward_mode_is_on() -> bool:
+    """Whether tangents of torch.autograd.forward_ad are carried along now. Tried on torch 2.14.1."""
+    from torch.autograd import forward_ad
+
+    return forward_ad._current_level >= 0
+
+
 def profiler_is_on() -> bool:
     """Whether a profiler of torch records; torch promises no name for it. Tried on torch 2.14.1."""
     import torch

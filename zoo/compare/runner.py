@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -42,6 +43,7 @@ def run_all(
     Raises:
         UsageError: the folder cannot be written, or a job cannot run; nothing was trained then.
     """
+    made = next((p for p in (*reversed(folder.parents), folder) if not p.exists()), None)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / ROWS).open("a"):
@@ -50,7 +52,12 @@ def run_all(
         raise UsageError(f"cannot write results to {folder}: {error.strerror}; choose another --out") from error
     rows = read_rows(folder)
     missing = [job for job in jobs if rows.get(job.key, {}).get("status") != "finished"]
-    check(missing, folder)
+    try:
+        check(missing, folder)
+    except UsageError:
+        if made is not None:  # by this call, which ends here
+            shutil.rmtree(made, ignore_errors=True)
+        raise
     begun = time.monotonic()
     taken: list[float] = []
     with interruptible():

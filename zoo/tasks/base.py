@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
-from typing import Any, NamedTuple, cast, final
+from typing import Any, NamedTuple, Self, cast, final
 
 import torch
 from lightning import LightningModule, Trainer
@@ -120,6 +120,21 @@ class Task(LightningModule, ABC):
         if self.stability != StabilityConfig():
             saved["stability"] = asdict(self.stability)
         self.save_hyperparameters(saved, logger=False)
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **options: Any) -> Self:
+        """Make the task of a checkpoint, around a ``model`` that is given: Lightning's own, otherwise.
+
+        Raises:
+            TypeError: no model; a checkpoint holds its weights, and not what they are the weights of.
+        """
+        if "model" not in options:
+            raise TypeError(
+                f"{cls.__name__}.load_from_checkpoint needs the model that the weights are put into, such as "
+                f"model=zoo.create_model(NAME). A checkpoint of zoo.fit knows its model: "
+                f"zoo.load({str(checkpoint_path)!r})."
+            )
+        return cast(Self, super().load_from_checkpoint(checkpoint_path, *args, **options))
 
     def configure_model(self) -> None:
         """Shard the task as one unit where the strategy splits parameters over processes; called by Lightning."""
