@@ -249,9 +249,12 @@ def _rms(x: Tensor) -> Tensor:
 
 
 def _scale(grad: Tensor) -> Tensor:
-    """(B, 1) root mean squares, and 1 for a sample without a gradient."""
+    """(B, 1) root mean squares, and 1 for a sample without a gradient.
+
+    Of a gradient that is not finite it is not either, so that the answer is not: a scaler of mixed precision sees it.
+    """
     scale = _rms(grad)[:, None]
-    return torch.where(scale > 0, scale, torch.ones_like(scale))
+    return torch.where(scale == 0, torch.ones_like(scale), scale)
 
 
 class _Transpose:
