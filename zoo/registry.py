@@ -188,7 +188,7 @@ class Registry(Generic[T]):
         if isinstance(spec, str):
             spec = {"name": spec}
         if not isinstance(spec, Mapping):
-            if self._bases and not isinstance(spec, tuple(_import(path) for path in self._bases)):
+            if self._bases and not isinstance(spec, self._kinds):
                 hint = f"; make an instance, {spec.__name__}(...)" if isinstance(spec, type) else ""
                 raise TypeError(
                     f"A {self.noun} is a name such as {next(iter(self._entries))!r}, a mapping {{'name': ..., option: "
@@ -201,6 +201,11 @@ class Registry(Generic[T]):
         factory = self[spec["name"]]
         check_options(f"option of {self.noun} {spec['name']!r}", factory, options)
         return factory(**options)
+
+    @functools.cached_property
+    def _kinds(self) -> tuple[type, ...]:
+        """The classes that an instance must be of."""
+        return tuple(_import(path) for path in self._bases)
 
 
 def _import(path: str) -> Any:

@@ -192,8 +192,8 @@ class _Loop:
         before: Any = None  # the start of the last step, kept only where that may have to be taken again or undone
         pending: Tensor | None = None  # None while every sample in hand is active
         for k in range(solver.max_steps + 1):
-            norm, scale = self._measure(state)
-            lost = progress.lost(norm)
+            norm, scale, ordinary = self._measure(state)
+            lost = None if ordinary else progress.lost(norm)
             if lost is not None:
                 state = self._lose(k, lost, scale, state, before)
             better, grown = progress.note(k, norm, scale, lost)
@@ -230,14 +230,16 @@ class _Loop:
                 return None  # the map holds something of the whole batch: a mask, an edge list, batch statistics
         return self._finish(state)
 
-    def _measure(self, state: Any) -> tuple[np.ndarray, np.ndarray]:
-        """``|f(z) - z|`` and the scale, to the host in one transfer; again, and exactly, where a square leaves the
-        range of the dtype."""
+    def _measure(self, state: Any) -> tuple[np.ndarray, np.ndarray, bool]:
+        """``|f(z) - z|`` and the scale, to the host in one transfer, and whether all are ordinary numbers.
+
+        Where a square has left the range of the dtype, both are computed again, and exactly.
+        """
         z = state.z.detach()
         norm, scale = _read(state.norm, torch.linalg.vector_norm(z, dim=1) if self.fixed is None else self.fixed)
         low = self.low
-        if np.minimum(norm, scale).min() >= low and math.isfinite((norm + scale).sum()):
-            return norm, scale
+        if np.minimum.reduce(np.minimum(norm, scale)) >= low and math.isfinite(np.dot(norm, scale)):
+            return norm, scale, True
         small = ~(norm >= low)  # or NaN
         doubt = small | ~np.isfinite(norm)
         if doubt.any() and (rest := self.solver.residual(state)) is not None:
@@ -246,7 +248,7 @@ class _Loop:
             doubt = ~np.isfinite(scale) | ((scale < low) & ((scale > 0) | small))
             if doubt.any():
                 scale = np.where(doubt, _norms(z), scale)
-        return norm, scale
+        return norm, scale, False
 
     def _lose(self, k: int, lost: np.ndarray, scale: np.ndarray, state: Any, before: Any) -> Any:
         """Part with samples whose residual is not finite; returns the state to go on from."""
@@ -305,9 +307,12 @@ def confirm(solution: Solution[Tensor], z: Tensor, fz: Tensor, solver: Solver, f
     stats = solution.stats
     norm, scale = (_exact_norms(x.detach()) for x in (fz.detach() - z.detach(), z))
     slack = noise(floor, z.device.type)
-    bound = solver.atol * z.shape[1] ** 0.5 + max(solver.rtol, floor) * scale
     converged, told = stats.converged.numpy(), stats.residual.numpy()
+    ordinary = np.minimum.reduce(scale) > 0 and math.isfinite(np.dot(norm, scale))
+    if ordinary and np.count_nonzero(np.abs(norm / scale - told) <= slack + 1e-6 * told) == len(told):
+        return solution
     lost = stats.lost.numpy() if stats.lost is not None else np.zeros_like(converged)
+    bound = solver.atol * z.shape[1] ** 0.5 + max(solver.rtol, floor) * scale
     with np.errstate(invalid="ignore", over="ignore"):
         true = norm / np.where(scale > 0, scale, np.where(norm > 0, norm, 1.0))
         moved = ~lost & ~(np.abs(true - told) <= slack + 1e-6 * told)
@@ -372,9 +377,10 @@ def _to(array: np.ndarray, like: Tensor) -> Tensor:
 
 def _keep(best: Tensor, z: Tensor, mask: np.ndarray) -> Tensor:
     """Put the masked rows of ``z`` into ``best``; by reference, without a copy, where that is every row."""
-    if mask.all():
+    count = np.count_nonzero(mask)
+    if count == len(mask):
         return z
-    return torch.where(_to(mask, z)[:, None], z, best) if mask.any() else best
+    return torch.where(_to(mask, z)[:, None], z, best) if count else best
 
 
 def _put(value: Tensor, rows: np.ndarray, best: Tensor) -> Tensor:

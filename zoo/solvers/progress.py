@@ -80,24 +80,28 @@ class BatchProgress:
         """Take down step ``k``; returns which samples it improved, and whose residual has grown too much, if any."""
         self.log.append((self.rows, norm, scale))
         self.changed = False
-        bound = self.absolute + self.relative * scale
+        bound = self.relative * scale
+        bound += self.absolute
         woken = self._look_again(k, norm, scale, bound) if self.holds and len(self.settled) else None
         self.norm = norm
         hit = norm <= bound
-        found = bool(hit.any())
+        found = np.count_nonzero(hit)
         better = np.isfinite(norm) if self.newest else norm < self.best
         if found and not self.newest:
             better |= hit
         if self.left < len(self.rows):
             hit &= self.active
             better &= self.active
-            found = found and bool(hit.any())
-        self.best[better] = norm[better]
-        self.best_at[self.rows[better]] = k
+            found = found and np.count_nonzero(hit)
+        np.putmask(self.best, better, norm)
+        if self.is_cut:
+            self.best_at[self.rows[better]] = k
+        else:
+            np.putmask(self.best_at, better, k)
         grown = None
         if self.restart is not None:
             over = norm > self.restart * self.least
-            if over.any() and (over := over & self.active).any():
+            if np.count_nonzero(over) and (over := over & self.active).any():
                 grown = over
                 self.least[over] = np.inf
             np.fmin(self.least, norm, out=self.least)
@@ -174,11 +178,14 @@ class BatchProgress:
         self.steps[self.rows[self.active]] = k
 
     def stats(self, calls: int, samples: int) -> Stats:
+        """The statistics of a solve that took ``calls`` evaluations, of so many ``samples`` in all."""
         batch = len(self.steps)
-        trace = np.full((len(self.log), batch), np.nan)
-        with np.errstate(invalid="ignore", over="ignore"):  # infinity over infinity: a sample that has diverged
+        if self.is_cut:
+            trace = np.full((len(self.log), batch), np.nan)
             for k, (rows, norm, scale) in enumerate(self.log):
-                trace[k, rows] = norm / np.where(scale > 0, scale, np.where(norm > 0, norm, 1.0))
+                trace[k, rows] = _relative(norm, scale)
+        else:
+            trace = _relative(np.array([norm for _, norm, _ in self.log]), np.array([scale for *_, scale in self.log]))
         return Stats(
             nfe=calls,
             steps=torch.from_numpy(self.steps),
@@ -197,3 +204,9 @@ class BatchProgress:
         if self.converged.all():
             return Result.converged
         return Result.dependent if self.coupled else Result.max_steps
+
+
+def _relative(norm: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """``norm / scale``; of a scale that is 0, 1 where the norm is more."""
+    with np.errstate(invalid="ignore", over="ignore"):  # infinity over infinity: a sample that has diverged
+        return norm / np.where(scale > 0, scale, np.where(norm > 0, norm, 1.0))

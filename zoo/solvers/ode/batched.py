@@ -23,6 +23,8 @@ from zoo.solvers.ode.progress import IntegrationProgress
 from zoo.solvers.ode.stiffness import stiff
 from zoo.solvers.ode.waypoints import Waypoint, jump_gap, waypoints
 
+EPS = float(np.finfo(np.float64).eps)  # of the clock
+
 
 def integrate_batched(solver: OneStep, p: Problem) -> ODESolution:
     """Integrate all samples with common steps.
@@ -54,7 +56,7 @@ class _Batched:
         start, end = ts[0], ts[-1]
         out, *self.route = waypoints(ts, solver.jump_ts, jump_gap(p.ts, p.y0.dtype) if solver.jump_ts else 0.0)
         self.t, self.end = out.leave, end
-        self.tiny = 16 * np.finfo(np.float64).eps * max(abs(start), abs(end))
+        self.tiny = 16 * EPS * max(abs(start), abs(end))
         self.pace = AdaptivePace(solver) if solver.adaptive else FixedPace(solver, abs(end - start))
         self.between = p.dense or p.event is not None  # whether states between the steps are asked for
         self.wants_slope = self.between or solver.first_slope != "none"

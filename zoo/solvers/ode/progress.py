@@ -40,9 +40,9 @@ class IntegrationProgress:
     @property
     def result(self) -> Result:
         """The worst that happened to a sample."""
-        if self.failures.any():
+        if np.count_nonzero(self.failures):
             return Result.worst(r for r, who in zip(FAILURES, self.failures, strict=True) if who.any())
-        if self.shifts or (self.event_index >= 0).any():
+        if self.shifts or np.count_nonzero(self.event_index >= 0):
             return Result.terminated
         return Result.fixed_steps if self.fixed else Result.converged
 
