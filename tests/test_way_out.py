@@ -6,6 +6,7 @@ import inspect
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 import torch.autograd.forward_ad as fwAD
@@ -14,6 +15,7 @@ from torch import nn
 import zoo
 from zoo.deq import DEQ
 from zoo.registry import unknown
+from zoo.solve import make_solver
 
 D = torch.float64
 
@@ -220,3 +222,72 @@ def test_failures_that_have_their_sentence_keep_it_under_forward_mode():
     with fwAD.dual_level(), pytest.raises(zoo.SolveError):
         x = fwAD.make_dual(torch.ones(1, 2), torch.ones(1, 2))
         zoo.fixed_point(lambda z: 1 - z + x, torch.zeros(1, 2), "picard", "unroll", throw=True)
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        (torch.eye(3).to_sparse(), "must be dense.*to_dense"),
+        (torch.zeros(2, 2, device="meta"), "the device meta"),
+        (torch.zeros(2, 2).to(torch.float8_e4m3fn), "float8.*bfloat16"),
+        (torch.zeros(2, 2).numpy(), "torch.as_tensor"),
+        ({"a": torch.zeros(2, 2)}, r"tuple\(.0.values\(\)\)"),
+    ],
+)
+def test_a_state_that_no_solver_can_work_on_leads_to_one(state, said):
+    with pytest.raises(TypeError, match=said):
+        zoo.fixed_point(lambda z: z, state)
+    with pytest.raises(TypeError, match=said):
+        zoo.odeint(FIELD, state, [0.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("solver", "said"),
+    [
+        ({"name": "anderson", "rtol": "1e-3"}, "rtol must be a number; got '1e-3'"),
+        ({"name": "anderson", "rtol": float("nan")}, "negative, or NaN"),
+        ({"name": "anderson", "max_steps": 10.5}, "max_steps must be a whole number"),
+        ({"name": "anderson", "window": 2.5}, "window must be a whole number"),
+        ({"name": "gmres", "max_steps": float("inf")}, "max_steps must be a whole number"),
+        ({"name": "dopri5", "rtol": "x"}, "Dopri5: rtol must be a number"),
+        ({"name": "rk4", "steps": 2.5}, "steps must be a whole number"),
+        ({"name": "rk4", "step_size": "0.1"}, "step_size must be a number"),
+    ],
+)
+def test_options_of_another_type_are_named(solver, said):
+    with pytest.raises((TypeError, ValueError), match=said):
+        make_solver(solver)
+
+
+def test_numbers_of_numpy_are_numbers():
+    solver = make_solver({"name": "anderson", "rtol": np.float32(1e-3), "max_steps": np.int64(7)})
+    assert solver.max_steps == 7
+
+
+@pytest.mark.parametrize("ts", [None, 1.0, ["a", "b"], torch.tensor([0, 1j]), [[0.0], [0.0, 1.0]]])
+def test_times_that_are_none_are_refused(ts):
+    with pytest.raises(TypeError, match="ts must be a tensor"):
+        zoo.odeint(FIELD, torch.ones(1, 1), ts)
+
+
+def test_what_is_no_function_is_refused():
+    y = torch.ones(1, 2)
+    with pytest.raises(TypeError, match="f must be a function or a module; got Tensor. The function comes first"):
+        zoo.odeint(y, FIELD, [0.0, 1.0])
+    with pytest.raises(TypeError, match="got int"):
+        zoo.fixed_point(3, y)
+    with pytest.raises(TypeError, match=r"called as f\(t, y, \*args\), with 0 args"):
+        zoo.odeint(nn.Linear(2, 2), y, [0.0, 1.0])
+    with pytest.raises(TypeError, match=r"comma: args=\(x,\)"):
+        zoo.odeint(FIELD, y, [0.0, 1.0], args=y)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("adjoint", ["implicit", "neumann", "phantom", "unroll"])
+def test_a_gradient_that_is_not_finite_stays_so(adjoint, bad):
+    """A scaler of mixed precision leaves out the step that overflows by this sign; zeros would hide it."""
+    w = (0.2 * torch.eye(4)).requires_grad_()
+    x = torch.linspace(-1, 1, 12).view(3, 4)
+    value = zoo.fixed_point(lambda z: torch.tanh(z @ w + x), torch.zeros(3, 4), "anderson", adjoint).value
+    (grad,) = torch.autograd.grad(value, w, torch.ones_like(x).index_fill(0, torch.tensor([1]), bad))
+    assert not torch.isfinite(grad).all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -37,24 +38,34 @@ def make_solver(spec: Spec | AnySolver) -> AnySolver:
         UnknownName: no such solver or option; the nearest is named.
         TypeError: something that is no solver.
     """
-    return SOLVERS.build(_tightened(_nested(spec)))
+    if isinstance(spec, str | Mapping):
+        spec = _tightened(_nested(spec))
+    return SOLVERS.build(spec)
 
 
 def _tightened(spec: Any) -> Any:
     """The options with ``atol`` in the proportion of its default to ``rtol``, where a tighter ``rtol`` stands alone."""
     if not isinstance(spec, Mapping) or "rtol" not in spec or "atol" in spec or spec.get("name") not in SOLVERS:
         return spec
-    usual = {p.name: p.default for p in inspect.signature(SOLVERS[spec["name"]]).parameters.values()}
-    rtol, relative, absolute = spec["rtol"], usual.get("rtol"), usual.get("atol")
-    ode = SOLVERS.entry(spec["name"]).kind == "ode"
-    if ode or not isinstance(rtol, float) or not relative or not absolute or not 0 < rtol < relative:
+    rtol, usual = spec["rtol"], _usual_tolerances(spec["name"])
+    if usual is None or not isinstance(rtol, float) or not 0 < rtol < usual[0]:
         return spec
-    return {**spec, "atol": absolute * rtol / relative}
+    return {**spec, "atol": usual[1] * rtol / usual[0]}
+
+
+@functools.cache
+def _usual_tolerances(name: str) -> tuple[float, float] | None:
+    """The defaults of ``rtol`` and ``atol`` that go together; None: of an ODE solver, they do not, or one is 0."""
+    if SOLVERS.entry(name).kind == "ode":
+        return None
+    usual = {p.name: p.default for p in inspect.signature(SOLVERS[name]).parameters.values()}
+    rtol, atol = usual.get("rtol"), usual.get("atol")
+    return (rtol, atol) if rtol and atol else None
 
 
 def make_adjoint(spec: Spec | Adjoint) -> Adjoint:
     """An adjoint from a name, a mapping, or an instance; its own ``solver`` may be given as a name or a mapping."""
-    return ADJOINTS.build(_nested(spec))
+    return ADJOINTS.build(_nested(spec) if isinstance(spec, str | Mapping) else spec)
 
 
 def _nested(spec: Any) -> Any:
@@ -122,6 +133,7 @@ def fixed_point(
             a solver and an adjoint that do not fit.
         SolveError: with ``throw``, holding the solution that was reached.
     """
+    _refuse_no_function(f, z0)
     packing = Packing.of(z0, coupled=coupled)
     flat = packing.pack(z0).clone()  # the map may write into it, and the answer may be the start: both stay apart
     if args is not None and packing.whole:
@@ -144,6 +156,12 @@ def fixed_point(
     if throw and solution.result is not Result.converged:
         raise SolveError(solution)
     return solution
+
+
+def _refuse_no_function(f: Any, state: Any) -> None:
+    if not callable(f):
+        hint = " The function comes first, the state second." if callable(state) else ""
+        raise TypeError(f"f must be a function or a module; got {type(f).__name__}.{hint}")
 
 
 def bind(f: Callable[..., Tensors], args: Sequence[Any]) -> Callable[..., Tensors]:
@@ -263,7 +281,9 @@ def odeint(
             solver and an adjoint that do not fit; a dependency of ``f`` that backsolve would miss.
         SolveError: with ``throw``, holding the solution that was reached.
     """
+    _refuse_no_function(f, y0)
     packing = Packing.of(y0, "y0")
+    args = None if args is None else _arguments(args)
     method, across = make_solver(solver), make_adjoint(adjoint)
     if not isinstance(method, ODESolver):
         raise TypeError(

@@ -11,6 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, ClassVar, Generic, Self, TypeVar, overload
 
 import torch
@@ -172,6 +173,20 @@ class Solution(Generic[Z]):
         return self.result.value + CONTRACT.get(self.result, "")
 
 
+def check_numbers(options: Any, numbers: Sequence[str], whole: Sequence[str]) -> None:
+    """Raise where an option of a solver is no number, or no whole one; what is absent, or None, is left alone.
+
+    Raises:
+        TypeError: the option is named.
+    """
+    kinds = {**dict.fromkeys(numbers, (Real, "a number")), **dict.fromkeys(whole, (Integral, "a whole number"))}
+    for name, (kind, what) in kinds.items():
+        value = getattr(options, name, None)
+        usual = value is None or type(value) is int or (type(value) is float and kind is Real)
+        if not usual and not isinstance(value, kind):
+            raise TypeError(f"{type(options).__name__}: {name} must be {what}; got {value!r}.")
+
+
 @dataclass(frozen=True)
 class Affine:
     """The affine map ``u -> L u + b`` whose fixed point solves the linear system ``(I - L) u = b``.
@@ -242,10 +257,11 @@ class Solver(ABC):
     holds: ClassVar[bool] = False  # a settled sample stays at its answer, and every step measures it again there
 
     def __post_init__(self) -> None:
+        check_numbers(self, ("rtol", "atol"), ("max_steps", "window"))
         for name in ("rtol", "atol"):
             value = getattr(self, name)
             if not value >= 0:
-                raise ValueError(f"{type(self).__name__}: {name} must not be negative; got {value}.")
+                raise ValueError(f"{type(self).__name__}: {name} must not be negative, or NaN; got {value}.")
         if self.rtol == 0 and self.atol == 0:
             raise ValueError(f"{type(self).__name__}: rtol and atol are both 0, which nothing meets; set one above 0.")
         if self.max_steps < 1:

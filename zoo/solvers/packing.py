@@ -30,6 +30,7 @@ class Packing:
     work: torch.dtype  # of the solver's
     whole: bool = False  # whether the state is one sample as it stands, so that `shapes` are its own
     named: type[Any] | None = None  # the class of a state that is a named tuple
+    plain: bool = False  # whether the state is one tensor, batch first, of the solver's own dtype
 
     @classmethod
     def of(cls, z: Tensors, what: str = "z0", coupled: bool = False) -> Packing:
@@ -46,8 +47,16 @@ class Packing:
         """
         single, parts = isinstance(z, Tensor), _parts(z)
         if not parts:
-            raise TypeError(f"{what} must be a tensor or a tuple of tensors; got {_describe(z)}.")
+            hint = f" Use torch.as_tensor({what})." if hasattr(z, "__array__") else ""
+            hint = f" Use tuple({what}.values()), which the map is then given." if isinstance(z, dict) else hint
+            raise TypeError(f"{what} must be a tensor or a tuple of tensors; got {_describe(z)}.{hint}")
         first = parts[0]
+        if any(p.layout is not torch.strided for p in parts):
+            raise TypeError(f"{what} must be dense; got a tensor of {first.layout}. Use {what}.to_dense().")
+        if any(p.is_meta for p in parts):
+            raise TypeError(f"{what} lies on the device meta, where there are no numbers. Make it elsewhere.")
+        if first.is_floating_point() and first.element_size() == 1:
+            raise TypeError(f"{what} is of {first.dtype}, in which nothing is added up. Use {what}.to(torch.bfloat16).")
         if not (first.is_floating_point() or first.is_complex()):
             raise TypeError(f"{what} must be of a floating dtype; got {first.dtype}. Convert it, e.g. {what}.float().")
         whole = coupled or all(p.dim() <= 1 for p in parts)
@@ -59,7 +68,7 @@ class Packing:
         work = torch.promote_types(first.real.dtype if first.is_complex() else first.dtype, torch.float32)
         named = type(z) if hasattr(z, "_make") else None
         shapes = tuple(tuple(p.shape if whole else p.shape[1:]) for p in parts)
-        return cls(single, shapes, first.dtype, work, whole, named)
+        return cls(single, shapes, first.dtype, work, whole, named, single and not whole and work == first.dtype)
 
     @property
     def real(self) -> torch.dtype:
@@ -73,6 +82,8 @@ class Packing:
             TypeError: neither a tensor nor a tuple of them.
             ValueError: tensors of other shapes, or of another dtype outside of autocast.
         """
+        if self.plain and isinstance(z, Tensor) and z.dtype == self.dtype and z.shape[1:] == self.shapes[0]:
+            return z if z.dim() == 2 else z.reshape(z.shape[0], -1)
         parts = _parts(z)
         if not parts:
             expected = "a tensor" if self.single else f"a tuple of {len(self.shapes)} tensors"
@@ -107,6 +118,8 @@ class Packing:
 
     def unpack(self, flat: Tensor) -> Any:
         """The user's structure again, as views, from (..., B, N): axes before the batch (of times) stay."""
+        if self.plain:
+            return flat if len(self.shapes[0]) == 1 else flat.view(*flat.shape[:-1], *self.shapes[0])
         flat = flat.to(self.real)
         lead = flat.shape[: -2 if self.whole else -1]
         pair = (2,) if self.dtype.is_complex else ()

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.solvers.base import Result, Solution, Stats
+from zoo.solvers.base import Result, Solution, Stats, check_numbers
 from zoo.solvers.ode.dense import Interpolant
 from zoo.solvers.ode.events import Events
 from zoo.solvers.packing import Packed, Packing, refuse_in_place, resolution, versions, wrote_in_place
@@ -156,15 +156,13 @@ class Field:
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
         self.calls += 1
         self.samples += y.shape[0]
-        # The first state is the caller's own, and inference tensors do not count their writes: a copy bears them.
-        given = (y.clone() if self.calls == 1 or y.is_inference() else y, *self.args)
-        if self.stand_in is not None:
-            given = tuple(self._standing_in(x, self.stand_in) for x in given)
-        before = versions(given)
-        dy = self.f(t, *given)
-        refuse_in_place(given, before, WRITER)
-        if self.calls == 1 and given[0].is_inference() and not torch.equal(given[0], y):
-            raise wrote_in_place(WRITER)
+        if self.calls == 1 or self.args or self.stand_in is not None or y.is_inference():
+            dy = self._apart(t, y)
+        else:
+            before = y._version
+            dy = self.f(t, y)
+            if y._version != before:
+                raise wrote_in_place(WRITER)
         if dy.__class__ is not Tensor and not isinstance(dy, Tensor):
             raise TypeError(f"f(t, y) must return a tensor of y's shape {tuple(y.shape)}; got {type(dy).__name__}.")
         if dy.dtype != y.dtype and torch.is_autocast_enabled(y.device.type):
@@ -175,6 +173,28 @@ class Field:
                 f"{tuple(dy.shape)} {dy.dtype}. Add a projection (or a .to(dtype)) at its end."
             )
         return dy if self.active_mask is None else torch.where(self.active_mask, dy, 0.0)
+
+    def _apart(self, t: Tensor, y: Tensor) -> Tensor:
+        """Call ``f`` with its arguments, on a copy where its writes would do harm unseen.
+
+        The first state is the caller's own, and inference tensors do not count the writes.
+        """
+        given = (y.clone() if self.calls == 1 or y.is_inference() else y, *self.args)
+        if self.stand_in is not None:
+            given = tuple(self._standing_in(x, self.stand_in) for x in given)
+        before = versions(given)
+        try:
+            dy = self.f(t, *given)
+        except TypeError as error:
+            if self.calls > 1 or "positional argument" not in str(error):
+                raise
+            raise TypeError(
+                f"{error}. A field is called as f(t, y, *args), with {len(self.args)} args here."
+            ) from error
+        refuse_in_place(given, before, WRITER)
+        if self.calls == 1 and given[0].is_inference() and not torch.equal(given[0], y):
+            raise wrote_in_place(WRITER)
+        return dy
 
     def _standing_in(self, x: Tensor, row: int) -> Tensor:
         assert self.active_mask is not None
@@ -225,6 +245,7 @@ class ODESolver(ABC):
 
     def __post_init__(self) -> None:
         name = type(self).__name__
+        check_numbers(self, ("rtol", "atol", "step_size", "first_step", "max_step"), ("max_steps", "steps"))
         if not (self.rtol >= 0 and self.atol >= 0):
             raise ValueError(f"{name}: rtol and atol must not be negative; got {self.rtol} and {self.atol}.")
         if self.rtol == 0 and self.atol == 0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -90,18 +90,25 @@ def integrate(
 
 def _times(ts: Tensor | Sequence[float], batch: int) -> np.ndarray:
     parts = [ts] if isinstance(ts, Tensor) else ts
+    if not isinstance(parts, Iterable) or (isinstance(ts, Tensor) and ts.is_complex()):
+        got = f"a tensor of {ts.dtype}" if isinstance(ts, Tensor) else repr(ts)
+        raise TypeError(f"ts must be a tensor of real times, or a sequence of them; got {got}.")
     if any(isinstance(t, Tensor) and t.requires_grad for t in parts):
         raise ValueError(
             "ts requires grad, but gradients to the times are not computed. Scale time inside f instead: "
             "with a learned duration T, integrate lambda s, y: T * f(s * T, y) over s in [0, 1]."
         )
-    times = ts.cpu().double().numpy() if isinstance(ts, Tensor) else np.asarray(ts, dtype=np.float64)
+    try:
+        times = ts.cpu().double().numpy() if isinstance(ts, Tensor) else np.asarray(ts, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"ts must be a tensor, or a sequence of numbers; got {ts!r} ({error}).") from None
     if times.ndim not in (1, 2) or times.shape[-1] < 2:
         raise ValueError(f"ts must hold at least two times, the start and an end; got the shape {times.shape}.")
     if times.ndim == 2 and len(times) != batch:
         raise ValueError(f"ts of shape (B, T) must have one row a sample; got {times.shape} for a batch of {batch}.")
-    gaps = np.diff(times, axis=-1)
-    if not (np.isfinite(times).all() and (bool((gaps > 0).all()) or bool((gaps < 0).all()))):
+    gaps = times[..., 1:] - times[..., :-1]
+    least, most = gaps.min(), gaps.max()  # NaN where a time is
+    if not (least > 0 or most < 0) or not (math.isfinite(least) and math.isfinite(most)):
         raise ValueError(f"ts must be finite and strictly increasing, or strictly decreasing; got {_short(times)}.")
     return times
 
