@@ -250,7 +250,7 @@ def test_a_state_that_no_solver_can_work_on_leads_to_one(state, said):
         ({"name": "anderson", "window": 2.5}, "window must be a whole number"),
         ({"name": "gmres", "max_steps": float("inf")}, "max_steps must be a whole number"),
         ({"name": "dopri5", "rtol": "x"}, "Dopri5: rtol must be a number"),
-        ({"name": "rk4", "steps": 2.5}, "steps must be a whole number"),
+        ({"name": "rk4", "steps": "3"}, "steps must be a number"),
         ({"name": "rk4", "step_size": "0.1"}, "step_size must be a number"),
     ],
 )

@@ -245,7 +245,7 @@ class ODESolver(ABC):
 
     def __post_init__(self) -> None:
         name = type(self).__name__
-        check_numbers(self, ("rtol", "atol", "step_size", "first_step", "max_step"), ("max_steps", "steps"))
+        check_numbers(self, ("rtol", "atol", "steps", "step_size", "first_step", "max_step"), ("max_steps",))
         if not (self.rtol >= 0 and self.atol >= 0):
             raise ValueError(f"{name}: rtol and atol must not be negative; got {self.rtol} and {self.atol}.")
         if self.rtol == 0 and self.atol == 0:
