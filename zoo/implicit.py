@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
-from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +19,9 @@ from zoo.adjoints.rng import RNGState
 from zoo.solve import AnySolver, Spec, fixed_point, make_adjoint, make_solver, odeint
 from zoo.solvers import CARRIED, SOLVERS
 from zoo.solvers.base import Result, Solution, SolveError, Solver, Stats
+from zoo.solvers.draws import warn_of_draws
 from zoo.solvers.ode.base import ODESolver
-from zoo.solvers.packing import Packing, Tensors, resolution
-from zoo.solvers.progress import noise
+from zoo.solvers.packing import Tensors
 
 PROBLEMS = {  # what a module may pose: in words, and what solves and differentiates it
     "fixed_point": ("fixed points", "anderson, broyden or picard", "implicit, phantom, jfb or unroll"),
@@ -239,7 +237,8 @@ class ImplicitMixin:
         self.record(SolveRecord(solution.result, solution.stats, cut))
         if solver is present:
             if not solution.result.success and draws.close():
-                self._warn_of_draws(f, solution.value, args)
+                with untracked():
+                    warn_of_draws(self, f, solution.value, args)
             self._refuse_unfinished(solution)
         penalties.observe(self, f, solution.value, args)
         return solution.value
@@ -282,23 +281,6 @@ class ImplicitMixin:
             seen[:] = [pair for pair in seen if id(pair[1]) not in gone]
         seen.append((self, solve))
 
-    def _warn_of_draws(self, f: Callable[..., Tensors], z: Tensors, args: tuple[Any, ...] | None) -> None:
-        """Warn where a map whose solve has failed answers at random; looked at once a module, by two evaluations."""
-        assert isinstance(self, nn.Module)
-        if self in _looked_at:
-            return
-        _looked_at.add(self)
-        with untracked(), untouched(self):
-            if not answers_differ(f, z, args):
-                return
-        names = dropping(self)
-        by = f"nn.Dropout: {', '.join(names[:3])}" if names else "torch.nn.functional.dropout, say, or noise"
-        warnings.warn(
-            f"The map of {type(self).__name__} draws at random at every evaluation ({by}), so that it has no fixed "
-            "point. Draw the mask before the solve and hand it in as an input: zoo.layers.dropout.dropout_mask.",
-            stacklevel=3,
-        )
-
     def _refuse_unfinished(self, solution: Solution[Any]) -> None:
         if self.throw and not _aside.get() and not solution.result.success:
             raise SolveError(solution)
@@ -327,37 +309,6 @@ class ImplicitMixin:
                 f"{type(self).__name__} poses {poses}; the adjoint {type(adjoint).__name__} cannot differentiate them. "
                 f"Use {PROBLEMS[self.problem_types[0]][2]}."
             )
-
-
-_looked_at: WeakSet[ImplicitMixin] = WeakSet()  # modules whose failing map was looked at for random draws
-
-
-@contextmanager
-def untouched(module: nn.Module) -> Iterator[None]:
-    """Scope after which the buffers of a module and the random numbers go on as if nothing had been computed."""
-    before = [(b, b.clone()) for b in module.buffers()]
-    devices = {b.device for b in (*module.buffers(), *module.parameters()) if b.device.type == "cuda"}
-    with torch.random.fork_rng(devices):
-        yield
-    with torch.no_grad():
-        for buffer, value in before:
-            if not torch.equal(buffer, value):
-                buffer.copy_(value)
-
-
-@torch.no_grad()
-def answers_differ(f: Callable[..., Tensors], z: Tensors, args: tuple[Any, ...] | None) -> bool:
-    """Whether a map gives two answers at one state, further apart than other kernels explain."""
-    packing = Packing.of(z, "z")
-    once, again = (packing.pack(f(z, *(args or ()))) for _ in range(2))
-    gap, size = torch.linalg.vector_norm(once - again), torch.linalg.vector_norm(once)
-    return bool(gap > noise(resolution(packing.wrap(f), once), once.device.type) * size)
-
-
-def dropping(module: nn.Module) -> list[str]:
-    """The names of the parts of a module that drop entries at random now."""
-    kinds = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
-    return [name or "itself" for name, m in module.named_modules() if isinstance(m, kinds) and m.training and m.p > 0]
 
 
 def serves(adjoint: Adjoint) -> list[str]:

@@ -10,7 +10,7 @@ from torch import nn
 
 import zoo
 from zoo.deq import DEQ
-from zoo.implicit import _looked_at
+from zoo.solvers.draws import _looked_at
 
 
 class Cell(nn.Module):
