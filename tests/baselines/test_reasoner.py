@@ -42,11 +42,16 @@ def size(model) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def test_twins_of_equal_parameters():
-    reasoner, tied, untied = (
-        size(zoo.create_model(n)) for n in ("reasoner_equivariant", "reasoner_tied", "reasoner_untied")
-    )
-    assert reasoner == tied == 14_561 and abs(untied / reasoner - 1) < 0.03
+@pytest.mark.parametrize(
+    ("reasoner", "tied", "untied"),
+    [
+        ("reasoner_equivariant", "reasoner_tied", "reasoner_untied"),
+        ("reasoner_conv", "reasoner_conv_tied", "reasoner_conv_untied"),
+    ],
+)
+def test_twins_of_equal_parameters(reasoner, tied, untied):
+    own, same, near = (size(zoo.create_model(name)) for name in (reasoner, tied, untied))
+    assert same == own and abs(near / own - 1) < 0.03
 
 
 @pytest.mark.parametrize(("options", "said"), [({"depth": 0}, "depth must be"), ({"cell": "gru"}, "cell must be")])

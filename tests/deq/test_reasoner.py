@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -118,6 +120,20 @@ def test_a_state_is_gone_on_from():
         with solver_budget(most=3):
             on = net(givens, z)
     torch.testing.assert_close(on, after(net, givens, 8), rtol=0, atol=0)
+
+
+def test_every_further_step_comes_nearer_where_the_map_contracts():
+    net, givens = model(), grids(9)
+    with torch.no_grad():
+        net.cell.widen.weight[:, : 5 * net.cell.channels].mul_(0.1)
+        net.configure_implicit({"name": "picard", "rtol": 1e-12, "max_steps": 500})
+        end = net.equilibrium(givens)
+        assert net.last.stats.converged.all()
+        away = []
+        for steps in (1, 2, 4, 8, 16, 32):
+            with solver_budget(most=steps):
+                away.append((net.equilibrium(givens) - end).flatten(1).norm(dim=1))
+    assert all((later < earlier).all() for earlier, later in pairwise(away))
 
 
 def test_a_puzzle_is_answered_as_in_a_batch():

@@ -28,6 +28,10 @@ class Reasoning(Task):
     so that the map learns to improve the states that it meets at any depth, at the memory of few steps. Evaluation
     solves once, as the model's solver says.
 
+    How gradients cross a segment is the model's adjoint, ``--adjoint NAME``: ``unroll`` crosses its steps, ``jfb`` and
+    ``phantom`` one or a few more at their end. ``implicit`` is exact at an equilibrium alone, so set ``steps`` to 0.
+    ``reversible`` crosses all steps at the memory of one, of the solver of that name: ``--solver reversible`` too.
+
     Metrics: ``solved``, the share of grids that are right by the rules of the data (its ``check(givens, answer)``; else
     by the reference answer), and ``cells``, the share of cells that agree with the reference.
 
