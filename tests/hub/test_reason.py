@@ -14,8 +14,8 @@ from torch import nn
 
 import zoo
 from zoo.data.puzzles.maze import shortest_paths
-from zoo.data.puzzles.notation import parse_sudoku
 from zoo.data.puzzles.search import candidates, search
+from zoo.data.puzzles.text import parse_sudoku
 from zoo.deq.reasoner.base import Reasoner
 from zoo.hub import cards
 from zoo.hub.reason import Reasoned, SudokuForm
@@ -98,8 +98,8 @@ def test_a_sudoku_is_answered_by_its_grid(model):
         "\n".join(PUZZLE[i : i + 9] for i in range(0, 81, 9)),
         PUZZLE.replace(".", "0"),
         str(parse_sudoku(PUZZLE).tolist()).translate(str.maketrans("", "", "[], ")),
-        parse_sudoku(PUZZLE),
-        parse_sudoku(PUZZLE).numpy().astype("uint8"),
+        torch.from_numpy(parse_sudoku(PUZZLE)),
+        parse_sudoku(PUZZLE).astype("uint8"),
         parse_sudoku(PUZZLE).tolist(),
     ],
     ids=["lines", "zeros", "digits", "tensor", "array", "list"],
@@ -116,21 +116,21 @@ def test_what_was_printed_can_be_asked_again(model):
 def test_several_puzzles_of_several_sizes_are_a_list(model):
     found = zoo.predict(model, [PUZZLE, SMALL, PUZZLE])
     assert [f.grid.shape[0] for f in found] == [9, 4, 9] and all(f.right for f in found)
-    grids = zoo.predict(model, torch.stack([parse_sudoku(PUZZLE)] * 3))
+    grids = zoo.predict(model, np.stack([parse_sudoku(PUZZLE)] * 3))
     assert len(grids) == 3 and str(grids[1]) == str(found[0])
 
 
 @pytest.mark.parametrize(
     ("puzzle", "said"),
     [
-        ("55" + PUZZLE[2:], "row 1, column 1 and row 1, column 2 both hold 5.*Nothing was solved"),
-        (PUZZLE[:-1], "16, 36, 81 or another square number of cells; got 80"),
-        ("x" + PUZZLE[1:], "Row 1, column 1 holds 'X'; a Sudoku 9x9 has the symbols 1 to 9"),
-        (torch.full((9, 9), 10), "Givens are 0 to 9 here; got 10"),
-        (torch.zeros(9, 6, dtype=torch.long), "a Sudoku is n x n; got"),
+        ("55" + PUZZLE[2:], "contradict one another: 5 in row 1, column 1 and in row 1, column 2"),
+        (PUZZLE[:-1], "A Sudoku has 16, 36, 81, 256 cells.*got 80"),
+        ("x" + PUZZLE[1:], "has the digits 1 to 9, and . for a blank; got 'x' in row 1, column 1"),
+        (torch.full((9, 9), 10), "has the digits 1 to 9, and 0 for a blank; got 10 in row 1"),
+        (torch.zeros(9, 6, dtype=torch.long), "a Sudoku has 16, 36, 81, 256 cells; got 54"),
         (torch.zeros(9, 9), "Givens are whole numbers"),
         ([], "got an empty list"),
-        ("", "got 0 in ''"),
+        ("", "got 0"),
     ],
 )
 def test_a_bad_puzzle_is_refused_before_a_solve(model, puzzle, said):
@@ -142,12 +142,12 @@ def test_a_bad_puzzle_is_refused_before_a_solve(model, puzzle, said):
 def test_a_bad_puzzle_of_several_costs_its_own_answer(model):
     found = zoo.predict(model, [PUZZLE, "11" + "." * 14, SMALL], on_error="keep")
     assert [f.right for f in found] == [True, False, True]
-    assert "puzzle 1: The givens contradict" in found[1].error and str(found[1]).startswith("not read: ")
+    assert "puzzle 1: Two givens contradict" in found[1].error and str(found[1]).startswith("not read: ")
 
 
 def test_a_puzzle_without_a_solution_is_not_converged(model):
     impossible = "123." + "...4" + "...." + "...."  # the blank of the first row can hold nothing
-    assert not search(candidates(parse_sudoku(impossible).view(1, -1).numpy().astype("uint8"), (2, 2)), (2, 2)).count[0]
+    assert not search(candidates(parse_sudoku(impossible).reshape(1, -1).astype(np.uint8), (2, 2)), (2, 2)).count[0]
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         found = zoo.predict(model, impossible)
@@ -165,7 +165,7 @@ def test_the_command_writes_a_line_a_puzzle(model, tmp_path, monkeypatch, capsys
     )
     rows = list(csv.DictReader(out.open()))
     assert [r["right"] for r in rows] == ["true", "true", ""] and rows[0]["grid"] == ANSWER
-    assert rows[0]["givens"] == PUZZLE and "both hold 5" in rows[2]["error"]
+    assert rows[0]["givens"] == PUZZLE and "contradict one another: 5" in rows[2]["error"]
     assert rows[2]["source"].endswith("puzzles.txt:4") and "1 not read" in capsys.readouterr().out
 
 

@@ -15,10 +15,10 @@ from zoo.data import DATA
 from zoo.data.puzzles.base import PuzzleData
 from zoo.data.puzzles.maze import check_maze, format_maze, parse_maze
 from zoo.data.puzzles.mazes import Mazes
-from zoo.data.puzzles.notation import format_sudoku, parse_sudoku, refuse_contradictions
 from zoo.data.puzzles.rules import maze_solved, sudoku_agrees, sudoku_solved
 from zoo.data.puzzles.search import Box
 from zoo.data.puzzles.sudoku import SudokuData
+from zoo.data.puzzles.text import BOXES, check_sudoku, format_sudoku, parse_sudoku
 from zoo.hub.answers import Answer, Solved
 from zoo.hub.inputs import Inputs
 from zoo.hub.trained import trained_config
@@ -50,29 +50,34 @@ class Form(ABC):
 
 @dataclass(frozen=True)
 class SudokuForm(Form):
-    """Sudokus; boxes of other sizes than the data's are as square as can be."""
+    """Sudokus, of other sizes than the data's too; a frame around the boxes does not count."""
 
     own: Box
 
-    def box(self, n: int) -> Box:
-        rows = next(r for r in range(int(n**0.5), 0, -1) if n % r == 0)
-        return self.own if self.own[0] * self.own[1] == n else (rows, n // rows)
+    def box(self, cells: int) -> Box:
+        if cells == (self.own[0] * self.own[1]) ** 2:
+            return self.own
+        if cells not in BOXES:
+            raise ValueError(f"a Sudoku has {', '.join(map(str, BOXES))} cells; got {cells}.")
+        return BOXES[cells]
 
     def parse(self, text: str) -> Tensor:
-        return parse_sudoku(text)
+        lines = [line for line in text.splitlines() if line.strip(" -+|")]
+        return torch.from_numpy(parse_sudoku("\n".join(lines).replace("|", " "))).long()
 
     def check(self, givens: Tensor) -> None:
-        n = givens.shape[-1]
-        if len(givens) != n:
-            raise ValueError(f"a Sudoku is n x n; got {tuple(givens.shape)}.")
-        check_grids(givens[None], n + 1)
-        refuse_contradictions(givens, self.box(n))
+        check_sudoku(givens.numpy(), self.box(givens.numel()))
 
     def right(self, givens: Tensor, answer: Tensor) -> Tensor:
-        return sudoku_solved(answer, self.box(givens.shape[-1])) & sudoku_agrees(givens, answer)
+        return sudoku_solved(answer, self.box(givens[0].numel())) & sudoku_agrees(givens, answer)
 
     def write(self, givens: Tensor, answer: Tensor | None = None) -> str:
-        return format_sudoku(givens if answer is None else answer + 1, self.box(givens.shape[-1]))
+        rows, columns = self.box(givens.numel())
+        grid = format_sudoku((givens if answer is None else answer + 1).numpy()).splitlines()
+        n = len(grid)
+        lines = [" | ".join(" ".join(line[j : j + columns]) for j in range(0, n, columns)) for line in grid]
+        frame = "+".join("-" * len(part) for part in lines[0].split("|"))
+        return f"\n{frame}\n".join("\n".join(lines[i : i + rows]) for i in range(0, n, rows))
 
 
 @dataclass(frozen=True)
