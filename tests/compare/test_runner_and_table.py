@@ -22,7 +22,7 @@ from zoo.compare import bench, command, runner, worker
 from zoo.compare import rows as kept
 from zoo.compare.jobs import Job, budget_options, jobs_of
 from zoo.compare.report import write_report
-from zoo.compare.runner import run_all
+from zoo.compare.runner import _remove_empty, run_all
 from zoo.compare.table import DRAWN, _short, cells, notes, spell, summarize, to_csv
 from zoo.implicit import ImplicitMixin
 from zoo.registry import UnknownName
@@ -157,6 +157,16 @@ def test_what_cannot_be_built_is_found_before_anything_trains(tmp_path):
     with pytest.raises(UsageError, match="and 3 more"):
         run_all(jobs, tmp_path / "new" / "folder")
     assert not (tmp_path / "new").exists()
+
+
+def test_a_refused_comparison_takes_nothing_of_others_along(tmp_path):
+    """What another process has put into a folder that this one made, in the meantime."""
+    folder, beside = tmp_path / "runs" / "folder", tmp_path / "runs" / "beside"
+    (folder / "logs").mkdir(parents=True)
+    (folder / kept.ROWS).touch()
+    beside.mkdir()
+    _remove_empty(folder, [folder, tmp_path / "runs"])
+    assert beside.exists() and not folder.exists()
 
 
 def test_solvers_and_adjoints_side_by_side():

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -43,7 +42,7 @@ def run_all(
     Raises:
         UsageError: the folder cannot be written, or a job cannot run; nothing was trained then.
     """
-    made = next((p for p in (*reversed(folder.parents), folder) if not p.exists()), None)
+    made = [p for p in (folder, *folder.parents) if not p.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / ROWS).open("a"):
@@ -55,8 +54,8 @@ def run_all(
     try:
         check(missing, folder)
     except UsageError:
-        if made is not None:  # by this call, which ends here
-            shutil.rmtree(made, ignore_errors=True)
+        if made:
+            _remove_empty(folder, made)
         raise
     begun = time.monotonic()
     taken: list[float] = []
@@ -79,6 +78,18 @@ def run_all(
                 say(f"{place}: its row could not be saved ({error.strerror})")
             say(f"{place}: {_outcome(row)}")
     return [rows[job.key] for job in jobs]
+
+
+def _remove_empty(folder: Path, made: Sequence[Path]) -> None:
+    """Take back the folders that a refused comparison has made, from the inside; what holds more than it, stays."""
+    with suppress(OSError):
+        if not (folder / ROWS).read_text(encoding="utf-8"):
+            (folder / ROWS).unlink()
+        for name in ("check.job.json", "check.json", "check.log"):
+            (folder / "logs" / name).unlink(missing_ok=True)
+        for place in (folder / "logs", *made):
+            if place.exists():
+                place.rmdir()
 
 
 def check(jobs: Sequence[Job], folder: Path) -> None:
