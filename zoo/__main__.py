@@ -15,6 +15,7 @@ COMMANDS = {  # name -> the module whose ``main`` it is, and what it does
     "compare": ("zoo.compare.command", "train and measure models side by side, or measure the theory"),
     "predict": ("zoo.predict", "ask a trained model about a file or a folder"),
     "serve": ("zoo.serve.command", "answer for a trained model over HTTP"),
+    "sweep": ("zoo.sweep.command", "search the options of a training"),
     "export": ("zoo.export", "make a publishable folder from a training run"),
     "convert": ("zoo.convert", "make a model folder from a released checkpoint of (M)DEQ"),
     "sample": ("zoo.sample", "let a trained language model write"),
