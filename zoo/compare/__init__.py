@@ -12,5 +12,6 @@ From Python: `zoo.compare_models`. It imports no torch; each model is trained an
     worker        one process: train, then measure
     bench, measure, solver_curves    what is measured of a trained model
     table, figures, report           what is shown
+    significance                     intervals and paired tests over seeds, the Pareto front, LaTeX
     theory/       explicit networks, neural ODEs and equilibria on the same small problems
 """
