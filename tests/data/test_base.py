@@ -40,6 +40,7 @@ def test_what_is_shared_is_abstract(kind):
         ("spirals", {"num_classes": 0, "features": 2}),
         ("shapes", {"num_classes": 5, "in_chans": 3}),
         ("sudoku6", {"symbols": 7, "num_classes": 6, "box": (2, 3), "grid": (6, 6)}),
+        ("prefix_sums", {"symbols": 2, "num_classes": 2, "grid": (1, 16)}),
         ("mazes", {"symbols": 4, "num_classes": 2, "grid": (11, 11)}),
         ("qp_family", {"features": 50, "variables": 100, "inequalities": 50, "convex": True}),
         ("qp_family_nonconvex", {"features": 50, "variables": 100, "inequalities": 50, "convex": False}),

@@ -105,6 +105,15 @@ DATA: Registry = Registry(
     Entry("sudoku4", "zoo.data.puzzles.sudoku:Sudoku4", "Sudokus 4x4 with one solution each, drawn", "reasoning"),
     Entry("sudoku6", "zoo.data.puzzles.sudoku:Sudoku6", "Sudokus 6x6 with one solution each, drawn", "reasoning"),
     Entry("sudoku9", "zoo.data.puzzles.sudoku:Sudoku9", "Sudokus 9x9 with one solution each, drawn", "reasoning"),
+    Entry(
+        "sudoku_extreme",
+        "zoo.data.puzzles.extreme:SudokuExtreme",
+        "the published hard Sudokus 9x9, from their CSV files",
+        "reasoning",
+    ),
+    Entry(
+        "prefix_sums", "zoo.data.puzzles.prefix:PrefixSums", "parities of the beginnings of bit strings", "reasoning"
+    ),
     Entry("mazes", "zoo.data.puzzles.mazes:Mazes", "mazes with their shortest way, larger ones to test", "reasoning"),
     Entry(
         "series_table", "zoo.data.own.series_table:SeriesTable", "your own series, a long CSV or Parquet file", "series"

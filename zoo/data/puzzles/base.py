@@ -20,16 +20,15 @@ from zoo.data.tensors import Split, TensorData
 SPLITS = ("test", "val", "train")  # in the order in which they are drawn
 FIRST, CHUNK = 32, 1024  # puzzles that are drawn together, by a random state of their own: twice as many each time
 FRUITLESS = 20  # chunks without a new puzzle after which there are taken to be no more
+PARTS = ("givens", "answer", "difficulty")
 Puzzles = tuple[np.ndarray, np.ndarray, np.ndarray]  # givens and answers (n, H, W), difficulty (n,)
 
 
-class PuzzleData(TensorData):
-    """Puzzles that are generated once, by fixed random numbers, and kept in the user's cache folder.
-
-    A batch is givens (B, H, W), int64 symbols, and answers (B, H, W), int64 classes. No puzzle of a split is in another
-    one, nor is a relative of it that the symmetries of the puzzle lead to.
+class GridData(TensorData):
+    """Puzzles as grids: a batch is givens (B, H, W), int64 symbols, and answers (B, H, W), int64 classes.
 
     Args:
+        root: the folder of the data sets, for those that are read from files.
         batch_size: puzzles a batch.
         seed: of the order and the augmentation; not of the puzzles.
         train_size, val_size, test_size: puzzles of each split.
@@ -38,23 +37,56 @@ class PuzzleData(TensorData):
         ValueError: an argument is out of range.
     """
 
-    reads_files = False
     joint: ClassVar[bool] = True
     symbols: int  # of the givens
     num_classes: int  # of an answer's cells
     tiers: ClassVar[dict[str, tuple[int, int]]]  # difficulties of each, from and up to but without
-    revision: ClassVar[int] = 1  # of what is drawn: raise it where the same options give other puzzles
-    more: ClassVar[str]  # what else to ask for, where there are too few puzzles
 
-    def __init__(self, batch_size: int, seed: int, train_size: int, val_size: int, test_size: int) -> None:
-        super().__init__(None, batch_size, seed)
+    def __init__(
+        self, root: str | None, batch_size: int, seed: int, train_size: int, val_size: int, test_size: int
+    ) -> None:
+        super().__init__(root, batch_size, seed)
         self.counts = {"train": train_size, "val": val_size, "test": test_size}
         for name, count in self.counts.items():
-            if count < (name != "val"):
-                raise ValueError(
-                    f"{type(self).__name__}: {name}_size must be at least {int(name != 'val')}; got {count}."
-                )
+            least = 0 if name == "val" else 1
+            if count < least:
+                raise ValueError(f"{type(self).__name__}: {name}_size must be at least {least}; got {count}.")
         self._difficulty: dict[str, Tensor] = {}
+
+    @abstractmethod
+    def check(self, givens: Tensor, answer: Tensor) -> Tensor:
+        """Return which answers (B, H, W), of classes, are right by the rules and agree with the givens: bool (B,)."""
+
+    @abstractmethod
+    def puzzles(self) -> dict[str, Puzzles]:
+        """Return the splits, from where they are kept."""
+
+    def difficulty(self, split: str) -> Tensor:
+        """Return how hard each puzzle of a split is, int64 (n,), in the unit of `tiers`."""
+        self.setup()
+        return self._difficulty[split]
+
+    def model_arguments(self) -> dict[str, Any]:
+        return {"symbols": self.symbols, "num_classes": self.num_classes}
+
+    def prepare_data(self) -> None:
+        self.puzzles()
+
+    def read(self) -> dict[str, Split]:
+        splits = self.puzzles()
+        self._difficulty = {name: torch.from_numpy(found[2]).long() for name, found in splits.items()}
+        return {name: (torch.from_numpy(x).long(), torch.from_numpy(y).long()) for name, (x, y, _) in splits.items()}
+
+
+class PuzzleData(GridData):
+    """Puzzles that are generated once, by fixed random numbers, and kept in the user's cache folder.
+
+    No puzzle of a split is in another one, nor is a relative of it that the symmetries of the puzzle lead to.
+    """
+
+    reads_files = False
+    revision: ClassVar[int] = 1  # of what is drawn: raise it where the same options give other puzzles
+    more: ClassVar[str]  # what else to ask for, where there are too few puzzles
 
     @abstractmethod
     def key(self) -> dict[str, Any]:
@@ -72,32 +104,11 @@ class PuzzleData(TensorData):
     def measure(self, givens: np.ndarray, answers: np.ndarray) -> np.ndarray:
         """Return the difficulty of each puzzle, int (n,)."""
 
-    @abstractmethod
-    def check(self, givens: Tensor, answer: Tensor) -> Tensor:
-        """Return which answers (B, H, W), of classes, are right by the rules and agree with the givens: bool (B,)."""
-
-    def difficulty(self, split: str) -> Tensor:
-        """Return how hard each puzzle of a split is, int64 (n,), in the unit of `tiers`."""
-        self.setup()
-        return self._difficulty[split]
-
-    def model_arguments(self) -> dict[str, Any]:
-        return {"symbols": self.symbols, "num_classes": self.num_classes}
-
-    def prepare_data(self) -> None:
-        self._arrays()
-
-    def read(self) -> dict[str, Split]:
-        arrays = self._arrays()
-        self._difficulty = {name: torch.from_numpy(arrays[f"{name}_difficulty"]).long() for name in SPLITS}
-        return {
-            name: (torch.from_numpy(arrays[f"{name}_givens"]).long(), torch.from_numpy(arrays[f"{name}_answer"]).long())
-            for name in SPLITS
-        }
-
-    def _arrays(self) -> Arrays:
+    def puzzles(self) -> dict[str, Puzzles]:
         name = type(self).__name__.lower()
-        return cached(name, {"revision": self.revision, **self.key(), **self.counts}, lambda: self._generated(name))
+        key = {"revision": self.revision, **self.key(), **self.counts}
+        arrays = cached(name, key, lambda: self._generated(name))
+        return {split: tuple(arrays[f"{split}_{part}"] for part in PARTS) for split in SPLITS}  # type: ignore[misc]
 
     def _generated(self, name: str) -> Arrays:
         from tqdm import tqdm
@@ -106,8 +117,7 @@ class PuzzleData(TensorData):
         with tqdm(total=sum(self.counts.values()), desc=name, unit="puzzle", leave=False, disable=hidden) as bar:
             taken: set[Hashable] = set()
             splits = {name: self._drawn(name, taken, bar.update) for name in SPLITS}
-        parts = ("givens", "answer", "difficulty")
-        return {f"{name}_{part}": x for name in SPLITS for part, x in zip(parts, splits[name], strict=True)}
+        return {f"{name}_{part}": x for name in SPLITS for part, x in zip(PARTS, splits[name], strict=True)}
 
     def _drawn(self, split: str, taken: set[Hashable], advance: Callable[[int], Any]) -> Puzzles:
         """Draw a split of puzzles whose relatives are not among ``taken``, which gets their marks.

@@ -78,7 +78,7 @@ class Mazes(PuzzleData):
         test_loops: float = 0.0,
         augment: bool = True,
     ) -> None:
-        super().__init__(batch_size, seed, train_size, val_size, test_size)
+        super().__init__(None, batch_size, seed, train_size, val_size, test_size)
         for name, value in (("side", side), ("test_side", test_side)):
             if value % 2 == 0 or value < 5:
                 raise ValueError(f"Mazes: {name} must be odd and at least 5; got {value}.")

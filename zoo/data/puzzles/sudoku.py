@@ -57,7 +57,7 @@ class SudokuData(PuzzleData):
         test_nodes: int,
         augment: bool,
     ) -> None:
-        super().__init__(batch_size, seed, train_size, val_size, test_size)
+        super().__init__(None, batch_size, seed, train_size, val_size, test_size)
         cells = self.num_classes**2
         if not 1 <= min_holes <= max_holes < cells:
             raise ValueError(
