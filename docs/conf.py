@@ -34,14 +34,17 @@ extensions = [
     "reference",
     "results",
     "families",
+    "rooms",
+    "playground",
 ]
-exclude_patterns = ["_ext", "README.md", "playground"]
+exclude_patterns = ["_ext", "_extra", "generated/extra"]
 source_suffix = {".md": "myst-nb", ".rst": "restructuredtext"}
 nitpicky = False
 
 html_theme = "furo"
 html_title = f"zoo {release}"
 html_static_path = ["_static"]
+html_extra_path = ["_extra", "generated/extra"]  # the playground, and the data that it reads
 html_css_files = ["site.css"]
 html_theme_options = {"source_repository": repository, "source_branch": "main", "source_directory": "docs/"}
 html_copy_source = False

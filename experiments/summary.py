@@ -460,6 +460,56 @@ def zoo(records: dict[str, dict[str, Any]]) -> str:
     return table(["family", "models", "measured here, on the test set"], rows)
 
 
+def linear_solves(records: dict[str, dict[str, Any]]) -> str:
+    """Evaluations of a linear equilibrium, by the size of its map."""
+    found = records["theory"]["linear"]["rows"]
+    solvers = list(dict.fromkeys(r["solver"] for r in found))
+    rows = []
+    for kind in dict.fromkeys(r["kind"] for r in found):
+        by = {r["solver"]: r for r in found if r["kind"] == kind}
+        cells = [str(by[s]["evaluations"]) if by[s]["converged"] == 1 else "diverges" for s in solvers]
+        shown = kind.replace("|", "\\|")
+        rows.append([f"`{shown}`", f"{by[solvers[0]]['norm']:.2f}", f"{by[solvers[0]]['radius']:.2f}", *cells])
+    return table(["map", "norm", "spectral radius", *(f"`{s}`" for s in solvers)], rows)
+
+
+def adjoint_costs(records: dict[str, dict[str, Any]]) -> str:
+    """What an adjoint of a fixed point costs and how far its gradient is from the exact one."""
+    theory_ = records["theory"]
+    at = [theory_["gradients"]["tolerances"].index(t) for t in (1e-2, 1e-4, 1e-6)]
+    ways = {"implicit": "implicit", "unroll": "unrolled", "phantom": "phantom", "jfb": "jfb"}
+    rows = []
+    for name, found in theory_["gradients"]["fixed_point"].items():
+        way = f"DEQ, {ways.get(name)}"
+        held = theory_["memory"]["ways"].get(way, {}).get("bytes", [None])[-1]
+        took = theory_["timing"]["ways"].get(way, {}).get("ms", [None])[-1]
+        cells = [f"{found[i]['error']:.0e}" for i in at] + [number(found[at[1]].get("nfe_backward"), "{:.0f}")]
+        rows.append([f"`{name}`", *cells, number(None if held is None else held / 1024, "{:.0f}"), number(took)])
+    head = ["adjoint", *(f"error at rtol {theory_['gradients']['tolerances'][i]:.0e}" for i in at)]
+    return table([*head, "products backward, at 1e-04", "KiB kept, 64 iterations", "ms a step, 64 iterations"], rows)
+
+
+def ode_adjoint_costs(records: dict[str, dict[str, Any]]) -> str:
+    """Gradient errors and evaluations of the ODE adjoints."""
+    rows = [
+        [
+            f"`{r['solver']}`",
+            f"`{r['adjoint']}`",
+            r["setting"],
+            f"{r['dweights']:.0e}",
+            f"{r['nfe']}",
+            f"{r['nfe_backward']}",
+            number(r["ms"], "{:.0f}"),
+        ]
+        for r in records["ode_gradients"]["rows"]
+        if "dweights" in r
+        and r["setting"].startswith("tol")
+        and r["solver"] in ("dopri5", "tsit5", "dopri8", "torchdiffeq:dopri5")
+    ]
+    head = ["solver", "adjoint", "setting", "error of the weights' gradient", "evaluations", "backward", "ms"]
+    return table(head, rows)
+
+
 TABLES: dict[str, Callable[[dict[str, dict[str, Any]]], str]] = {
     "zoo": zoo,
     "digits": compared("compare_digits"),
@@ -475,6 +525,9 @@ TABLES: dict[str, Callable[[dict[str, dict[str, Any]]], str]] = {
     "ode": ode_speed,
     "odenet": odenet_speed,
     "hypernet": hyper_speed,
+    "linear_solves": linear_solves,
+    "adjoint_costs": adjoint_costs,
+    "ode_adjoint_costs": ode_adjoint_costs,
 }
 FILES = {ROOT / "README.md": {"zoo": zoo}}
 

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
-PAGES = ["README.md", "docs/usage.md"]  # whose Python is one script each
+PAGES = ["README.md", "docs/usage.md", "docs/choosing.md", "docs/faq.md"]  # whose Python is one script each
 
 
 def blocks(language: str, page: str = "README.md") -> list[str]:

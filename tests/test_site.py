@@ -86,3 +86,18 @@ def test_a_docstring_becomes_restructured_text(load):
     arguments = ["Args:", "    a: one", "        more."]  # napoleon's own
     assert rewrite(lines + arguments) == [*lines[:2], *code, r"With \|W\| < 1 and *care*.", "", *arguments]
     assert rewrite(["* *One* of", "  two."]) == ["* *One* of", "  two."]
+
+
+OLD = re.findall(r"^```python\n# with: (\w+)\n(.*?)^```$", (DOCS / "coming-from.md").read_text("utf-8"), re.M | re.S)
+
+
+@pytest.mark.parametrize(("peer", "code"), OLD, ids=[peer for peer, _ in OLD])
+def test_old_calls_and_new_ones_agree(peer, code):
+    """The page's own code compares both; it runs where the other library is installed."""
+    pytest.importorskip(peer)
+    exec(compile(code, "docs/coming-from.md", "exec"), {})
+
+
+def test_each_library_has_an_example():
+    text = (DOCS / "coming-from.md").read_text("utf-8")
+    assert [peer for peer, _ in OLD] == [name.lower() for name in re.findall(r"^## (\w+)$", text, re.M)]
