@@ -17,6 +17,8 @@ os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ
 for name, value in {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "MPLBACKEND": "Agg"}.items():
     os.environ.setdefault(name, value)
 
+(DOCS / "generated" / "extra").mkdir(parents=True, exist_ok=True)  # filled at each build, and looked for before
+
 import zoo  # noqa: E402
 
 project, author, release = "zoo", "The zoo authors", zoo.__version__

@@ -64,6 +64,8 @@ def _page(title: str, what: str, names: list[str]) -> str:
     for module in filter(defines, names):
         elsewhere = [n for n, home in zoo._HOME.items() if home == f"zoo.{module}" != f"zoo.{n}"]
         lines += [f"## `zoo.{module}`", "", "```{eval-rst}", f".. automodule:: zoo.{module}"]
+        if module in zoo._HOME and zoo._HOME[module] != f"zoo.{module}":
+            lines.append("   :no-index:")  # a callable module of the name of a function, which the first page has
         if elsewhere:
             lines.append(f"   :exclude-members: {', '.join(elsewhere)}")
         lines += ["```", ""]

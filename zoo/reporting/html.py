@@ -21,6 +21,9 @@ td.none { color: #767676 }
 figure { margin: 1.5rem 0 } figure img { max-width: 100%; height: auto } figcaption { color: #444; font-size: .92rem }
 pre { background: #f6f6f6; padding: 1rem; overflow-x: auto; font-size: 13px }
 footer { margin-top: 3rem; color: #666; font-size: .85rem; border-top: 1px solid #ddd; padding-top: .7rem }
+@media (max-width: 40rem) { body { margin: 1rem auto } h1 { font-size: 1.5rem } th, td { padding: .3rem .45rem } }
+@media print { body { max-width: none; margin: 0; font-size: 11pt } figure { break-inside: avoid }
+  .wide { overflow: visible } table { font-size: 8pt } th, td { padding: .15rem .3rem } a { color: inherit } }
 """
 
 

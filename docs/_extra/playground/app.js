@@ -6,7 +6,7 @@ const INK = ["var(--a)", "var(--b)", "var(--c)", "var(--d)"];
 
 // A plot: series of [x, y], linear or logarithmic in y.
 function plot(id, series, { log = false, x = "", y = "", equal = null, marks = [] } = {}) {
-  const W = 460, H = equal ? 460 : 300, L = 54, B = 40, T = 12, R = 12;
+  const W = 460, H = equal ? 460 : 300, L = 66, B = 40, T = 12, R = 12;
   const put = (v) => (log ? Math.log10(Math.max(v, 1e-17)) : v);
   const all = series.flatMap((s) => s.points).filter((p) => p.every(Number.isFinite));
   let [x0, x1] = equal || [Math.min(...all.map((p) => p[0])), Math.max(...all.map((p) => p[0]))];
