@@ -10,6 +10,7 @@ import sys
 import pytest
 from trained import run as train
 
+import zoo
 from zoo import evaluate as door
 from zoo.hub import cards
 from zoo.registry import UnknownName
@@ -89,6 +90,30 @@ def test_starts_are_refused_where_a_solve_takes_none():
     with pytest.raises(ValueError, match="at least 1; got 0"):
         evaluate("mdeq_tiny.digits", starts=0)
     assert evaluate("mdeq_tiny.digits", starts=1, limit=1)["starts"] == 1
+
+
+@pytest.fixture(scope="module")
+def reasoner(tmp_path_factory):
+    """The run of a reasoner that has hardly begun to learn."""
+    short = {"max_epochs": 1, "limit_train_batches": 1, "limit_val_batches": 1, "limit_test_batches": 1}
+    return zoo.train(
+        "test_reasoner",
+        "sudoku4",
+        solver={"name": "picard", "max_steps": 4},
+        trainer={**short, "accelerator": "cpu", "devices": 1, "enable_progress_bar": False},
+        out=tmp_path_factory.mktemp("reasoner") / "run",
+    ).folder
+
+
+def test_a_reasoner_is_measured_by_depth_and_starts(reasoner, capsys):
+    door_arguments = ["--model", str(reasoner), "--depth", "1", "3", "--starts", "1", "2", "--solver", "broyden"]
+    assert door.main([*door_arguments, "--limit", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5 and "depth" in lines[0] and "starts" in lines[0] and "solved" in lines[1]
+    one, two = (evaluate(str(reasoner), depth=3, starts=k, limit=1, batch_size=16)["test"] for k in (1, 2))
+    assert two["nfe_forward"] > one["nfe_forward"] and two["residual"] <= one["residual"]
+    with pytest.raises(ValueError, match="sudoku4 is made, not read from files"):
+        evaluate(str(reasoner), root="data")
 
 
 def test_a_wrong_number_fails(monkeypatch, capsys):

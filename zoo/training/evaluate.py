@@ -162,8 +162,10 @@ def measure(
     """
     if data not in DATA:
         raise UnknownName(unknown("data set", data, DATA.names()))
-    wanted = {"root": None if root is None else str(root), "batch_size": batch_size}
     known = option_names(DATA[data])
+    if root is not None and "root" not in known:
+        raise ValueError(f"The data set {data} is made, not read from files: leave data.root out.")
+    wanted = {"batch_size": batch_size, **({"root": None if root is None else str(root)} if "root" in known else {})}
     kept = {k: v for k, v in (settings or {}).items() if k not in (*wanted, *MACHINE) and k in known}
     try:
         check_values(f"option of data set {data!r}", DATA[data], kept)
