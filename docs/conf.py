@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent
@@ -59,6 +60,9 @@ autodoc_class_signature = "mixed"
 autodoc_default_options = {"members": True, "show-inheritance": True}
 napoleon_google_docstring, napoleon_numpy_docstring = True, False
 napoleon_use_rtype, napoleon_use_ivar = False, True
+autodoc_mock_imports = [
+    name for name in ("fastapi", "uvicorn", "litserve", "onnx") if find_spec(name) is None
+]  # extras
 autodoc_inherit_docstrings = False  # of torch and Lightning, whose roles only their own sites know
 python_maximum_signature_line_length = 100
 

@@ -89,7 +89,8 @@ def pages() -> dict[str, str]:
         if name not in ("__version__", "penalties"):
             kind = "autoclass" if name[0].isupper() else "autofunction"
             kind = "autoexception" if name.endswith("Error") else kind
-            lines += ["```{eval-rst}", f".. {kind}:: zoo.{name}", "```", ""]
+            home = zoo._HOME.get(name, "zoo") if (PACKAGE / f"{name}.py").exists() else "zoo"  # a module hides the name
+            lines += ["```{eval-rst}", f".. {kind}:: {home}.{name}", "```", ""]
     out["zoo"] = "\n".join(lines)
     tree = "\n".join(["zoo", *(n for n in out if n != "zoo")])
     out["index"] = (
