@@ -24,6 +24,7 @@ from torch import nn
 from zoo.hub import cards
 from zoo.hub.configure import configure
 from zoo.hub.factory import create_model
+from zoo.layers.head import ImageClassifier
 from zoo.registry import option_names
 from zoo.storage import model_folder
 
@@ -146,7 +147,8 @@ def _entrypoint(card: cards.ModelCard) -> Callable[..., nn.Module]:
 def register() -> list[str]:
     """Put every vision model of the cards into timm's registry, those of other packages too; return their names."""
     own = [c for c in cards.all_cards().values() if c.family != "timm"]  # that card makes timm's own models
-    vision = [c for c in own if c.task == TASK and not c.name.startswith("test_")]
+    named = [c for c in own if c.task == TASK and not c.name.startswith("test_")]
+    vision = [c for c in named if issubclass(c.load(), ImageClassifier)]  # others classify rows of a table
     for card in vision:
         default_cfgs.update(generate_default_cfgs(_configurations(card)))
         entrypoint = _entrypoint(card)
