@@ -50,7 +50,7 @@ def test_help_lists_everything_at_once_without_torch():
     ("argv", "said"),
     [
         (["--model", "mdeqq"], "No model named 'mdeqq'. Did you mean 'mdeq'"),
-        (["--model", "mdeq", "--data", "cifar"], "No data set named 'cifar'. Did you mean 'cifar10'?"),
+        (["--model", "mdeq", "--data", "cifar"], "No data set named 'cifar'. Did you mean 'cifar10' or 'cifar100'?"),
         (["--model", "mdeq", "--solver", "brodyen"], "No solver named 'brodyen'. Did you mean 'broyden'?"),
         (["--model", "mdeq", "--adjoint", "implict"], "No adjoint named 'implict'. Did you mean 'implicit'"),
         (["--modle", "mdeq"], "No option named '--modle'. Did you mean '--model'"),
@@ -91,7 +91,7 @@ def test_what_the_classes_refuse(argv, said, capsys):
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["--solver.rtol=-1"], "rtol must not be negative; got -1.0"),
+        (["--solver.rtol=-1"], "rtol must not be negative, or NaN; got -1.0"),
         (["--optim.lr=0"], "optim.lr must be above 0"),
         (["--task.jacobian_weight=-1"], "task.jacobian_weight must not be negative"),
         (["--data.batch_size=0"], "batch_size"),
@@ -201,7 +201,7 @@ def test_no_line_of_help_is_wider_than_the_terminal(columns, monkeypatch, capsys
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["--model", "mdeq", "--data", "folder"], "cifar10, digits, fashion_mnist, mnist"),
+        (["--model", "mdeq", "--data", "folder"], "digits, fashion_mnist, image_folder, imagenet, mnist"),
         (["--optim.learning_rate", "1", "--model", "mdeq"], "Did you mean '--optim.lr'?"),
         (["--model", "mdeq", "--solver.max_iter", "1"], "Did you mean '--solver.max_steps'?"),
         (["--model", "mdeq", "--data.workers", "1"], "Did you mean '--data.num_workers'?"),
