@@ -74,7 +74,7 @@ def types(session: nox.Session) -> None:
 @nox.session
 def test(session: nox.Session) -> None:
     """Run the tests: ``-s test -- -m 'not slow' -n 2`` passes its options to pytest."""
-    session.install("-e", ".[test,text]")
+    session.install("-e", ".[test,text,table]")
     session.run("pytest", *session.posargs, env=OFFLINE)
 
 

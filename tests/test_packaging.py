@@ -63,6 +63,6 @@ def test_the_declared_minimum_is_what_is_tested():
     extras = project["optional-dependencies"]
     declared = dict(
         re.match(r"([\w-]+)(?:\[\w+\])?>=([\w.]+)", d).groups()
-        for d in project["dependencies"] + extras["test"] + extras["text"]
+        for d in project["dependencies"] + extras["test"] + extras["text"] + extras["table"]
     )
     assert declared == pins()
