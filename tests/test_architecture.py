@@ -113,6 +113,8 @@ TORCH_FREE = [
     "zoo.adjoints",
     "zoo.hypernet",
     "zoo.data",
+    "zoo.data.registry",
+    "zoo.training.own_code",
     "zoo.hub.cards",
     "zoo.fit",
     "zoo.evaluate",

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from zoo.solvers.base import Result as Result
     from zoo.solvers.base import Solution as Solution
     from zoo.solvers.base import SolveError as SolveError
+    from zoo.training.own_code import register_model as register_model
     from zoo.training.train import train as train
 
 __version__ = "0.1.0"
@@ -53,6 +54,7 @@ _HOME = {  # public name -> the module it lives in; a module without a name of i
     "predict": "zoo.hub.predict",
     "penalties": "zoo.penalties",
     "register_card": "zoo.hub.cards",
+    "register_model": "zoo.training.own_code",
     "train": "zoo.training.train",
 }
 

@@ -30,6 +30,8 @@ COLUMN = 26  # where the meaning of an option or a name begins
 USAGE = (
     ("-c FILE", "read options from YAML; may be repeated, later files win, flags win over files"),
     ("--SECTION.X VALUE", "set an option of the model, data, solver, adjoint, optim, task or trainer: --optim.lr 0.1"),
+    ("--card FILE", "a card file of models of your own; without --model its first one is trained"),
+    ("--model, --data PKG.MODULE:CLASS", "a model or a LightningDataModule of your own"),
     ("--out DIR", "where the run goes (default: runs/<model>_<data>/<time>)"),
     ("--pretrained [SOURCE]", "start from trained weights: those of --model NAME.DATA, or a name, run or folder"),
     (
@@ -92,7 +94,7 @@ def main(argv: Iterable[str] | None = None) -> int:
             print(f"zoo {__version__}")
             return 0
         asks = {"help", "help-all"} & words.switches
-        if not argv or (asks and "model" not in words.names and not words.files):
+        if not argv or (asks and "model" not in words.names and not words.files and not words.cards):
             print(help_text(), flush=True)
             return 0
         request = resolve(argv)

@@ -160,7 +160,7 @@ class Registry(Generic[T]):
     def __getitem__(self, name: str) -> Callable[..., T]:
         entry = self.entry(name)
         if name not in self._objects:
-            self._objects[name] = _import(entry.path)
+            self._objects[name] = load_path(entry.path)
         return self._objects[name]
 
     def __contains__(self, name: object) -> bool:
@@ -205,10 +205,10 @@ class Registry(Generic[T]):
     @functools.cached_property
     def _kinds(self) -> tuple[type, ...]:
         """The classes that an instance must be of."""
-        return tuple(_import(path) for path in self._bases)
+        return tuple(load_path(path) for path in self._bases)
 
 
-def _import(path: str) -> Any:
+def load_path(path: str) -> Any:
     """Import what ``package.module:attribute`` names."""
     module, _, attribute = path.partition(":")
     return getattr(import_module(module), attribute)

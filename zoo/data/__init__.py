@@ -1,8 +1,9 @@
 """Contents page of the data sets: a name, where it lives, and what it is. Imports no torch."""
 
-from zoo.registry import Entry, Registry
+from zoo.data.registry import DataSets
+from zoo.registry import Entry
 
-DATA: Registry = Registry(
+DATA = DataSets(
     "data set",
     Entry("digits", "zoo.data.vision:Digits", "1,797 handwritten digits 8x8, part of scikit-learn", "classification"),
     Entry("mnist", "zoo.data.vision:MNIST", "70,000 handwritten digits 28x28", "classification"),

@@ -31,6 +31,8 @@ HERE = Path(__file__).resolve().parents[1]
 TESTS = "test_"  # how the names of the tests' own models begin
 
 
+OWN = "own"  # before the colon of a model of the user's own: own:my_package/module:Class
+
 _cards: dict[str, ModelCard] = {}
 _aliases: dict[str, str] = {}
 _scanned = False
@@ -88,10 +90,43 @@ def card(name: str) -> ModelCard:
     whole = name.partition(".")[0]
     base, colon, argument = whole.partition(":")
     known = all_cards()
+    if base == OWN and argument and base not in known:
+        return _own_card(name, whole)
     found = known.get(_aliases.get(base, base))
     if found is None or (colon and not (found.takes and argument)):
         raise UnknownName(_no_model(name, found))
     return replace(found, name=whole, model={**found.model, found.takes: argument}) if colon else found
+
+
+def register_model(path: str, task: str) -> ModelCard:
+    """Make a model of the user's own known: a class, by ``package.module:Class``, that a task of the zoo trains.
+
+    Args:
+        path: where the class is; its arguments ``num_classes``, ``in_chans`` and so on follow from the data set.
+        task: where the class of its task is, ``package.module:Class``.
+
+    Returns:
+        its card, whose name stands in the configurations of its runs.
+    """
+    name = f"{OWN}:{path.replace('.', '/')}"
+    made = ModelCard(
+        name=name, family=OWN, path=path, task=task, summary="a model of your own", model={}, solver={}, adjoint={},
+        data=(), source=path,
+    )  # fmt: skip
+    made.load()
+    _cards[name] = made
+    return made
+
+
+def _own_card(name: str, whole: str) -> ModelCard:
+    found = all_cards().get(whole)
+    if found is None:
+        path = whole.partition(":")[2].replace("/", ".")
+        raise UnknownName(
+            f"{name!r} is code of your own, which is imported only where you name it: --model {path}, or in Python "
+            f"zoo.register_model({path!r}, task='classification') before."
+        )
+    return found
 
 
 def _no_model(name: str, found: ModelCard | None) -> str:
@@ -100,7 +135,7 @@ def _no_model(name: str, found: ModelCard | None) -> str:
         more = f"write {found.name}:NAME" if found.takes else f"{found.name!r} takes nothing after a colon"
         return f"No model named {name!r}: {more}."
     base, colon, argument = name.partition(".")[0].partition(":")
-    names = [n for n in [*_cards, *_aliases] if name.startswith(TESTS) or not n.startswith(TESTS)]
+    names = [n for n in [*_cards, *_aliases] if (":" not in n and name.startswith(TESTS)) or not n.startswith(TESTS)]
     close = difflib.get_close_matches(base, names, n=2, cutoff=0.5)
     hint = f" Did you mean {' or '.join(repr(n + colon + argument) for n in close)}?" if close else ""
     return (
@@ -143,7 +178,8 @@ def list_models(pattern: str = "*", *, pretrained: bool = False, tests: bool = F
         tests: list the tests' own models too. As hidden files in a shell, they are listed where the pattern itself
             begins with ``test_``.
     """
-    shown = [c for n, c in all_cards().items() if tests or pattern.startswith(TESTS) or not n.startswith(TESTS)]
+    mine = {n: c for n, c in all_cards().items() if c.family != OWN}
+    shown = [c for n, c in mine.items() if tests or pattern.startswith(TESTS) or not n.startswith(TESTS)]
     names = [f"{c.name}.{tag}" for c in shown for tag in c.weights] if pretrained else [c.name for c in shown]
     return [n for n in names if fnmatch.fnmatchcase(n, pattern)]
 

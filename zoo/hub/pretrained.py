@@ -134,5 +134,7 @@ def _measured(run: Path) -> dict[str, Any]:
 
 def preprocessing_of(data: str) -> dict[str, Any]:
     """The preprocessing of a data set of images by name; empty for other kinds of data."""
+    if data not in DATA:  # code of the user's own, which a file cannot name
+        return {}
     kind = DATA[data]
     return Preprocessing.of(kind, data).as_dict() if hasattr(kind, "in_chans") and hasattr(kind, "std") else {}

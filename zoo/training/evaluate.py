@@ -166,6 +166,7 @@ def measure(
     if root is not None and "root" not in known:
         raise ValueError(f"The data set {data} is made, not read from files: leave data.root out.")
     wanted = {"batch_size": batch_size, **({"root": None if root is None else str(root)} if "root" in known else {})}
+    wanted = {k: v for k, v in wanted.items() if k in known}  # a class of the user's own may take neither
     kept = {k: v for k, v in (settings or {}).items() if k not in (*wanted, *MACHINE) and k in known}
     try:
         check_values(f"option of data set {data!r}", DATA[data], kept)

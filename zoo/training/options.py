@@ -166,6 +166,8 @@ class Options:
             return {**out, **averaging, "trainer": Trainer}
         if self.card is None:
             self.names["task"] = config["task"]["name"]
+        elif self.card.family == cards.OWN:
+            self.names["task"] = next((e.name for e in TASKS.entries() if e.path == self.card.task), "")
         task = self.card.load_task() if self.card is not None else TASKS[config["task"]["name"]]
         return {**out, "optim": Optim, **averaging, "task": task, "trainer": Trainer}
 

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from zoo.data import DATA
+from zoo.data.registry import is_import_path
 from zoo.hub import cards
 from zoo.registry import UnknownName, unknown
 from zoo.tasks import TASKS
 from zoo.training.errors import UsageError
+from zoo.training.own_code import admit
 from zoo.training.run_folder import AUTO, check_out, find_checkpoint, rank
 from zoo.training.sections import (
     GIVEN,
@@ -85,6 +87,7 @@ def resolve(argv: Sequence[str]) -> Request:
         seed=number,
         switches=words.switches,
         allow_import=words.allow_import,
+        card_files=words.cards,
     )
 
 
@@ -99,6 +102,7 @@ def request_of(
     seed: int | None = None,
     switches: Collection[str] = (),
     allow_import: Sequence[str] = (),
+    card_files: Sequence[str | Path] = (),
 ) -> Request:
     """The request of sections of names and options.
 
@@ -115,11 +119,21 @@ def request_of(
         seed: seed of everything random; None: what the files say, else 0.
         switches: of ``zoo.fit``: ``compile``, ``profile``, ...
         allow_import: packages that options may name any class of.
+        card_files: card files of models; the first model of one is taken where none is named.
 
     Raises:
         UsageError, UnknownName, CardError: one sentence with the way out.
     """
     objects, own = sort_objects(sections)
+    task = next((text for key, text in flags if key == "task.name"), "")
+    flags = [(key, text) for key, text in flags if key != "task.name"]
+    if task:
+        own["task"] = {**own.get("task", {}), "name": task}
+    for file in card_files:
+        found = cards.register_card(file)
+        if "model" not in own and "model" not in objects and resume is None:
+            own["model"] = {"name": found[0].name}
+    admit(own, {}, task, allow_import)
     tag = str(own.get("model", {}).get("name", "")).partition(".")[2]
     own = canonical(own)
     out = Path(out) if out is not None else None
@@ -128,7 +142,7 @@ def request_of(
         checkpoint, run = find_checkpoint(str(resume), out, own)
     read: dict[str, Any] = {}
     for file in [*([run / "config.yaml"] if run else []), *map(Path, files)]:
-        read = cards.overlay(read, read_config(file))
+        read = cards.overlay(read, read_config(file, allow_import))
     _check_objects(read.pop(GIVEN, {}), objects, own)
     was = read.get("data", {}).get("name")
     read = cards.overlay(read, own)
@@ -188,7 +202,9 @@ def _configuration(
     kind = next((e.name for e in TASKS.entries() if e.path == card.task), None)  # None: a task of another package
     base: dict[str, Any] = {"model": {"name": card.name, **card.model}, "trainer": dict(TRAINER)}
     if "data" not in objects:
-        data = sections.get("data", {}).get("name") or card.data[0]
+        data = sections.get("data", {}).get("name") or next(iter(card.data), "")
+        if not data:
+            raise UsageError(f"--data NAME is missing: {card.name} has no data set that is usual for it")
         _check_data(card.name, kind, data)
         base["data"] = {"name": data, **_aim(data, kind)}
     elif kind is not None and _kind(objects["data"]) not in ("", kind):
@@ -199,7 +215,7 @@ def _configuration(
     base |= {k: dict(getattr(card, k)) for k in ("solver", "adjoint") if getattr(card, k)}
     base = cards.overlay(base, cards.recipe(card.name, base.get("data", {}).get("name", "*")))
     for key in ("solver", "adjoint"):
-        if key in sections and not getattr(card, key):
+        if key in sections and not getattr(card, key) and card.family != cards.OWN:
             raise UsageError(f"{card.name} is an explicit model: it takes no --{key}")
         if "name" in sections.get(key, {}):
             check_name(key, sections[key]["name"])
@@ -259,9 +275,14 @@ def _check_data(model: str, kind: str | None, data: str) -> None:
     A task that another package brings (``kind`` None) may take what it likes.
     """
     fit = DATA.names(kind=kind)
+    if data not in DATA and is_import_path(data):
+        raise UnknownName(
+            f"{data} is code of your own, which is imported only where you name it: --data {data}, or allow all of its "
+            f"package with --allow-import {data.partition('.')[0].partition(':')[0]}."
+        )
     if data not in DATA:
         raise UnknownName(unknown("data set", data, fit))
-    if kind is not None and data not in fit:
+    if kind is not None and DATA.entry(data).kind and data not in fit:
         raise UsageError(
             f"--data {data} is for {_or(DATA.entry(data).kind.split())}; {model} is trained for {kind}, with one of: "
             f"{', '.join(fit)}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from zoo.registry import Registry, UnknownName, unknown
 from zoo.solvers import SOLVERS
 from zoo.tasks import TASKS
 from zoo.training.errors import UsageError
+from zoo.training.own_code import admit
 from zoo.training.words import NAMED, SECTIONS
 
 PLAIN = ("seed", "out", "pretrained", "compile")  # what a file may hold beside the sections
@@ -24,7 +25,7 @@ GIVEN = "objects"  # of a saved configuration: the objects of a run that a file 
 TABLES: Mapping[str, Registry] = {"data": DATA, "solver": SOLVERS, "adjoint": ADJOINTS, "task": TASKS}
 
 
-def read_config(file: Path) -> dict[str, Any]:
+def read_config(file: Path, allowed: Sequence[str] = ()) -> dict[str, Any]:
     """A YAML file of options, checked for the names of its sections; ``model: mdeq`` is short for ``{name: mdeq}``."""
     try:
         raw = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
@@ -47,6 +48,7 @@ def read_config(file: Path) -> dict[str, Any]:
             raise UsageError(f"{file}: {key}.name must be a name; got {short(value['name'])}")
         if key in SECTIONS and (odd := next((k for k in value if not isinstance(k, str)), None)) is not None:
             raise UsageError(f"{file}: the options of {key} must have names; got {short(odd)}")
+    admit({}, raw, "", allowed)
     return canonical(raw)
 
 

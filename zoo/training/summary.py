@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shlex
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 
 from zoo.data import DATA
+from zoo.data.registry import is_import_path
 from zoo.hub import cards
 from zoo.implicit import implicit_modules
 from zoo.solvers import SOLVERS
@@ -58,20 +60,35 @@ def _commands(run: Session, results: Mapping[str, Any]) -> list[str]:
     card, data = run.options.card, results["data"]
     if card is None or data not in DATA:
         return []  # an object cannot be named on a command line
-    short = card.aliases[0] if card.aliases else card.name
-    others = [d for d in card.data if d != data]
+    own = card.family == cards.OWN
+    short = card.path if own else card.aliases[0] if card.aliases else card.name
+    given = [k for k in sorted(run.options.given) if k.startswith("data.") and k != "data.name"]
+    values = run.options.section("data")
+    mine = [w for k in given for w in (f"--{k}", _word(values.get(k.removeprefix("data."))))]  # where your files are
+    others = [d for d in card.data if d != data and not DATA.entry(d).path.startswith("zoo.data.own.")]
     words = [["--model", short, "--data", others[0]]] if others else []
     if results["solver"]:
         name = results["solver"]["name"]
         usual = ("dopri5", "tsit5") if name in SOLVERS.names(kind="ode") else ("anderson", "broyden")
-        words.append(["--model", short, "--data", data, "--solver", usual[0] if name != usual[0] else usual[1]])
+        other = usual[0] if name != usual[0] else usual[1]
+        words.append(["--model", short, "--data", data, *mine, "--solver", other])
     epochs = 2 * (run.trainer.max_epochs or 1)
     if epochs > 0 and run.keeper.last.exists():  # below 0: the clock ended the run
-        words.append(["--resume", str(run.folder), "--trainer.max_epochs", str(epochs)])
+        named = [*(["--model", short] if own else []), *(["--data", data] if is_import_path(data) else [])]
+        words.append(["--resume", str(run.folder), *named, "--trainer.max_epochs", str(epochs)])
     commands = [f"python -m zoo.fit {shlex.join(w)}" for w in words]
+    pictures = hasattr(run.task.model, "in_chans")  # the twin looks at nothing else
+    if own or is_import_path(data) or not pictures:
+        return commands  # a comparison starts processes that do not know code of the user's own
     if "classification" in DATA.entry(data).kind.split() and results["model"] != TWIN and TWIN in cards.all_cards():
-        commands.append(f"python -m zoo.compare --models {results['model']} {TWIN} --data {data}")
+        commands.append(
+            f"python -m zoo.compare --models {results['model']} {TWIN} {shlex.join(['--data', data, *mine])}"
+        )
     return commands
+
+
+def _word(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def format_duration(seconds: float) -> str:

@@ -30,6 +30,7 @@ class Words:
         values: ``resume``, ``out``, ``seed`` and ``pretrained`` as text.
         switches: the switches that were set.
         allow_import: packages that options may name classes of.
+        cards: card files, in order.
     """
 
     names: dict[str, str] = field(default_factory=dict)
@@ -39,6 +40,7 @@ class Words:
     values: dict[str, str] = field(default_factory=dict)
     switches: set[str] = field(default_factory=set)
     allow_import: list[str] = field(default_factory=list)
+    cards: list[str] = field(default_factory=list)
 
     def sections(self) -> dict[str, Any]:
         """The names as sections of a configuration; the flags stay text, which the parser of the options reads."""
@@ -87,6 +89,8 @@ def _put(words: Words, key: str, value: str) -> None:
         words.inner = value
     elif key == "config":
         words.files.append(value)
+    elif key == "card":
+        words.cards.append(value)
     elif key == "allow-import":
         words.allow_import += value.split(",")
     elif key in VALUES:
@@ -100,7 +104,7 @@ def _check_flag(key: str) -> None:
     section, _, option = key.partition(".")
     if option and section not in SECTIONS:
         raise UsageError(unknown("option", f"--{key}", [f"--{s}.{option}" for s in SECTIONS]))
-    known = [*NAMED, *VALUES, "config", "allow-import", *SWITCHES]
+    known = [*NAMED, *VALUES, "config", "card", "allow-import", *SWITCHES]
     if not option and key not in known:
         raise UsageError(unknown("option", f"--{key}", _hints(key) or [f"--{k}" for k in known]))
 
