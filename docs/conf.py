@@ -61,7 +61,7 @@ autodoc_default_options = {"members": True, "show-inheritance": True}
 napoleon_google_docstring, napoleon_numpy_docstring = True, False
 napoleon_use_rtype, napoleon_use_ivar = False, True
 autodoc_mock_imports = [
-    name for name in ("fastapi", "uvicorn", "litserve", "onnx") if find_spec(name) is None
+    name for name in ("fastapi", "starlette", "uvicorn", "litserve", "onnx") if find_spec(name) is None
 ]  # extras
 autodoc_inherit_docstrings = False  # of torch and Lightning, whose roles only their own sites know
 python_maximum_signature_line_length = 100
