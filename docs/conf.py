@@ -54,6 +54,7 @@ html_copy_source = False
 pygments_style, pygments_dark_style = "friendly", "monokai"
 
 default_role = "py:obj"  # `name` in a docstring links to that name
+suppress_warnings = ["ref.python"]  # a short name that two modules have: a link to either of them would be a guess
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_class_signature = "mixed"
