@@ -15,8 +15,9 @@ DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 sys.path[:0] = [str(DOCS / "_ext"), str(ROOT)]  # the checkout is documented, whatever is installed
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])  # the kernels
-for name, value in {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "MPLBACKEND": "Agg"}.items():
+for name, value in {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}.items():
     os.environ.setdefault(name, value)
+os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"  # by Agg the tutorials would show no figure
 
 (DOCS / "generated" / "extra").mkdir(parents=True, exist_ok=True)  # filled at each build, and looked for before
 
