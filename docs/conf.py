@@ -75,6 +75,7 @@ nb_execution_timeout = 180  # seconds that a cell may take
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
 nb_merge_streams = True
+nb_output_stderr = "remove"  # warnings of other packages, with the paths of the machine that built the site
 
 
 def linkcode_resolve(domain: str, info: dict[str, str]) -> str | None:
