@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import importlib.util
 import os
 import shutil
@@ -32,6 +33,12 @@ SEED = int(os.environ.get("ZOO_TEST_SEED", "0"))  # another number: the same tes
 torch.set_num_threads(1)  # the tensors are small: more threads would only wait for one another
 hypothesis.settings.register_profile("zoo", derandomize=True, deadline=None, max_examples=15, database=None)
 hypothesis.settings.load_profile("zoo")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Take what the imports have made out of the garbage collector's sight: it stays, and there is much of it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

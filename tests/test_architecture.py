@@ -150,6 +150,7 @@ def modules() -> dict[str, Path]:
     return found
 
 
+@cache
 def imports(module: str) -> list[tuple[str, bool]]:
     """The imports of a module and whether each stands inside a function; not those for a type checker alone."""
     path = modules()[module] if module != "zoo" else PACKAGE / "__init__.py"

@@ -10,7 +10,7 @@ from torch import nn
 
 from zoo import fixed_point, odeint
 
-SOLVERS = ["dopri5", "rk4", "implicit_midpoint", {"name": "dopri5", "per_sample": True}]
+SOLVERS = ["dopri5", "rk4", {"name": "implicit_midpoint", "steps": 4}, {"name": "dopri5", "per_sample": True}]
 
 
 @pytest.mark.parametrize("what", ["weight", "bias", "y0"])

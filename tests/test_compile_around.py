@@ -38,6 +38,7 @@ def models():
     yield "odenet", lambda: zoo.create_model("test_odenet"), None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("make", "shape"), [m[1:] for m in models()], ids=[m[0] for m in models()])
 def test_a_compiled_model_computes_what_the_model_does(make, shape):
     torch.manual_seed(0)

@@ -36,6 +36,7 @@ def test_a_solve_takes_few_more_evaluations_in_bfloat16(name, script):
     assert abs(half["accuracy"] - plain["accuracy"]) <= 2 / 48
 
 
+@pytest.mark.slow
 def test_the_compiled_step_is_measured(script):
     record = script("benchmarks.compile", "--only", "mdeq", "--batch", 4, "--pairs", 1, "--backend", "aot_eager")
     (row,) = record["rows"]
@@ -43,6 +44,7 @@ def test_the_compiled_step_is_measured(script):
     assert row["relative difference of the gradients"] < 1e-2
 
 
+@pytest.mark.slow
 def test_fsdp2_keeps_half_of_what_ddp_keeps(script):
     found = script("experiments.ranks_memory", "--model", "test_mdeq")
     assert all(r["in_all"] == found["ranks"]["ddp"][0]["in_all"] for r in found["ranks"]["ddp"])
@@ -50,6 +52,7 @@ def test_fsdp2_keeps_half_of_what_ddp_keeps(script):
     assert 0.4 < found["share"] < 0.75  # a parameter's first dimension may not divide evenly
 
 
+@pytest.mark.slow
 def test_memory_is_read_while_a_run_trains(script):
     found = script("experiments.steps_memory", "--steps", 6, "--every", 2)
     assert [r["step"] for r in found["rows"]] == [2, 4, 6]

@@ -49,6 +49,7 @@ TIGHT = {  # in float64
 }
 EXACT = {"name": "implicit", "solver": {"name": "gmres", "max_steps": 300, "rtol": 1e-12, "atol": 0.0}}
 FIXED = {"test_hamiltonian": {"name": "leapfrog", "steps": 3}, "others": {"name": "rk4", "steps": 3}}
+LONG = {"test_cnf", "test_gru", "test_latent_ode_rule", "test_maml", "test_neural_cde", "test_ode_rnn"}  # to train
 UNSWAPPED = {"test_maml": "two steps are the model: they stop where no equation holds"}
 
 
@@ -215,7 +216,7 @@ def test_one_sample_is_answered_as_in_a_batch(name):
     torch.testing.assert_close(answer(task, task.cut(given, 1)), answer(task, given)[:1], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in NAMES])
 def test_one_batch_is_learned(name):
     task = build(name)
     fixed(name, task)

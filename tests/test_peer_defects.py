@@ -148,6 +148,7 @@ def test_13_dropout_masks_lie_where_the_state_lies():
     assert dropout_mask(torch.empty(2, 3, 4, 4, device="meta"), 0.5, 2, 3, 1, 1).device.type == "meta"
 
 
+@pytest.mark.slow
 def test_15_a_compiled_cell_has_the_eager_gradient():
     layer, x = Layer(), torch.randn(3, 6)
     layer(x).sum().backward()

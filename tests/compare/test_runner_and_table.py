@@ -136,6 +136,7 @@ def test_jobs_go_seed_by_seed_and_a_name_that_is_none_is_an_error():
             jobs_of(models, data, [0], None, solvers, adjoints, options)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_built_is_found_before_anything_trains(tmp_path):
     """By building each job once in a process of its own; the rows of before stay as they are."""
     (tmp_path / kept.ROWS).write_text(json.dumps(finished(Job("resnet_tiny", "digits"))) + "\n")
@@ -327,7 +328,9 @@ def test_loaded_weights_have_no_spread():
     assert row["std"] == {} and row["seeds"] == [0, 1] and row["values"]["score"] == 0.9
 
 
-@pytest.mark.parametrize("model, solver", [("test_mdeq", "anderson"), ("test_resnet_twin", None)])
+@pytest.mark.parametrize(
+    "model, solver", [pytest.param("test_mdeq", "anderson", marks=pytest.mark.slow), ("test_resnet_twin", None)]
+)
 def test_a_row_from_end_to_end(tmp_path, monkeypatch, model, solver):
 
     monkeypatch.setattr(bench, "SECONDS", 0.0)
@@ -357,6 +360,7 @@ def test_a_row_from_end_to_end(tmp_path, monkeypatch, model, solver):
         assert [way["adjoint"] for way in row["curves"]["growth"]["ways"]] == ["implicit", "unroll"]
 
 
+@pytest.mark.slow
 def test_from_python_a_report_is_written_and_what_was_there_stays_in_it(monkeypatch, tmp_path):
     assert "seeds" in inspect.signature(zoo.compare_models).parameters  # an editor sees the arguments
     monkeypatch.setattr(runner, "run_one", lambda job, *rest: finished(job))

@@ -135,6 +135,7 @@ def row(name, **drawn):
             "asked": None, "curves": drawn}  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_figures_say_who_has_no_line_and_cut_no_marker(tmp_path, monkeypatch):
     kept = {}
     whole = figures.write

@@ -75,16 +75,15 @@ def test_the_linear_model_is_its_closed_form():
     assert "I - W" in m["text"]
 
 
-def test_convergence_keeps_banachs_bound(written):
+def test_convergence_keeps_banachs_bound():
     """L comes of the Jacobian alone, so that this could fail; and where W is symmetric it all but does."""
-    results, _ = written
-    for row in results["lipschitz"]["rates"]:
-        assert row["rate"] <= row["measured"] + 1e-9 and row["measured"] <= row["constant"] + 1e-6
-        assert all(e <= row["measured"] ** k * (1 + 1e-6) + 1e-9 for k, e in enumerate(row["error"]))
-        if "symmetric" in row["kind"]:
-            assert row["rate"] > 0.95 * row["measured"], row["kind"]
-        else:
-            assert row["rate"] < 0.8 * row["measured"]
+    rows = lipschitz.rates(SMALL)
+    for row in rows:
+        assert row["rate"] <= row["measured"] + 1e-6 and row["measured"] <= row["constant"] + 1e-6
+        assert all(e <= row["measured"] ** k * (1 + 1e-6) + 1e-8 for k, e in enumerate(row["error"]))
+    share = {row["kind"]: [r["rate"] / r["measured"] for r in rows if r["kind"] == row["kind"]] for row in rows}
+    assert min(share["linear, symmetric W"]) > 0.99  # where every sample is as slow as the bound, in the end
+    assert min(share["tanh, symmetric W"]) > max(share["tanh, random W"])
 
 
 def test_the_constant_is_the_jacobians():
@@ -98,11 +97,13 @@ def test_the_constant_is_the_jacobians():
     )
 
 
+@pytest.mark.slow
 def test_spectral_normalisation_holds_the_norm_in_training():
     run = lipschitz.trained(scale.Scale(width=16, batch=4, steps=120), lipschitz.BOUND)
     assert all(0.9 * lipschitz.BOUND < row["norm"] < 1.01 * lipschitz.BOUND for row in run)
 
 
+@pytest.mark.slow
 def test_everything_is_written_and_the_table_links_to_its_figures(written):
     results, folder = written
     saved = json.loads((folder / "theory.json").read_text())

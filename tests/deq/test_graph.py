@@ -100,6 +100,7 @@ def test_chains_are_split_and_labelled_as_they_say():
         Chains(features=1)
 
 
+@pytest.mark.slow
 def test_the_twin_of_equal_size_fails_where_the_implicit_network_learns():
     data = Chains(length=9, each=20, features=8, batch_size=40)
     batch = next(iter(data.train_dataloader()))

@@ -31,6 +31,7 @@ def test_the_weights_are_those_of_the_name():
         torch.testing.assert_close(model.state_dict()[key], value, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_a_run_says_where_it_started_and_can_be_repeated(tmp_path, capsys):
     out = tmp_path / "run"
     results = train("mdeq_tiny", "digits", pretrained="mdeq_tiny.digits", out=out, trainer=ONE_STEP, optim={"lr": 1e-9})
@@ -49,6 +50,7 @@ def test_a_run_of_ones_own_is_a_source(tmp_path):
         torch.testing.assert_close(model.state_dict()[key], value, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_without_the_weights_it_started_from(tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     train("test_mdeq", "digits", out=first, trainer=ONE_STEP)

@@ -46,6 +46,7 @@ def test_the_number_of_an_old_file_holds(source):
     assert row["holds"] is True and row["card"] == pytest.approx(row["measured"], abs=0.003)
 
 
+@pytest.mark.slow
 def test_an_old_run_goes_on_and_is_exported(tmp_path):
     run = Path(shutil.copytree(RUN, tmp_path / "run"))
     results = run_training(resolve(["--resume", str(run), "--trainer.max_epochs", "2"]))

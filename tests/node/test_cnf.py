@@ -179,6 +179,7 @@ def test_samples_that_step_by_themselves() -> None:
     torch.testing.assert_close(model.log_prob(x), together, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_density_is_learned() -> None:
     torch.manual_seed(0)
     model = CNF(2, (16,), trace="hutchinson")

@@ -76,6 +76,7 @@ def test_an_ode_solver_for_a_fixed_point_is_refused(tmp_path):
         train("test_mdeq", "digits", solver="dopri5", trainer=TRAINER, out=tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_the_command_line_says_it_in_one_sentence(tmp_path):
     command = [sys.executable, "-m", "zoo.fit", "--model", "test_odenet", "--solver", "picard"]
     done = subprocess.run([*command, "--out", str(tmp_path / "run")], capture_output=True, text=True, timeout=120)

@@ -13,6 +13,7 @@ import zoo
 from zoo.solvers.base import Result, SolveError
 
 
+@pytest.mark.slow
 def test_an_error_in_a_worker_reaches_its_parent():
     with (
         multiprocessing.get_context("spawn").Pool(1) as pool,

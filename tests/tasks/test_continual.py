@@ -85,6 +85,7 @@ def last(folder):
     return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path):
     whole = run(tmp_path / "whole")
     run(tmp_path / "a", trainer={"max_steps": 2 * len(SplitDigits(batch_size=64).train_dataloader())})  # two tasks

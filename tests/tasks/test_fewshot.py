@@ -51,7 +51,9 @@ def test_the_interval_adds_up_over_batches():
     assert float(one.compute()) == pytest.approx(expected) == pytest.approx(float(parts.compute()))
 
 
-@pytest.mark.parametrize("name", ["test_hyper_fewshot", "test_imaml", "test_maml"])
+@pytest.mark.parametrize(
+    "name", ["test_hyper_fewshot", *(pytest.param(n, marks=pytest.mark.slow) for n in ("test_imaml", "test_maml"))]
+)
 def test_a_model_trains_by_its_card(name, tmp_path):
     small = {"train_episodes": 4, "val_episodes": 2, "test_episodes": 4, "batch_size": 2, "queries": 3}
     quiet = {"max_epochs": 1, "enable_progress_bar": False}

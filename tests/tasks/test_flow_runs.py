@@ -21,6 +21,7 @@ QUICK = {"max_epochs": 2, "limit_val_batches": 1, "limit_test_batches": 1, "acce
          "enable_progress_bar": False, "logger": False}  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", RUNS)
 def test_a_resumed_run_equals_an_uninterrupted_one(kind, tmp_path, monkeypatch):
     task, model, data, options = RUNS[kind]

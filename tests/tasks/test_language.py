@@ -128,7 +128,7 @@ def whole(data, tmp_path_factory):
     return fit(data, tmp_path_factory.mktemp("whole"))
 
 
-@pytest.mark.parametrize("stop", [2, 25])
+@pytest.mark.parametrize("stop", [pytest.param(2, marks=pytest.mark.slow), 25])
 def test_a_run_that_is_resumed_within_an_epoch_is_exact(data, whole, tmp_path, stop):
     assert whole.trainer.num_training_batches < 25 < whole.trainer.global_step
     fit(data, tmp_path / "parts", stop=stop)

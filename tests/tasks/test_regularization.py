@@ -135,6 +135,7 @@ def test_training_starts_from_a_contraction_if_asked():
         Classification(linear, stability=StabilityConfig(contract=0.5))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_every_part_by_flag(tmp_path, precision):
     results = zoo.train(

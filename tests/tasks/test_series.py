@@ -152,7 +152,10 @@ def test_batches_that_cannot_be_used_are_refused():
             TimeSeries(zoo.create_model("test_ode_rnn"), **wrong)
 
 
-@pytest.mark.parametrize(("name", "aim"), [("test_neural_cde", "direction"), ("test_ode_rnn", "interpolation")])
+@pytest.mark.parametrize(
+    ("name", "aim"),
+    [("test_neural_cde", "direction"), pytest.param("test_ode_rnn", "interpolation", marks=pytest.mark.slow)],
+)
 def test_a_model_trains_by_name_and_its_solves_are_measured(tmp_path, name, aim):
     """The default aim is under the contract of `tests/test_every_task.py`."""
     data = {"name": "spirals", "aim": aim, "batch_size": 8}
@@ -164,6 +167,7 @@ def test_a_model_trains_by_name_and_its_solves_are_measured(tmp_path, name, aim)
     assert float(row["solver/nfe_forward"]) > 0 and float(row["solver/accepted"]) > 0
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path):
     options = {"data": {"name": "spirals", "batch_size": 8}, "optim": {"schedule": "constant", "warmup": 0}}
     both = {**TRAINER, "max_epochs": 2}

@@ -32,7 +32,7 @@ def test_the_share_is_that_of_the_estimate_on_a_linear_field(name):
 def test_the_first_step_of_a_rotation_is_neither_rejected_nor_wasted(name, tol, per_sample):
     y0 = torch.tensor([[1.0, 1.0], [2.0, -2.0], [-0.5, 0.5]], dtype=torch.float64)
     spec = {"name": name, "rtol": tol, "atol": tol, "per_sample": per_sample}
-    first = zoo.odeint(oscillator, y0, [0.0, 5.0], spec).stats.trace[0]
+    first = zoo.odeint(oscillator, y0, [0.0, 1.0], spec).stats.trace[0]
     assert float(first.max()) <= 1.0
     # A step k times too short has an estimate k^-order as large, and 0.7^order is what is aimed at.
     assert float(first.max()) >= 0.1 ** METHODS[name].order

@@ -26,13 +26,19 @@ ADAPTIVE = [n for n in EXPLICIT if SOLVERS[n].embedded]
 IMPLICIT = [n for n in OWN if n not in EXPLICIT]
 ESTIMATES = ("dopri5", "dopri8", "bosh3", "adaptive_heun", "fehlberg2", "scipy_solver", "tsit5")  # of torchdiffeq
 FIXED = {"steps": 120}
+FEWER = {  # for those whose steps cost more, and are accurate enough
+    **{n: {"steps": 40} for n in IMPLICIT if n != "implicit_euler"},
+    **{f"torchdiffeq:{n}": {"rtol": 1e-5, "atol": 1e-7} for n in ("adaptive_heun", "fehlberg2")},
+}
 ACCURACY = {"euler": 5e-2, "implicit_euler": 5e-2}
 
 
 def solver(name: str, **options):
     base = name.partition(":")[2] or name
     adaptive = name in ADAPTIVE or base in ("dopri5", "dopri8", "bosh3", "adaptive_heun", "fehlberg2", "scipy_solver")
-    return SOLVERS.build({"name": name, **({"rtol": 1e-6, "atol": 1e-8} if adaptive else FIXED), **options})
+    return SOLVERS.build(
+        {"name": name, **({"rtol": 1e-6, "atol": 1e-8} if adaptive else FIXED), **FEWER.get(name, {}), **options}
+    )
 
 
 def decay(t, y):
@@ -365,7 +371,7 @@ def test_terminal_event(name, per_sample):
     def fall(t, y):
         return torch.cat([y[:, 1:], -9.81 * torch.ones_like(y[:, :1])], 1)
 
-    spec = {"name": name, "per_sample": per_sample, "rtol": 1e-7, "atol": 1e-9}
+    spec = {"name": name, "per_sample": per_sample, "rtol": 1e-5 if name == "heun" else 1e-7, "atol": 1e-9}
     solution = odeint(fall, y0, [0.0, 0.5, 1.0], spec, args=(), event=lambda t, y: y[:, 0])
     exact = torch.sqrt(2 * height / 9.81)[:, 0]
     assert solution.result is Result.terminated and solution.stats.converged.tolist() == [False, False, True]

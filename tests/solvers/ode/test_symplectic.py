@@ -80,6 +80,7 @@ def test_a_step_back_undoes_a_step(name):
     torch.testing.assert_close(back, START, rtol=0, atol=1e-11)
 
 
+@pytest.mark.slow
 def test_the_energy_error_stays_bounded_over_ten_thousand_steps():
     ts, dt = [0.0, 500.0, 1000.0], 0.1
 
