@@ -30,6 +30,7 @@ def gradients(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> dict[str, t
     return {k: p.grad.clone() for k, p in model.named_parameters() if p.grad is not None}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adjoint", ["implicit", "phantom", "unroll"])
 def test_gradients_are_those_of_the_eager_model(adjoint):
     torch.manual_seed(0)
@@ -85,6 +86,7 @@ def test_a_layer_that_is_left_is_named():
         assert compile_maps(Two(), BACKEND) == ["first.cell"]
 
 
+@pytest.mark.slow
 def test_the_command_compiles_and_its_configuration_says_so(tmp_path, monkeypatch):
     made = []
     monkeypatch.setattr(run, "compile_maps", lambda model: made.append(compile_maps(model, BACKEND)))

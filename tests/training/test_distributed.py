@@ -93,9 +93,9 @@ def work(rank: int, port: int, solver: str, adjoint: str, accumulate: bool, out:
     ("solver", "adjoint", "accumulate"),
     [
         ("anderson", "implicit", False),
-        ("broyden", "implicit", True),
-        ("picard", "phantom", False),
-        ("ode", "checkpoint", True),
+        pytest.param("broyden", "implicit", True, marks=pytest.mark.slow),
+        pytest.param("picard", "phantom", False, marks=pytest.mark.slow),
+        pytest.param("ode", "checkpoint", True, marks=pytest.mark.slow),
     ],
 )
 def test_two_processes_equal_one(solver, adjoint, accumulate, tmp_path):
@@ -162,6 +162,7 @@ def trained_by_two(tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_familys_gradients_are_those_of_one_process(name, trained_by_two):
     ranks = [torch.load(trained_by_two / f"{name}.{r}.pt", weights_only=True) for r in range(2)]

@@ -23,7 +23,9 @@ DIGITS = [n for n in cards.list_models(pretrained=True) if n.endswith(".digits")
 FLOORS = {"concave_small": 0.85, "monotone_small": 0.94, "steady_small": 0.95}
 
 
-@pytest.mark.parametrize("name", DIGITS)
+@pytest.mark.parametrize(
+    "name", [n if n == "mdeq_tiny.digits" else pytest.param(n, marks=pytest.mark.slow) for n in DIGITS]
+)
 def test_the_number_of_a_shipped_model_holds(name):
     row = evaluate(name)
     assert row["holds"] is True, row

@@ -22,13 +22,14 @@ from zoo.training.summary import generated
 from zoo.training.train import train
 
 NAMES = [n for n in zoo.list_models("test_*") if ".classification:" not in cards.card(n).task]
+QUICK = {"test_gcn", "test_hyper_fewshot", "test_implicit_field", "test_transformer"}  # the others are marked as slow
 SHORT = {
     "max_epochs": 1, "limit_train_batches": 2, "limit_val_batches": 1, "limit_test_batches": 1, "accelerator": "cpu",
     "devices": 1, "log_every_n_steps": 1, "enable_progress_bar": False,
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=[n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in NAMES])
 def run(request, tmp_path_factory):
     """The results of two training steps on the card's default data, which need no download; and their folder."""
     folder = tmp_path_factory.mktemp(request.param) / "run"

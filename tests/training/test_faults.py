@@ -117,6 +117,7 @@ def straight(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_to_the_same_weights(straight, tmp_path):
     out = tmp_path / "run"
     assert forked(quick, out, 6, lambda: os.kill(os.getpid(), signal.SIGKILL)) == -signal.SIGKILL
@@ -125,7 +126,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_weights(straight, tmp_path):
     assert same(weights(out), weights(straight)) and table(out) == table(straight)
 
 
-@pytest.mark.parametrize("step", [4, 8])  # of the first epoch, and of the last
+@pytest.mark.parametrize("step", [pytest.param(4, marks=pytest.mark.slow), 8])  # of the first epoch, and of the last
 def test_a_validation_that_is_stopped_loses_no_epoch(straight, tmp_path, step):
     out = tmp_path / "run"
 
@@ -163,6 +164,7 @@ def test_a_full_disk_keeps_the_checkpoint_before_it(straight, tmp_path):
     assert same(weights(out), weights(straight))
 
 
+@pytest.mark.slow
 def test_a_restart_by_the_same_command_begins_or_goes_on(straight, tmp_path):
     out = tmp_path / "run"
     flags = [f"--trainer.{k}={v}" for k, v in QUICK["trainer"].items()]
@@ -196,6 +198,7 @@ class Crashing:
         os._exit(3)
 
 
+@pytest.mark.slow
 def test_a_crashed_worker_is_named(tmp_path, capsys, monkeypatch):
     made = ResumableLoader.__init__
 

@@ -153,7 +153,9 @@ def test_the_saved_config_repeats_the_run(straight, tmp_path):
     assert (tmp_path / "again" / "config.yaml").read_text() == (folder / "config.yaml").read_text()
 
 
-@pytest.mark.parametrize("step", [1, 3, 5])  # within the first epoch, at its end, within the second
+@pytest.mark.parametrize(
+    "step", [pytest.param(1, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow), 5]
+)  # within the first epoch, at its end, within the second
 def test_a_resumed_run_equals_an_uninterrupted_one(straight, tmp_path, at, step, capsys):
     folder, results = straight
     out = tmp_path / "run"
@@ -184,6 +186,7 @@ def test_ctrl_c_ends_the_command_with_130(tmp_path, at):
     assert fit.main([*argv, "--trainer.limit_train_batches", "3", "--trainer.accelerator", "cpu"]) == 130
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_ends_with_143(straight, tmp_path, at):
     folder, _ = straight
     at(1, lambda batch: os.kill(os.getpid(), signal.SIGTERM))
@@ -236,6 +239,7 @@ def test_a_diverging_run_says_what_to_do(tmp_path, capsys):
     assert (tmp_path / "run" / "error.txt").is_file()
 
 
+@pytest.mark.slow
 def test_no_warning_of_lightning_reaches_the_user(tmp_path):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
