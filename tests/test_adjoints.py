@@ -170,7 +170,7 @@ def test_second_derivatives_are_refused_in_words(a):
 
 @pytest.mark.parametrize("s", ["picard", "anderson", "broyden"])
 def test_unrolled_second_derivatives_are_right(s):
-    w, x = matrix(3, 0.3), leaf(2, 3, seed=3)
+    w, x = inputs(0.3)
     spec = make_solver({"name": s, "rtol": 1e-10, "atol": 0.0, "max_steps": 60})
     assert torch.autograd.gradgradcheck(lambda x: state(w, x, spec, "unroll").value, (x,), atol=1e-4)
 

@@ -109,7 +109,7 @@ def test_models_without_a_tokenizer_are_refused():
 
 
 def test_a_language_model_does_not_look_at_pictures(run):
-    with pytest.raises(ValueError, match="is a language model: let it write"):
+    with pytest.raises(ValueError, match="is a language model: let it write on from a text"):
         zoo.predict(run, torch.zeros(1, 8, 8))
 
 

@@ -130,7 +130,7 @@ def test_mnist_bombs(tmp_path, monkeypatch):
 @pytest.fixture
 def cifar(tmp_path, monkeypatch):
     """A tiny CIFAR-10, as a function of one batch's content."""
-    monkeypatch.setattr(CIFAR10, "published", 20)
+    monkeypatch.setattr(CIFAR10, "published", dict.fromkeys(CIFAR10.published, 20))
     folder = tmp_path / "cifar-10-batches-py"
     folder.mkdir()
     good = {"data": np.zeros((20, 3072), np.uint8), "labels": [0] * 20}
@@ -196,7 +196,7 @@ def test_batches_that_are_none(cifar, batch):
 
 
 def test_an_archive_of_links_and_bombs(tmp_path, monkeypatch):
-    monkeypatch.setattr(CIFAR10, "published", 20)
+    monkeypatch.setattr(CIFAR10, "published", dict.fromkeys(CIFAR10.published, 20))
     path = tmp_path / "cifar-10-python.tar.gz"
     for kind, target in ((tarfile.SYMTYPE, "/etc/passwd"), (tarfile.LNKTYPE, "x//etc/passwd"), (tarfile.FIFOTYPE, "")):
         with tarfile.open(path, "w:gz") as archive:

@@ -53,7 +53,7 @@ def test_another_solver_is_tried_where_more_steps_do_not_help():
 def test_an_ode_that_runs_out_of_steps_is_given_more():
     model = zoo.load("odenet_mnist.digits", solver={"name": "dopri5", "rtol": 1e-4, "atol": 1e-4, "max_steps": 2})
     answer = zoo.predict(model, torch.zeros(8, 8), on_failure="fallback")
-    assert answer.converged and answer.solver == "dopri5, 16 steps" and model.solver.max_steps == 2
+    assert answer.converged and answer.solver == "dopri5, 16 steps" and model.blocks[0].solver.max_steps == 2
 
 
 def test_nothing_that_helps_leaves_the_best_and_says_so():

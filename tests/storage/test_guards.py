@@ -212,7 +212,7 @@ def test_a_picture_is_measured_before_it_is_decoded(tmp_path):
 @pytest.mark.parametrize("data", [b"", b"no picture", png(5, 5)[:40], png(5, 5, b"\0")])
 def test_what_is_no_picture(tmp_path, data):
     (tmp_path / "a.png").write_bytes(data)
-    with pytest.raises(Refused, match="cannot be decoded"):
+    with pytest.raises(Refused, match="cannot be decoded" if data else "it is empty"):
         open_picture(tmp_path / "a.png", tmp_path / "a.png", (10, 10))
 
 

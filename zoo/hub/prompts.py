@@ -83,7 +83,7 @@ def _prompts(given: Any) -> tuple[list[str], list[str], bool]:
             raise ValueError("Prompts are a list of texts, at least one; for a file give its path alone.")
         return list(given), [""] * len(given), True
     if not isinstance(given, (str, Path)):
-        raise ValueError(f"A language model is asked about a text; got {type(given).__name__}.")
+        raise ValueError(f"This is a language model: let it write on from a text, a str; got {type(given).__name__}.")
     place = Path(given) if isinstance(given, Path) or (len(given) < 1024 and "\n" not in given) else None
     if place is None or not place.exists():
         if isinstance(given, Path):
