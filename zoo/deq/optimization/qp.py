@@ -127,8 +127,7 @@ class QP(ImplicitMixin, nn.Module):
             assert isinstance(solver, Solver)  # configure_implicit refuses those of ODEs
             search = Search(plain, scaling, equal, solver, self.rounds, start, factor)
             state, rho = search.run()
-            splitting = search.splitting()
-            x = scaling.D * splitting.read(state)[0]
+            x = search.x
         stats = search.stats()
         result = Result.converged if bool(stats.converged.all()) else Result.max_steps
         self.program = search.record()
@@ -136,7 +135,7 @@ class QP(ImplicitMixin, nn.Module):
         if torch.is_grad_enabled() and any(t.requires_grad for t in (p.Q, p.q, p.C, p.l, p.u)):
             _, across = self._present("anderson", "implicit")
             if across == DIRECT and not p.cones:
-                x = self._solved(p, x, search, splitting, lost)
+                x = self._solved(p, x, search, lost)
             else:
                 graph = Splitting(p.scaled(scaling), rho, equal, search.held)
                 state, backward = self._attach(graph, state, across)
@@ -148,9 +147,9 @@ class QP(ImplicitMixin, nn.Module):
             raise ValueError(f"The program of samples {bad[:5]} is not solved: {self.program.status[bad[0]].value}")
         return torch.where(lost[:, None], torch.nan, x)
 
-    def _solved(self, p: Program, x: Tensor, search: Search, splitting: Splitting, lost: Tensor) -> Tensor:
+    def _solved(self, p: Program, x: Tensor, search: Search, lost: Tensor) -> Tensor:
         """Give the solution its gradient, by the linear equations of the active constraints."""
-        low, high = splitting.bound(search.state)
+        low, high = search.bound()
         low, high = low & ~search.equal, high | search.equal
         s = search.scaling
 

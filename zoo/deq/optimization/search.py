@@ -186,6 +186,12 @@ class Search:
         now = better & (primal <= 1) & (dual <= 1) & (self.code == CODES.index(Status.max_steps))
         self.code = torch.where(now, CODES.index(Status.solved), self.code)
 
+    def bound(self) -> tuple[Tensor, Tensor]:
+        """Which rows the state holds at their lower and at their upper bounds, (B, M) each."""
+        p = self.scaled
+        v = self.state[:, p.variables :] if self.held else self.state
+        return v <= p.l, v >= p.u
+
     def stats(self) -> Stats:
         """What the search took, as of one solve; the residual is the larger of primal and dual."""
         solved = self.code.cpu() == CODES.index(Status.solved)

@@ -221,11 +221,6 @@ class Splitting:
         x, v = (s[:, : self.p.variables], s[:, self.p.variables :]) if self.held else (None, s)
         return x, self.p.nearest(v), v
 
-    def bound(self, s: Tensor) -> tuple[Tensor, Tensor]:
-        """Which rows a state holds at their lower and at their upper bounds, (B, M) each."""
-        v = s[:, self.p.variables :] if self.held else s
-        return v <= self.p.l, v >= self.p.u
-
     def read(self, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """``x``, ``z`` and the multipliers ``y`` of a state."""
         x, z, v = self._split(s)
